@@ -1,0 +1,74 @@
+# Everything a contributor runs. Needs Python 3.11 or newer and make; the rest comes from the package index.
+
+PYTHON ?= python3
+# Airflow 2.11 ends at Python 3.12. Unless told which one, take the first that fits.
+PYTHON_OLDEST ?= $(shell for p in "$(PYTHON)" python3.12 python3.11; do \
+	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
+	&& echo "$$p" && break; done)
+
+NEWEST := .venv
+OLDEST := .venv-oldest
+# The policy of a wait: no line and no branch of it goes untested.
+FLOOR_0 := */_schedule.py,*/_wait.py,*/_outcome.py,*/exceptions.py
+
+# An Airflow of the caller's, or modules on its path, must not leak into ours. `user = true` in a pip.conf breaks venvs.
+unexport PYTHONPATH PYTHONHOME PYTHONWARNINGS VIRTUAL_ENV
+export PIP_USER := 0
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+$(foreach v,$(filter AIRFLOW_%,$(.VARIABLES)),$(eval unexport $(v)))
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo up test test-oldest lint clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+
+demo: $(NEWEST)/.stamp ## a real Airflow and a simulated service: one wait, shown poll by poll; ends by itself
+	@exec $(NEWEST)/bin/python -m scripts.demo
+
+up: $(NEWEST)/.stamp ## the same, then keeps Airflow's UI running until Ctrl-C
+	@exec $(NEWEST)/bin/python -m scripts.demo --up
+
+test: lint ## lint, types, and all tests under the newest Airflow, with coverage
+	$(NEWEST)/bin/python -m pytest --cov --cov-report=
+	$(NEWEST)/bin/python -m coverage report
+	$(NEWEST)/bin/python -m coverage report --include='$(FLOOR_0)' --fail-under=100
+
+test-oldest: $(OLDEST)/.stamp ## all tests under the oldest Airflow we support, 2.11
+	$(OLDEST)/bin/python -m pytest
+
+lint: $(NEWEST)/.stamp ## ruff and mypy
+	$(NEWEST)/bin/python -m ruff check
+	$(NEWEST)/bin/python -m ruff format --check
+	$(NEWEST)/bin/python -m mypy
+
+clean: ## remove the environments and everything made by tools
+	rm -rf $(NEWEST) $(OLDEST) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# $(call install,<interpreter>,<environment>,<constraints>): uv, because it is several times quicker; pip, when uv cannot
+# reach what the caller's own pip settings (an index, a proxy, a certificate) can.
+define install
+	"$(1)" -m venv --clear $(2)
+	$(2)/bin/python -m pip install --quiet --constraint $(3) uv
+	@index="$$($(2)/bin/python -m pip config get global.index-url 2>/dev/null || true)"; \
+	if [ -n "$$index" ] && [ -z "$${UV_DEFAULT_INDEX:-}" ]; then export UV_DEFAULT_INDEX="$$index"; fi; \
+	echo "installing into $(2)"; \
+	$(2)/bin/python -m uv pip install --quiet --python $(2)/bin/python --constraint $(3) --editable '.[dev]' \
+	|| { echo "uv could not; installing with pip" >&2; \
+	     $(2)/bin/python -m pip install --quiet --constraint $(3) --editable '.[dev]'; }
+	@touch $(2)/.stamp
+endef
+
+$(NEWEST)/.stamp: pyproject.toml constraints/airflow-3.3.txt
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	echo "Python 3.11 or newer is needed, and PYTHON=$(PYTHON) is $$("$(PYTHON)" --version 2>&1). Try: make PYTHON=python3.12 …" >&2; \
+	exit 1; }
+	$(call install,$(PYTHON),$(NEWEST),constraints/airflow-3.3.txt)
+
+$(OLDEST)/.stamp: pyproject.toml constraints/airflow-2.11.txt
+	@[ -n "$(PYTHON_OLDEST)" ] || { \
+	echo "Airflow 2.11 needs Python 3.11 or 3.12, and none was found. Try: make PYTHON_OLDEST=/path/to/python3.12 …" >&2; \
+	exit 1; }
+	$(call install,$(PYTHON_OLDEST),$(OLDEST),constraints/airflow-2.11.txt)

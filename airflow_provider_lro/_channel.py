@@ -1,0 +1,231 @@
+"""Endpoints, TLS and channels. The only place that opens a channel, and the only one that shares them.
+
+One channel serves all waits of a process that agree in event loop, endpoint, credentials and TLS; it is counted, and
+closed when its last holder has given it back. Floor ½.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from airflow_provider_lro import __version__
+from airflow_provider_lro._credentials import CredentialsConfig, Tokens
+from airflow_provider_lro._wait import is_whole
+from airflow_provider_lro.exceptions import CredentialsError, EndpointError
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+__all__ = ["ChannelConfig", "Lease", "acquire", "fill_location", "open_channels", "parse_endpoint"]
+
+_GRPC_TARGET = re.compile(r"(dns|unix|unix-abstract|vsock|ipv4|ipv6|xds|google-c2p)(-[a-z0-9-]+)?:")
+_LOCATION = re.compile(r"(?:^|/)(?:locations|regions)/([^/]+)")
+_EXPECTED = "expected host or host:port, for example 'us-central1-aiplatform.googleapis.com' or '127.0.0.1:50051'"
+
+
+def parse_endpoint(value: str | None, *, port: int | None = None) -> str:
+    """Return the gRPC target for an endpoint.
+
+    Args:
+        value: ``host``, ``host:port``, ``[IPv6]:port``, or a gRPC target such as ``dns:///…`` or ``unix:…``, which is
+            passed through.
+        port: the port where ``value`` has none; without it 443.
+
+    Raises:
+        EndpointError: says what is wrong with the value, and what would do.
+    """
+    text = (value or "").strip()
+    if not text:
+        raise EndpointError(f"no endpoint: give the connection a host, or the task endpoint=; {_EXPECTED}")
+    if _GRPC_TARGET.match(text):
+        return text
+    if "://" in text:
+        raise EndpointError(f"the endpoint {text!r} is a URL; leave out the scheme and the path: {_EXPECTED}")
+    if re.search(r"[\s/@?#]", text):
+        raise EndpointError(f"the endpoint {text!r} holds characters that no host has; {_EXPECTED}")
+    bracketed = re.fullmatch(r"\[([^\[\]]+)\](?::(.*))?", text)
+    if bracketed:
+        host, given = f"[{bracketed[1]}]", bracketed[2]
+    elif text.count(":") > 1:
+        host, given = f"[{text}]", None
+    else:
+        host, colon, after = text.partition(":")
+        given = after if colon else None
+    if not host:
+        raise EndpointError(f"the endpoint {text!r} has no host; {_EXPECTED}")
+    number = given if given is not None else str(port or 443)
+    if not (number.isascii() and number.isdigit() and 0 < int(number) < 65536):  # noqa: PLR2004
+        raise EndpointError(f"the endpoint {text!r} has the port {number!r}, not one from 1 to 65535; {_EXPECTED}")
+    return f"{host}:{int(number)}"
+
+
+def fill_location(endpoint: str, name: str | None) -> str:
+    """Fill ``{location}`` in an endpoint from ``locations/…`` or ``regions/…`` in an operation's name.
+
+    Raises:
+        EndpointError: the endpoint asks for a location and the name has none.
+    """
+    if "{location}" not in endpoint:
+        return endpoint
+    found = _LOCATION.search(name or "")
+    if not found:
+        raise EndpointError(
+            f"the endpoint {endpoint!r} takes its location from the operation's name, and {name!r} has neither"
+            " 'locations/…' nor 'regions/…' in it; give endpoint= with the location written out"
+        )
+    return endpoint.replace("{location}", found[1])
+
+
+def read_pem(value: str | bytes | None, *, what: str) -> bytes | None:
+    """Return PEM bytes from PEM text or the path of a file.
+
+    Raises:
+        EndpointError: the file cannot be read, or holds no PEM.
+    """
+    if not value:
+        return None
+    data = value.encode() if isinstance(value, str) else value
+    if b"-----BEGIN" not in data:
+        try:
+            data = Path(data.decode()).read_bytes()
+        except (OSError, ValueError) as error:
+            raise EndpointError(f"{what}: no PEM text, and no file that can be read: {error}") from error
+    if b"-----BEGIN" not in data:
+        raise EndpointError(f"{what}: the file holds no PEM ('-----BEGIN …')")
+    return data
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelConfig:
+    """Everything that makes one channel differ from another; compared by value. The repr shows no secret.
+
+    Args:
+        target: gRPC target, from ``parse_endpoint``.
+        credentials: whom to call as.
+        insecure: plaintext instead of TLS; refused together with credentials.
+        root_certificates: PEM of the authorities to trust instead of the system's.
+        client_certificate: PEM chain of this side, for mutual TLS; needs ``client_key``.
+        client_key: PEM key of this side.
+        authority: the name to expect in the server's certificate instead of the target's host.
+        max_message_mb: largest response, in MiB.
+
+    Raises:
+        CredentialsError: credentials on a plaintext channel.
+        EndpointError: TLS options that contradict each other.
+    """
+
+    target: str
+    credentials: CredentialsConfig = field(default_factory=CredentialsConfig)
+    insecure: bool = False
+    root_certificates: bytes | None = None
+    client_certificate: bytes | None = None
+    client_key: bytes | None = field(default=None, repr=False)
+    authority: str | None = None
+    max_message_mb: int = 64
+
+    def __post_init__(self) -> None:
+        if self.insecure and self.credentials.explicit:
+            raise CredentialsError(
+                f"credentials are given for {self.target!r}, which is plaintext (insecure); a token is never sent"
+                " unencrypted: take out insecure, or the credentials"
+            )
+        tls = [name for name in ("root_certificates", "client_certificate", "client_key") if getattr(self, name)]
+        if self.insecure and tls:
+            raise EndpointError(f"{', '.join(tls)} and insecure (plaintext) contradict each other; take one out")
+        if bool(self.client_certificate) != bool(self.client_key):
+            raise EndpointError("client_certificate and client_key go together; one of them is missing")
+        if not is_whole(self.max_message_mb, least=1, most=2047):
+            raise EndpointError(f"max_message_mb must be a whole number from 1 to 2047, not {self.max_message_mb!r}")
+
+    def open(self, module: Any) -> Any:
+        """Open a channel with ``grpc`` or ``grpc.aio``."""
+        options: list[tuple[str, Any]] = [
+            ("grpc.primary_user_agent", f"airflow-provider-lro/{__version__}"),
+            ("grpc.max_receive_message_length", self.max_message_mb * 1024 * 1024),
+            # gRPC's own pause between connection attempts grows to two minutes: longer than the interval of the wait
+            # that is to notice that the server is back.
+            ("grpc.max_reconnect_backoff_ms", 10_000),
+        ]
+        if self.authority:
+            options.append(("grpc.default_authority", self.authority))
+            options.append(("grpc.ssl_target_name_override", self.authority))
+        if self.insecure:
+            return module.insecure_channel(self.target, options=options)
+        tls = grpc.ssl_channel_credentials(self.root_certificates, self.client_key, self.client_certificate)
+        return module.secure_channel(self.target, tls, options=options)
+
+
+class _Shared:
+    """A channel with what belongs to it, and the number of its holders."""
+
+    __slots__ = ("channel", "config", "holders", "stubs", "tokens")
+
+    def __init__(self, config: ChannelConfig, channel: Any, stubs: dict[str, Callable[..., Any]]) -> None:
+        self.config = config
+        self.channel = channel
+        self.stubs = stubs
+        plaintext = CredentialsConfig(anonymous=True)
+        self.tokens = Tokens(plaintext if config.insecure else config.credentials)
+        self.holders = 0
+
+
+_lock = threading.Lock()
+_shared: dict[tuple[asyncio.AbstractEventLoop | None, ChannelConfig], _Shared] = {}
+
+
+class Lease:
+    """One holder's share in a channel."""
+
+    __slots__ = ("_key", "shared")
+
+    def __init__(self, key: tuple[asyncio.AbstractEventLoop | None, ChannelConfig], shared: _Shared) -> None:
+        self._key: tuple[asyncio.AbstractEventLoop | None, ChannelConfig] | None = key
+        self.shared = shared
+
+    def release(self) -> Any:
+        """Give the channel back, once. Returns it when nobody else holds it: the caller is to close it."""
+        with _lock:
+            key, self._key = self._key, None
+            if key is None:
+                return None
+            self.shared.holders -= 1
+            if self.shared.holders:
+                return None
+            del _shared[key]
+            return self.shared.channel
+
+
+def acquire(
+    config: ChannelConfig,
+    make_stubs: Callable[[Any], dict[str, Callable[..., Any]]],
+    *,
+    loop: asyncio.AbstractEventLoop | None = None,
+) -> Lease:
+    """Take a share in the channel for ``config``; opens it for its first holder.
+
+    Args:
+        config: which channel.
+        make_stubs: makes the callables of a channel, once for all its holders.
+        loop: the running loop, for an aio channel; None for a sync one.
+    """
+    key = (loop, config)
+    with _lock:
+        shared = _shared.get(key)
+        if shared is None:
+            channel = config.open(grpc if loop is None else grpc.aio)
+            shared = _shared[key] = _Shared(config, channel, make_stubs(channel))
+        shared.holders += 1
+        return Lease(key, shared)
+
+
+def open_channels() -> int:
+    """Return the number of channels that are open now."""
+    with _lock:
+        return len(_shared)

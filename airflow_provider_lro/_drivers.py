@@ -1,0 +1,201 @@
+"""The two drivers of the policy in ``_wait.py``, sync and aio, and what its outcome means to a caller.
+
+A driver does what the policy says (poll, pause, ask to cancel) and tells it what came of it and when. Floor 1: floor ½
+is imported inside functions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import time
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from airflow_provider_lro import _outcome as outcomes
+from airflow_provider_lro._wait import Answer, Cancel, Get
+from airflow_provider_lro.exceptions import Code, LroError, OperationNotFound, OperationTimeout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+
+    from google.protobuf.message import Message
+
+    from airflow_provider_lro._client import AsyncOperationsClient, OperationsClient
+    from airflow_provider_lro._outcome import Outcome
+    from airflow_provider_lro._schedule import Window
+    from airflow_provider_lro._wait import Command, Pause, WaitArgs
+
+__all__ = ["WaitGenerator", "drive", "drive_async", "moment", "result_of", "steady_clock"]
+
+LONGEST_PROGRESS = 500
+"""Characters of an operation's metadata in the text of a timeout."""
+
+WaitGenerator: TypeAlias = "Generator[Command, Answer, Outcome]"
+
+log = logging.getLogger(__name__)
+
+
+def steady_clock() -> Callable[[], float]:
+    """Return a clock of epoch seconds that does not jump when the system's is set."""
+    origin = time.time() - time.monotonic()
+    return lambda: origin + time.monotonic()
+
+
+def drive(
+    steps: WaitGenerator,
+    args: WaitArgs,
+    client: OperationsClient,
+    *,
+    clock: Callable[[], float],
+    pause: Callable[[Pause], None] | None = None,
+    metadata: Sequence[tuple[str, str | bytes]] = (),
+) -> Outcome:
+    """Do what a wait says until it has its outcome, blocking.
+
+    Args:
+        steps: from ``_wait.wait``.
+        args: what it was made from.
+        client: who makes the calls.
+        clock: epoch seconds; never steps back.
+        pause: lets time pass, or leaves by an exception of its own; None sleeps to a random moment of the window.
+        metadata: more headers for each call.
+    """
+    from airflow_provider_lro._encoding import read
+
+    journal = _Journal(args.operation_name)
+    command = next(steps)
+    while True:
+        value: Any = None
+        try:
+            if isinstance(command, Get):
+                value = read(client.get_operation(args.operation_name, rpc_timeout=args.rpc_timeout, metadata=metadata))
+            elif isinstance(command, Cancel):
+                client.cancel_operation(args.operation_name, rpc_timeout=args.rpc_timeout, metadata=metadata)
+            elif pause is not None:
+                pause(command)
+            else:
+                time.sleep(moment(command.window))
+        except LroError as error:
+            value = error
+        journal.note(command, value)
+        try:
+            command = steps.send(Answer(now=clock(), value=value))
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+
+
+async def drive_async(
+    steps: WaitGenerator,
+    args: WaitArgs,
+    client: AsyncOperationsClient,
+    *,
+    clock: Callable[[], float],
+    metadata: Sequence[tuple[str, str | bytes]] = (),
+) -> Outcome:
+    """Do as ``drive`` does, without blocking."""
+    from airflow_provider_lro._encoding import read
+
+    journal = _Journal(args.operation_name)
+    command = next(steps)
+    while True:
+        value: Any = None
+        try:
+            if isinstance(command, Get):
+                value = read(
+                    await client.get_operation(args.operation_name, rpc_timeout=args.rpc_timeout, metadata=metadata)
+                )
+            elif isinstance(command, Cancel):
+                await client.cancel_operation(args.operation_name, rpc_timeout=args.rpc_timeout, metadata=metadata)
+            else:
+                await asyncio.sleep(moment(command.window))
+        except LroError as error:
+            value = error
+        journal.note(command, value)
+        try:
+            command = steps.send(Answer(now=clock(), value=value))
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+
+
+def moment(window: Window) -> float:
+    """Return a random moment of a window, in seconds from now."""
+    return random.uniform(window.shortest, window.longest)
+
+
+class _Journal:
+    """Logs what a wait meets, sparingly: a line costs as much as a poll, and an outage meets every wait at once."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._failed = 0
+        self._said: tuple[type[Any], Any] | None = None
+
+    def note(self, command: Command, value: Any) -> None:
+        if isinstance(command, Cancel):
+            if value is None:
+                log.info("operation %r: asked to cancel, as its time is up", self._name)
+            else:
+                log.warning("operation %r: could not be asked to cancel: %s", self._name, value)
+        elif isinstance(value, LroError):
+            self._failed += 1
+            said = (type(value), value.code)
+            if said != self._said:
+                log.warning(
+                    "operation %r: a poll failed, which says nothing about the operation: %s", self._name, value
+                )
+            self._said = said
+        elif value is not None and self._failed:
+            log.info("operation %r: answers again after %d failed polls", self._name, self._failed)
+            self._failed, self._said = 0, None
+
+
+def result_of(outcome: Outcome, args: WaitArgs, response_type: Any = None, *, require_result: bool = False) -> Message:
+    """Return the response that an outcome brings.
+
+    Raises:
+        OperationFailed: and the others that ``Operation.wait_with_interval`` names, for every other outcome.
+    """
+    from airflow_provider_lro import _encoding
+
+    if isinstance(outcome, outcomes.Succeeded):
+        return _encoding.response(outcome.operation, response_type, require_result=require_result)
+    if isinstance(outcome, outcomes.Failed | outcomes.Cancelled):
+        raise _encoding.failure(outcome.operation)
+    if isinstance(outcome, outcomes.TimedOut):
+        raise _timeout_error(outcome, args)
+    if isinstance(outcome, outcomes.NotFound):
+        raise OperationNotFound(
+            f"operation {args.operation_name!r} is not known to the service (any more): it has expired, was deleted, or"
+            f" belongs to another service or location [{outcome.error}]",
+            code=outcome.error.code,
+            message=outcome.error.message,
+            details=outcome.error.details,
+        )
+    raise outcome.error
+
+
+_CANCEL_TEXTS = {
+    "none": "It goes on, and may still succeed.",
+    "took effect": "It was asked to cancel then, and is cancelled.",
+    "asked": "It was asked to cancel then, which has had no effect so far: it may still succeed.",
+    "refused": "It could not be cancelled and goes on; it may still succeed.",
+}
+
+
+def _timeout_error(outcome: outcomes.TimedOut, args: WaitArgs) -> OperationTimeout:
+    from airflow_provider_lro._encoding import operation_to_json
+
+    operation = None if outcome.operation is None else operation_to_json(outcome.operation)
+    within = ""
+    if args.started_at is not None and args.deadline is not None:
+        within = f" within {args.deadline - args.started_at:.6g} s"
+    text = f"operation {args.operation_name!r} was not done{within}. {_CANCEL_TEXTS[outcome.cancel]}"
+    if outcome.cancel_error is not None:
+        text += f" The cancel failed: {outcome.cancel_error}."
+    if operation and operation.get("metadata"):
+        text += f" Its last known progress: {json.dumps(operation['metadata'])[:LONGEST_PROGRESS]}."
+    if outcome.error is not None:
+        text += f" The last poll failed: {outcome.error}."
+    return OperationTimeout(text, code=Code.DEADLINE_EXCEEDED, operation=operation)

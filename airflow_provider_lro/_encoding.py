@@ -1,0 +1,279 @@
+"""Between ``Operation`` messages, results and JSON: outcomes, payloads and error details.
+
+An ``Any`` is unpacked where its type is known to the process; where it is not, or its bytes do not parse, it stays
+``{"@type": …, "value": base64}`` and never becomes an exception. Floor ½.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf import (
+    any_pb2,
+    descriptor_pool,
+    duration_pb2,
+    empty_pb2,
+    field_mask_pb2,
+    json_format,
+    message_factory,
+    struct_pb2,
+    timestamp_pb2,
+    wrappers_pb2,
+)
+from google.protobuf.message import DecodeError, Message
+from google.rpc import code_pb2, error_details_pb2
+
+from airflow_provider_lro._outcome import Cancelled, Failed, Running, Succeeded
+from airflow_provider_lro.exceptions import (
+    Code,
+    MalformedOperation,
+    NoMetadataError,
+    OperationCancelled,
+    OperationFailed,
+    PayloadTypeError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from google.longrunning import operations_proto_pb2 as pb
+
+__all__ = [
+    "any_to_json",
+    "details_to_json",
+    "failure",
+    "metadata",
+    "opaque_to_json",
+    "operation_to_json",
+    "read",
+    "response",
+    "response_to_json",
+]
+
+_ALWAYS_KNOWN = (  # imported so that the descriptor pool has them: what services wrap most
+    code_pb2,
+    duration_pb2,
+    error_details_pb2,
+    field_mask_pb2,
+    struct_pb2,
+    timestamp_pb2,
+    wrappers_pb2,
+)
+_LONGEST_DETAILS = 1000
+"""Characters of error details in the text of an error; the whole of them is in its ``details``."""
+
+_UNSAYABLE = (ValueError, TypeError, DecodeError, json_format.Error)
+"""What json_format raises for an unknown Any, for bytes that do not parse, and for a value that ProtoJSON cannot say,
+such as a timestamp beyond the year 9999."""
+
+log = logging.getLogger(__name__)
+
+
+# ── what an operation came to ──
+
+
+def read(operation: pb.Operation) -> Running | Succeeded | Failed | Cancelled:
+    """Tell what a poll found. The error field decides, set or not; its message may well be empty."""
+    if not operation.done:
+        return Running(operation=operation)
+    if operation.WhichOneof("result") != "error":
+        return Succeeded(operation=operation)
+    if operation.error.code == Code.CANCELLED:
+        return Cancelled(operation=operation)
+    return Failed(operation=operation)
+
+
+def failure(operation: pb.Operation) -> OperationFailed:
+    """Return the error of an operation that failed or was cancelled."""
+    code = Code.of(operation.error.code)
+    number = f"{code.name} ({code.value})" if isinstance(code, Code) else f"code {code}"
+    details = details_to_json(operation.error.details)
+    said = operation.error.message or "the service gave no message"
+    verb = "was cancelled" if code == Code.CANCELLED else f"failed with {number}"
+    text = f"operation {operation.name!r} {verb}: {said}"
+    if details:
+        shown = str(details)
+        text += f" {shown if len(shown) <= _LONGEST_DETAILS else shown[:_LONGEST_DETAILS] + '…'}"
+    kind = OperationCancelled if code == Code.CANCELLED else OperationFailed
+    return kind(
+        text,
+        code=operation.error.code,
+        message=operation.error.message,
+        details=details,
+        operation=operation_to_json(operation),
+    )
+
+
+def response(operation: pb.Operation, response_type: Any = None, *, require_result: bool = False) -> Message:
+    """Return the response of an operation that succeeded.
+
+    Args:
+        operation: done, without error.
+        response_type: the message class that is expected; None for the one that the payload names.
+        require_result: take "done with neither response nor error", which is legal, for a fault.
+
+    Returns:
+        The unpacked response; an ``Any`` if its type is not known here; ``response_type()`` or ``Empty()`` if there is
+        none.
+
+    Raises:
+        PayloadTypeError: the response is of another type than ``response_type``.
+        MalformedOperation: there is none, and one is required.
+    """
+    if operation.WhichOneof("result") == "response":
+        return _unpack(operation.response, response_type, what=f"the response of operation {operation.name!r}")
+    if require_result:
+        raise MalformedOperation(
+            f"operation {operation.name!r} is done with neither response nor error, and require_result asks for a"
+            " result; some services never give one",
+            operation=operation_to_json(operation),
+        )
+    log.warning("operation %r is done with neither response nor error: taken for an empty response", operation.name)
+    return (response_type or empty_pb2.Empty)()
+
+
+def metadata(operation: pb.Operation, message_type: Any = None) -> Message:
+    """Return the metadata of an operation, unpacked; an ``Any`` if its type is not known here.
+
+    Raises:
+        NoMetadataError: the operation has none.
+        PayloadTypeError: it is of another type than ``message_type``.
+    """
+    if not operation.HasField("metadata"):
+        raise NoMetadataError(f"operation {operation.name!r} has no metadata")
+    return _unpack(operation.metadata, message_type, what=f"the metadata of operation {operation.name!r}")
+
+
+def _unpack(payload: any_pb2.Any, message_type: Any, *, what: str) -> Message:
+    if message_type is None:
+        known = _parse(payload)
+        return payload if known is None else known
+    expected = message_type.DESCRIPTOR.full_name
+    if payload.TypeName() != expected:
+        raise PayloadTypeError(f"{what} is a {payload.TypeName()!r}, not the {expected!r} that was asked for")
+    try:
+        return message_type.FromString(payload.value)  # type: ignore[no-any-return]
+    except DecodeError as error:
+        raise PayloadTypeError(f"{what} calls itself {expected!r}, but its bytes do not parse as one") from error
+
+
+def _parse(payload: any_pb2.Any) -> Message | None:
+    """Return the message inside, or None when its type is not known here or its bytes do not parse."""
+    try:
+        descriptor = descriptor_pool.Default().FindMessageTypeByName(payload.TypeName())
+        return message_factory.GetMessageClass(descriptor).FromString(payload.value)
+    except (KeyError, DecodeError):
+        return None
+
+
+# ── JSON for people and XComs ──
+
+
+def response_to_json(payload: Message) -> Any:
+    """Return a response as JSON: ProtoJSON, snake_case, without a top-level ``@type``; ``{}`` for Empty."""
+    if isinstance(payload, any_pb2.Any):
+        return opaque_to_json(payload)
+    try:
+        return _message_to_json(payload)
+    except _UNSAYABLE:
+        wrapped = any_pb2.Any()
+        wrapped.Pack(payload)
+        return opaque_to_json(wrapped)
+
+
+def any_to_json(payload: any_pb2.Any) -> dict[str, Any]:
+    """Return an Any as ProtoJSON with its ``@type``; opaque where its type is not known here."""
+    try:
+        return _message_to_json(payload)  # type: ignore[no-any-return]
+    except _UNSAYABLE:
+        return opaque_to_json(payload)
+
+
+def details_to_json(details: Iterable[any_pb2.Any]) -> list[dict[str, Any]]:
+    """Return ``google.rpc`` error details (ErrorInfo, RetryInfo, BadRequest, …) as JSON."""
+    return [any_to_json(detail) for detail in details]
+
+
+def operation_to_json(
+    operation: pb.Operation, payload_to_json: Callable[[any_pb2.Any], dict[str, Any]] = any_to_json
+) -> dict[str, Any]:
+    """Return an operation as JSON, its payloads unpacked where their types are known here."""
+    result: dict[str, Any] = {"name": operation.name, "done": operation.done}
+    if operation.HasField("metadata"):
+        result["metadata"] = payload_to_json(operation.metadata)
+    kind = operation.WhichOneof("result")
+    if kind == "response":
+        result["response"] = payload_to_json(operation.response)
+    elif kind == "error":
+        result["error"] = {
+            "code": operation.error.code,
+            "message": operation.error.message,
+            "details": [payload_to_json(detail) for detail in operation.error.details],
+        }
+    return result
+
+
+def opaque_to_json(payload: any_pb2.Any) -> dict[str, Any]:
+    """Return an Any as ``{"@type", "value"}`` with its bytes in base64, whatever they are."""
+    return {"@type": payload.type_url, "value": base64.b64encode(payload.value).decode("ascii")}
+
+
+def _message_to_json(message: Message) -> Any:
+    try:
+        return _rebuild(_plain_to_json(message), {})
+    except (TypeError, DecodeError):
+        # Somewhere inside is an Any that cannot be unpacked. json_format has no way round one, so each such Any is
+        # exchanged for a text that cannot occur otherwise, and put back as opaque JSON.
+        copy = type(message)()
+        copy.CopyFrom(message)
+        hidden: dict[str, dict[str, Any]] = {}  # by the text that stands for it
+        _hide_unknown(copy, hidden)
+        return _rebuild(_plain_to_json(copy), hidden)
+
+
+def _plain_to_json(message: Message) -> Any:
+    return json_format.MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+
+
+def _hide_unknown(message: Message, hidden: dict[str, dict[str, Any]]) -> None:
+    if isinstance(message, any_pb2.Any):
+        known = _parse(message)
+        if known is None:
+            mark = uuid.uuid4().hex
+            hidden[mark] = opaque_to_json(message)
+            message.Pack(struct_pb2.Value(string_value=mark))
+        else:
+            _hide_unknown(known, hidden)
+            message.value = known.SerializeToString()
+        return
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        if field.message_type.GetOptions().map_entry:
+            values = list(value.values()) if field.message_type.fields_by_name["value"].message_type else []
+        else:
+            values = list(value) if _is_repeated(field) else [value]
+        for item in values:
+            _hide_unknown(item, hidden)
+
+
+def _is_repeated(field: Any) -> bool:
+    # protobuf 6 brought is_repeated and protobuf 7 took label away.
+    return bool(field.is_repeated) if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED
+
+
+def _rebuild(value: Any, hidden: dict[str, dict[str, Any]]) -> Any:
+    """Put the hidden back, and make plain dicts of the ordered ones that json_format makes of an Any."""
+    if isinstance(value, dict):
+        inner = value.get("value")
+        if isinstance(inner, str) and inner in hidden:
+            return hidden[inner]
+        return {key: _rebuild(item, hidden) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rebuild(item, hidden) for item in value]
+    return value

@@ -1,0 +1,89 @@
+"""The fields of the connection form, described once for both of Airflow's ways to ask. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["FIELDS", "conn_fields", "field_behaviour", "widgets"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Field:
+    """One extra of the connection.
+
+    ``kind`` is its JSON type; a ``secret`` is shown as a password.
+    """
+
+    name: str
+    label: str
+    description: str
+    kind: str = "string"
+    secret: bool = False
+
+
+FIELDS = (
+    Field(name="key_path", label="Key path", description="Path of a service-account key file, on every worker."),
+    Field(name="keyfile_dict", label="Key JSON", description="A service-account key, whole.", secret=True),
+    Field(name="scope", label="Scopes", description="OAuth scopes, separated by commas. Default: cloud-platform."),
+    Field(name="is_anonymous", label="Anonymous", description="Send no credentials.", kind="boolean"),
+    Field(name="insecure", label="Plaintext", description="No TLS; sends no credentials.", kind="boolean"),
+    Field(
+        name="root_certificates",
+        label="Root certificates",
+        description="PEM text or a path: the authorities to trust instead of the system's.",
+    ),
+    Field(name="client_certificate", label="Client certificate", description="PEM text or a path, for mutual TLS."),
+    Field(name="client_key", label="Client key", description="PEM text or a path, for mutual TLS.", secret=True),
+    Field(name="authority", label="Authority", description="The name to expect in the server's certificate."),
+    Field(
+        name="max_message_mb",
+        label="Largest response (MiB)",
+        description="1 to 2047. Default: 64.",
+        kind="integer",
+    ),
+)
+
+
+def conn_fields() -> dict[str, Any]:
+    """Return ``conn-fields`` of the provider metadata (Airflow 3.2 and newer)."""
+    return {
+        field.name: {
+            "label": field.label,
+            "description": field.description,
+            "schema": {"type": [field.kind, "null"], **({"format": "password"} if field.secret else {})},
+        }
+        for field in FIELDS
+    }
+
+
+def widgets() -> dict[str, Any]:
+    """Return the form widgets of Airflow below 3.2."""
+    from flask_appbuilder.fieldwidgets import BS3PasswordFieldWidget, BS3TextFieldWidget
+    from flask_babel import lazy_gettext
+    from wtforms import BooleanField, IntegerField, PasswordField, StringField
+    from wtforms.validators import Optional
+
+    made: dict[str, Any] = {}
+    for field in FIELDS:
+        label = lazy_gettext(field.label)
+        if field.kind == "boolean":
+            made[field.name] = BooleanField(label, description=field.description, default=False)
+        elif field.kind == "integer":
+            made[field.name] = IntegerField(
+                label, description=field.description, validators=[Optional()], widget=BS3TextFieldWidget()
+            )
+        elif field.secret:
+            made[field.name] = PasswordField(label, description=field.description, widget=BS3PasswordFieldWidget())
+        else:
+            made[field.name] = StringField(label, description=field.description, widget=BS3TextFieldWidget())
+    return made
+
+
+def field_behaviour() -> dict[str, Any]:
+    """Return what the form makes of Airflow's own fields; the same for all versions."""
+    return {
+        "hidden_fields": ["schema", "login", "extra"],
+        "relabeling": {"host": "Endpoint", "password": "Bearer token"},
+        "placeholders": {"host": "us-central1-aiplatform.googleapis.com", "port": "443"},
+    }

@@ -1,0 +1,113 @@
+"""When to poll: exponential backoff up to an interval, then that interval for ever.
+
+The schedule of Go's ``longrunning.WaitWithInterval``, as it is documented. Pure arithmetic: no clock, no I/O, no
+random source; whoever sleeps picks the moment inside a window. Floor 0: imports the standard library alone.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["MINIMUM_INTERVAL", "Schedule", "Window"]
+
+MINIMUM_INTERVAL = 0.1
+"""Seconds. Below it a wait would be a denial of service, and the answer would still travel longer than that."""
+MAXIMUM_INTERVAL = 1e9
+"""Seconds, 31 years: what keeps the arithmetic inside the floats."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """A pause that ends at any moment from ``shortest`` to ``longest`` seconds from now."""
+
+    shortest: float
+    longest: float
+
+    def at_least(self, seconds: float) -> Window:
+        """Return the window pushed back so that it does not end before ``seconds``."""
+        shortest = max(self.shortest, seconds)
+        return Window(shortest=shortest, longest=max(self.longest, shortest))
+
+    def at_most(self, seconds: float) -> Window:
+        """Return the window cut so that it ends ``seconds`` from now at the latest."""
+        longest = min(self.longest, seconds)
+        return Window(shortest=min(self.shortest, longest), longest=longest)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """The pauses between polls: ``initial``, ``initial * multiplier``, … until ``interval``, then ``interval``.
+
+    Args:
+        interval: seconds between polls once the backoff has reached it; 0.1 to 1e9.
+        initial: seconds before the second poll; the first is immediate. 0.1 to 1e9. An ``interval`` below it rules.
+        multiplier: growth of each pause over the one before it; 1 to 1000.
+        jitter: the share of a pause that may be left out, 0 to 1. 1 is gax-go's "full jitter", 0 is none.
+
+    Raises:
+        ValueError: a value is out of its range.
+
+    Source: ``cloud.google.com/go/longrunning``, ``WaitWithInterval``.
+    """
+
+    interval: float = 60.0
+    initial: float = 1.0
+    multiplier: float = 2.0
+    jitter: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name, least, most in (
+            ("interval", MINIMUM_INTERVAL, MAXIMUM_INTERVAL),
+            ("initial", MINIMUM_INTERVAL, MAXIMUM_INTERVAL),
+            ("multiplier", 1.0, 1000.0),
+            ("jitter", 0.0, 1.0),
+        ):
+            value = getattr(self, name)
+            # A NaN is in no range; a bool is a number to Python, but never what was meant.
+            if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+                raise ValueError(f"the schedule's {name} must be a number from {least:g} to {most:g}, not {value!r}")
+
+    def bounds(self, *, elapsed: float = 0.0) -> Iterator[float]:
+        """Yield the longest each pause may be, in seconds, without end.
+
+        Args:
+            elapsed: seconds since the wait began; the bounds that fit into them are used up and left out.
+        """
+        bound = min(self.initial * self.multiplier ** self._used_up(elapsed), self.interval)
+        while True:
+            yield bound
+            bound = min(bound * self.multiplier, self.interval)
+
+    def windows(self, *, elapsed: float | None = None, polled: bool = False) -> Iterator[Window]:
+        """Yield the pauses of a wait, without end.
+
+        Args:
+            elapsed: None for a wait that has just made its first poll. Else the wait is resumed, that many seconds
+                after it began: the backoff goes on where it was, and the first window is ``[0, bound]``, so that
+                thousands of waits that restart together do not poll together.
+            polled: the resumed wait has polled a moment ago; its first window is one like all others.
+
+        For schedules with ``multiplier * (1 - jitter) >= 1`` (the default's is 1.8) a resume adds at most one poll
+        to the most that an unbroken wait makes.
+        """
+        bounds = self.bounds(elapsed=elapsed or 0.0)
+        if elapsed is not None and not polled:
+            yield Window(shortest=0.0, longest=next(bounds))
+        for bound in bounds:
+            yield Window(shortest=bound * (1.0 - self.jitter), longest=bound)
+
+    def _used_up(self, elapsed: float) -> int:
+        """Count the backoff bounds whose sum fits into ``elapsed``; closed form, as ``elapsed`` may be a month."""
+        if elapsed <= 0.0 or self.initial >= self.interval or self.multiplier == 1.0:
+            return 0
+        # n bounds last initial * (multiplier**n - 1) / (multiplier - 1).
+        growth = math.log1p(elapsed * (self.multiplier - 1.0) / self.initial)
+        # The rounding error of two logarithms must not hide a bound that is used up to the very second.
+        used_up = math.floor(growth / math.log(self.multiplier) + 1e-9)
+        to_reach_interval = math.ceil(math.log(self.interval / self.initial) / math.log(self.multiplier))
+        return min(used_up, to_reach_interval)

@@ -1,0 +1,306 @@
+"""The policy of a wait: when to poll, what to make of each answer, when to give up. Written once, here.
+
+A generator that does no I/O and knows no clock, like h11 and h2: it yields what is to be done (``Get``, ``Pause``,
+``Cancel``) and is sent an ``Answer`` with the time at which it came; its return value is the outcome. Its two drivers,
+sync and aio, are in ``operation.py``; the tests drive it in virtual time. Floor 0: imports floor 0.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from airflow_provider_lro._outcome import (
+    Broken,
+    CancelEffect,
+    Cancelled,
+    Failed,
+    NotFound,
+    Outcome,
+    Running,
+    Succeeded,
+    TimedOut,
+)
+from airflow_provider_lro._schedule import Schedule, Window
+from airflow_provider_lro.exceptions import Code, EndpointError, LroError, OperationNotFound, RpcError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+__all__ = [
+    "Answer",
+    "Cancel",
+    "Command",
+    "Get",
+    "Pause",
+    "Start",
+    "WaitArgs",
+    "check_name",
+    "is_transient",
+    "is_whole",
+    "wait",
+]
+
+TRANSIENT_CODES = frozenset(
+    {
+        Code.UNAVAILABLE,
+        Code.DEADLINE_EXCEEDED,
+        Code.INTERNAL,
+        Code.RESOURCE_EXHAUSTED,
+        Code.ABORTED,
+        Code.UNKNOWN,
+        Code.CANCELLED,  # by a proxy: nobody else cancels a poll
+    }
+)
+LONGEST_OUTAGE = 24 * 3600.0
+"""Seconds of nothing but errors after which a wait without deadline gives up."""
+LONGEST_RETRY_INFO = 300.0
+"""Seconds: the most that a server's RetryInfo may delay a poll."""
+ON_TIMEOUT = ("fail", "cancel")
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class WaitArgs:
+    """What crosses from an operator to its trigger: JSON scalars, stored in plain text, so never a secret.
+
+    Fields are only ever added, with a default; an old row must still inflate. Times are epoch seconds, durations
+    seconds. ``check()`` says whether the values make sense: the constructor must not (a trigger whose constructor
+    raises stops its whole triggerer).
+    """
+
+    operation_name: str
+    lro_conn_id: str = "lro_default"
+    endpoint: str | None = None
+    interval: float = 60.0
+    initial_delay: float = 1.0
+    multiplier: float = 2.0
+    jitter: float = 0.1
+    rpc_timeout: float = 30.0
+    not_found_grace: float = 60.0
+    max_consecutive_errors: int | None = None
+    on_timeout: str = "fail"
+    cancel_grace: float = 60.0
+    started_at: float | None = None
+    deadline: float | None = None
+
+    def schedule(self) -> Schedule:
+        """Return the schedule; raises ValueError for values that make none."""
+        return Schedule(
+            interval=self.interval, initial=self.initial_delay, multiplier=self.multiplier, jitter=self.jitter
+        )
+
+    def check(self) -> None:
+        """Raise ValueError, saying which value is wrong and what would do."""
+        check_name(self.operation_name)
+        self.schedule()
+        for name, exclusive in (("rpc_timeout", True), ("not_found_grace", False), ("cancel_grace", False)):
+            value = getattr(self, name)
+            if not _is_number(value) or value < 0 or (exclusive and value == 0):
+                expected = "above 0" if exclusive else "of at least 0"
+                raise ValueError(f"{name} must be a number of seconds {expected}, not {value!r}")
+        for name in ("started_at", "deadline"):
+            value = getattr(self, name)
+            if value is not None and not _is_number(value):
+                raise ValueError(f"{name} must be None or epoch seconds, not {value!r}")
+        most = self.max_consecutive_errors
+        if most is not None and not is_whole(most):
+            raise ValueError(f"max_consecutive_errors must be None or a whole number of at least 0, not {most!r}")
+        if self.on_timeout not in ON_TIMEOUT:
+            raise ValueError(f"on_timeout must be one of {', '.join(map(repr, ON_TIMEOUT))}, not {self.on_timeout!r}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_whole(value: object, *, least: int = 0, most: float = math.inf) -> bool:
+    """Tell whether a value is a whole number in a range; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def check_name(name: object) -> str:
+    """Return the operation's name; raises ValueError for what can be none."""
+    if not isinstance(name, str) or not name.strip():
+        raise ValueError(
+            f"the operation's name must be a non-empty text such as 'projects/p/locations/l/operations/o', not {name!r}"
+        )
+    return name
+
+
+class Start(Enum):
+    """How a wait begins."""
+
+    FRESH = "the first poll is immediate, and an endpoint that cannot be right ends it at once"
+    POLL = "the first poll is immediate, the pauses go by the time since started_at"
+    RESUME = "a pause comes first, so that waits that restart together do not poll together"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Get:
+    """Poll the operation. The answer's value: Running, Succeeded, Failed, Cancelled or an LroError."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """Let time pass, to any moment of the window. ``final`` pauses are short ones, after a cancel at the deadline."""
+
+    window: Window
+    final: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancel:
+    """Ask to cancel. The answer's value: None, or an LroError."""
+
+
+Command: TypeAlias = Get | Pause | Cancel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What came of a command, and when: epoch seconds by one clock that never steps back."""
+
+    now: float
+    value: Any = None
+
+
+def is_transient(error: LroError) -> bool:
+    """Tell whether a later call may succeed where this one failed.
+
+    An endpoint that was right before is a transport fault like any other: name servers and certificates have outages.
+    """
+    if isinstance(error, RpcError):
+        return error.code in TRANSIENT_CODES and not error.permanent
+    return isinstance(error, EndpointError)
+
+
+def wait(args: WaitArgs, *, now: float, start: Start = Start.FRESH) -> Generator[Command, Answer, Outcome]:
+    """Wait for one operation.
+
+    Args:
+        args: the wait; ``started_at`` None means now.
+        now: epoch seconds, by the clock of the answers.
+        start: how it begins.
+
+    Returns:
+        The outcome, as the generator's return value.
+
+    Raises:
+        ValueError: ``args.check()`` failed.
+    """
+    args.check()
+    reading = _Reading(args, started_at=now if args.started_at is None else args.started_at)
+    deadline = math.inf if args.deadline is None else args.deadline
+    elapsed = max(0.0, now - reading.started_at)
+    # A wait that is rebuilt after its deadline may have asked to cancel before it was lost: what it finds cancelled
+    # then is most likely its own doing.
+    own_cancel = start is Start.RESUME and now >= deadline and args.on_timeout == "cancel"
+    if start is Start.RESUME:
+        windows = args.schedule().windows(elapsed=elapsed)
+        now = yield from _pause(next(windows), now=now, end=deadline)
+    else:
+        windows = args.schedule().windows(elapsed=elapsed, polled=True)
+    strict = start is Start.FRESH
+    while True:
+        asked = now
+        answer = yield Get()
+        now = answer.now
+        if strict and isinstance(answer.value, EndpointError):
+            return Broken(error=answer.value)
+        strict = False
+        outcome = reading.take(answer, asked=asked)
+        if isinstance(outcome, Cancelled) and own_cancel:
+            return TimedOut(operation=outcome.operation, cancel="took effect")
+        if outcome is not None:
+            return outcome
+        if asked >= deadline:
+            break
+        now = yield from _pause(reading.delay(next(windows)), now=now, end=deadline)
+    if args.on_timeout == "cancel":
+        return (yield from _cancel(args, reading, now=now))
+    return reading.timed_out()
+
+
+def _pause(window: Window, *, now: float, end: float, final: bool = False) -> Generator[Command, Answer, float]:
+    """Pause, but not beyond ``end``; a poll asked before it and answered after it is followed by one at once."""
+    if now >= end:
+        return now
+    answer = yield Pause(window=window.at_most(end - now), final=final)
+    return answer.now
+
+
+def _cancel(args: WaitArgs, reading: _Reading, *, now: float) -> Generator[Command, Answer, Outcome]:
+    """Ask to cancel, then poll by a fresh schedule for the truth: it may have finished in spite of the cancel."""
+    end = now + args.cancel_grace
+    windows = args.schedule().windows()
+    effect: CancelEffect = "none"
+    while True:
+        refusal: LroError | None = None
+        if effect == "none":
+            answer = yield Cancel()
+            now = answer.now
+            refusal = answer.value
+            if refusal is None:
+                effect = "asked"
+            elif not is_transient(refusal):
+                effect = "refused"
+        asked = now
+        answer = yield Get()
+        now = answer.now
+        outcome = reading.take(answer, asked=asked)
+        if isinstance(outcome, Cancelled):
+            return TimedOut(operation=outcome.operation, cancel="took effect")
+        if outcome is not None:
+            return outcome
+        if effect == "refused" or asked >= end:
+            return reading.timed_out(effect=effect if refusal is None else "refused", refusal=refusal)
+        now = yield from _pause(reading.delay(next(windows)), now=now, end=end, final=True)
+
+
+class _Reading:
+    """What the polls of one wait have said so far."""
+
+    def __init__(self, args: WaitArgs, *, started_at: float) -> None:
+        self.started_at = started_at
+        self._args = args
+        self._last: Running | None = None
+        self._error: LroError | None = None
+        self._errors = 0
+        self._errors_since = 0.0
+
+    def take(self, answer: Answer, *, asked: float) -> Outcome | None:
+        """Take the answer to a Get; None means: go on."""
+        value = answer.value
+        if isinstance(value, Succeeded | Failed | Cancelled):
+            return value
+        if isinstance(value, Running):
+            self._last, self._error, self._errors = value, None, 0
+            return None
+        if isinstance(value, OperationNotFound):
+            self._error = value
+            # Several services create the operation some time after they have named it.
+            return None if asked - self.started_at < self._args.not_found_grace else NotFound(error=value)
+        if not is_transient(value):
+            return Broken(error=value)
+        self._error = value
+        if not self._errors:
+            self._errors_since = asked
+        self._errors += 1
+        return Broken(error=value) if self._gave_up(answer.now) else None
+
+    def _gave_up(self, now: float) -> bool:
+        most = self._args.max_consecutive_errors
+        if most is not None:
+            return self._errors > most
+        return self._args.deadline is None and now - self._errors_since >= LONGEST_OUTAGE
+
+    def delay(self, window: Window) -> Window:
+        """Push the next poll back as far as the service asked for with its last error."""
+        retry_after = getattr(self._error, "retry_after", None)
+        return window if retry_after is None else window.at_least(min(retry_after, LONGEST_RETRY_INFO))
+
+    def timed_out(self, *, effect: CancelEffect = "none", refusal: LroError | None = None) -> TimedOut:
+        operation = None if self._last is None else self._last.operation
+        return TimedOut(operation=operation, error=self._error, cancel=effect, cancel_error=refusal)

@@ -1,0 +1,169 @@
+"""The errors that this provider raises.
+
+::
+
+    LroError(AirflowException)
+    ├── OperationFailed            the operation is done, with an error
+    │   └── OperationCancelled     … and the error is CANCELLED (1)
+    ├── OperationTimeout           not done at the deadline; it may still succeed
+    ├── OperationsFailed           several operations of one call; carries an error for each
+    ├── MalformedOperation         done without a result, where a result is required
+    ├── NoMetadataError            metadata asked for, none there (Go's ErrNoMetadata)
+    ├── PayloadTypeError           metadata or response of another type than the one asked for
+    ├── RpcError                   a call failed; says nothing about the operation
+    │   ├── OperationNotFound      … the service does not know the name (any more)
+    │   └── UnimplementedError     … the service does not have the method
+    ├── CredentialsError           credentials missing, unusable or refused
+    └── EndpointError              no such host, not TLS, wrong certificate, or a value that is no endpoint
+
+Floor 0: imports AirflowException, alone.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import AirflowException
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = [
+    "Code",
+    "CredentialsError",
+    "EndpointError",
+    "LroError",
+    "MalformedOperation",
+    "NoMetadataError",
+    "OperationCancelled",
+    "OperationFailed",
+    "OperationNotFound",
+    "OperationTimeout",
+    "OperationsFailed",
+    "PayloadTypeError",
+    "RpcError",
+    "UnimplementedError",
+]
+
+
+class Code(IntEnum):
+    """The canonical status codes. Source: ``google/rpc/code.proto``."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+    @classmethod
+    def of(cls, number: int) -> Code | int:
+        """Return the code for a number; a number that no code has stays an int."""
+        try:
+            return cls(number)
+        except ValueError:
+            return number
+
+
+class LroError(AirflowException):
+    """Any error of this provider.
+
+    Args:
+        text: the whole sentence that a log shows.
+        code: the status code, where a service gave one; a number that no ``Code`` has stays an int.
+        message: what the service said, unchanged; without it, ``text``.
+        details: decoded ``google.rpc`` error details, each a JSON mapping with its ``@type``.
+        operation: the operation as JSON, where one was read.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        code: int | None = None,
+        message: str | None = None,
+        details: Sequence[Mapping[str, Any]] = (),
+        operation: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(text)
+        self.code = None if code is None else Code.of(code)
+        self.message = text if message is None else message
+        self.details = [dict(detail) for detail in details]
+        self.operation = None if operation is None else dict(operation)
+
+
+class OperationFailed(LroError):
+    """The operation is done, with an error: ``code``, ``message`` and ``details`` are the operation's own."""
+
+
+class OperationCancelled(OperationFailed):
+    """The operation is done, with the error CANCELLED (1)."""
+
+
+class OperationTimeout(LroError):
+    """The operation was not done at the deadline. It goes on, and may still succeed."""
+
+
+class OperationsFailed(LroError):
+    """Several operations of one call failed.
+
+    Args:
+        text: the whole sentence that a log shows.
+        errors: the error of each, by the operation's name.
+    """
+
+    def __init__(self, text: str, *, errors: Mapping[str, LroError] | None = None) -> None:
+        super().__init__(text)
+        self.errors = dict(errors or {})
+
+
+class MalformedOperation(LroError):
+    """The operation is done with neither response nor error, and a result was required."""
+
+
+class NoMetadataError(LroError):
+    """The operation has no metadata. Go's ``ErrNoMetadata``."""
+
+
+class PayloadTypeError(LroError):
+    """The metadata or the response is of another type than the one asked for."""
+
+
+class RpcError(LroError):
+    """A call failed. It says nothing about the operation, which may be running, done or gone.
+
+    Attributes:
+        retry_after: seconds that the service asked to wait before the next call (its ``RetryInfo``), or None.
+        permanent: a repeat cannot help, although the code is one that usually passes.
+    """
+
+    retry_after: float | None = None
+    permanent: bool = False
+
+
+class OperationNotFound(RpcError):
+    """The service does not know the name: never created, expired, deleted, or another service's."""
+
+
+class UnimplementedError(RpcError):
+    """The service does not have this method of google.longrunning.Operations."""
+
+
+class CredentialsError(LroError):
+    """Credentials are missing, cannot be used, or were refused; a repeat does not help."""
+
+
+class EndpointError(LroError):
+    """The endpoint cannot be right: no such host, no TLS there, a wrong certificate, or a value that is no endpoint."""

@@ -1,0 +1,340 @@
+"""Operators that cancel, delete, get and list operations of any service.
+
+Floor 2: imports floor 1, and floor ½ inside functions.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_lro import _outcome as outcomes
+from airflow_provider_lro._deferral import ServiceOperator, WaitingOperator, names_of, seconds
+from airflow_provider_lro._drivers import drive, moment, result_of, steady_clock
+from airflow_provider_lro._wait import Start, is_whole, wait
+from airflow_provider_lro.exceptions import (
+    Code,
+    LroError,
+    OperationNotFound,
+    OperationsFailed,
+    RpcError,
+    UnimplementedError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import timedelta
+
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_lro._client import OperationsClient
+    from airflow_provider_lro._outcome import Outcome
+    from airflow_provider_lro._wait import Pause, WaitArgs
+
+__all__ = [
+    "CancelOperationOperator",
+    "DeleteOperationOperator",
+    "GetOperationOperator",
+    "ListOperationsOperator",
+]
+
+WORDS: dict[type[Any], str] = {
+    outcomes.Running: "running",
+    outcomes.Succeeded: "succeeded",
+    outcomes.Failed: "failed",
+    outcomes.Cancelled: "cancelled",
+}
+"""What an operation came to, as the XComs say it."""
+
+
+class CancelOperationOperator(WaitingOperator):
+    """Asks to cancel operations, and with ``wait=True`` waits for what comes of it.
+
+    An operation that is done already is left alone. Its XCom is a mapping for one name, a list of them for a sequence:
+    ``name``; ``asked``, whether a cancel was asked for; ``outcome``: ``running`` (asked, and not waited for),
+    ``cancelled``, ``succeeded`` or ``failed`` (it finished, perhaps in spite of the cancel), ``missing`` or
+    ``unimplemented``. All names are tried before an error is raised.
+
+    :param operation_name: a name, a mapping with a ``name``, or a sequence of them.
+    :param wait: wait until each operation is done; deferrable.
+    :param wait_timeout: seconds (or timedelta) to wait before failing with ``OperationTimeout``; None: no limit. An
+        ``execution_timeout`` that is shorter counts instead.
+    :param interval: seconds (or timedelta) between polls once the backoff has reached it; at least 0.1.
+    :param ignore_missing: take NOT_FOUND for an outcome instead of an error.
+    :param ignore_unimplemented: take a service that cannot cancel for an outcome instead of an error.
+    """
+
+    def __init__(
+        self,
+        *,
+        wait: bool = False,
+        wait_timeout: float | timedelta | None = None,
+        interval: float | timedelta = 60.0,
+        ignore_missing: bool = False,
+        ignore_unimplemented: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.wait = wait
+        self.wait_timeout = None if wait_timeout is None else seconds(wait_timeout)
+        self.interval = seconds(interval)
+        self.ignore_missing = ignore_missing
+        self.ignore_unimplemented = ignore_unimplemented
+        if self.wait_timeout is not None and not self.wait_timeout >= 0:
+            raise ValueError(f"wait_timeout must be None or a number of seconds of at least 0, not {wait_timeout!r}")
+        self.wait_args("to be rendered").check()
+
+    def execute(self, context: Context) -> Any:
+        """Ask to cancel each; then return, or wait."""
+        with self.hook() as hook:
+            results = _each(
+                names_of(self.operation_name), lambda name: self._ask(hook.get_conn(name), name), verb="cancelled"
+            )
+        if not self.wait:
+            return self._xcom(results)
+        now = time.time()
+        limits = [seconds(limit) for limit in (self.wait_timeout, self.execution_timeout) if limit is not None]
+        return self._await(results, started_at=now, deadline=now + min(limits) if limits else None)
+
+    def execute_complete(
+        self,
+        context: Context,
+        event: Mapping[str, Any] | None = None,
+        *,
+        results: list[dict[str, Any]] | None = None,
+        started_at: float | None = None,
+        deadline: float | None = None,
+        **_: Any,
+    ) -> Any:
+        """Note what the trigger found, and wait for the operations that are still left."""
+        from airflow_provider_lro._events import outcome_from_event
+
+        event = event or {}
+        outcome = outcome_from_event(event)
+        started_at = time.time() if started_at is None else started_at
+        # `airflow dags test` drops the arguments: then each is looked at again.
+        results = results if results is not None else self._unknown()
+        args = self.wait_args(event["name"], started_at=started_at, deadline=deadline)
+        for result in results:
+            if result["name"] == event["name"]:
+                result["outcome"] = self._word(outcome, args)
+        return self._await(results, started_at=started_at, deadline=deadline)
+
+    def execute_late(self, context: Context) -> Any:
+        """Poll each once on the worker: by the deadline no trigger had told us anything."""
+        now = time.time()
+        return self._await(self._unknown(), started_at=now - (self.wait_timeout or 0.0), deadline=now)
+
+    def _unknown(self) -> list[dict[str, Any]]:
+        return [{"name": name, "asked": True, "outcome": "running"} for name in names_of(self.operation_name)]
+
+    def _ask(self, client: OperationsClient, name: str) -> dict[str, Any]:
+        from airflow_provider_lro._encoding import read
+
+        def result(outcome: str, *, asked: bool) -> dict[str, Any]:
+            self.log.info("operation %r: %s%s", name, "asked to cancel, " if asked else "", outcome)
+            return {"name": name, "asked": asked, "outcome": outcome}
+
+        try:
+            found = read(client.get_operation(name, rpc_timeout=self.rpc_timeout))
+            if not isinstance(found, outcomes.Running):
+                return result(WORDS[type(found)], asked=False)
+            client.cancel_operation(name, rpc_timeout=self.rpc_timeout)
+        except OperationNotFound:
+            if not self.ignore_missing:
+                raise
+            return result("missing", asked=False)
+        except UnimplementedError:
+            if not self.ignore_unimplemented:
+                raise
+            return result("unimplemented", asked=False)
+        except RpcError as error:
+            if error.code != Code.FAILED_PRECONDITION:
+                raise
+            # Some services refuse to cancel what is done: has it finished since we looked?
+            found = read(client.get_operation(name, rpc_timeout=self.rpc_timeout))
+            if isinstance(found, outcomes.Running):
+                raise
+            return result(WORDS[type(found)], asked=False)
+        return result("running", asked=True)
+
+    def _await(self, results: list[dict[str, Any]], *, started_at: float, deadline: float | None) -> Any:
+        for result in results:
+            if result["outcome"] == "running":
+                args = self.wait_args(result["name"], started_at=started_at, deadline=deadline)
+                result["outcome"] = self._word(self._wait_for(args, results), args)
+        return self._xcom(results)
+
+    def _wait_for(self, args: WaitArgs, results: list[dict[str, Any]]) -> Outcome:
+        def pause(pause: Pause) -> None:
+            if self.deferrable:
+                self.defer_wait(
+                    args, kwargs={"results": results, "started_at": args.started_at, "deadline": args.deadline}
+                )
+            time.sleep(moment(pause.window))
+
+        clock = steady_clock()
+        with self.hook() as hook:
+            client = hook.get_conn(args.operation_name)
+            return drive(wait(args, now=clock(), start=Start.POLL), args, client, clock=clock, pause=pause)
+
+    def _word(self, outcome: Outcome, args: WaitArgs) -> str:
+        if isinstance(outcome, outcomes.NotFound) and self.ignore_missing:
+            return "missing"
+        if type(outcome) not in WORDS:
+            result_of(outcome, args)
+        return WORDS[type(outcome)]
+
+    def _xcom(self, results: list[dict[str, Any]]) -> Any:
+        return _one_or_all(results, self.operation_name)
+
+
+class DeleteOperationOperator(ServiceOperator):
+    """Tells the service that nobody is interested in the results of operations any more. Does not cancel them.
+
+    Its XCom is a mapping for one name, a list of them for a sequence: ``name``; ``outcome``: ``deleted``, ``missing``
+    or ``unimplemented``. All names are tried before an error is raised.
+
+    :param operation_name: a name, a mapping with a ``name``, or a sequence of them.
+    :param ignore_missing: take NOT_FOUND for an outcome instead of an error.
+    :param ignore_unimplemented: take a service that cannot delete for an outcome instead of an error.
+    """
+
+    template_fields: Sequence[str] = ("operation_name", *ServiceOperator.template_fields)
+
+    def __init__(
+        self, *, operation_name: Any, ignore_missing: bool = False, ignore_unimplemented: bool = False, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.operation_name = operation_name
+        self.ignore_missing = ignore_missing
+        self.ignore_unimplemented = ignore_unimplemented
+
+    def execute(self, context: Context) -> Any:
+        """Delete each."""
+        with self.hook() as hook:
+            results = _each(
+                names_of(self.operation_name), lambda name: self._delete(hook.get_conn(name), name), verb="deleted"
+            )
+        return _one_or_all(results, self.operation_name)
+
+    def _delete(self, client: OperationsClient, name: str) -> dict[str, Any]:
+        outcome = "deleted"
+        try:
+            client.delete_operation(name)
+        except OperationNotFound:
+            if not self.ignore_missing:
+                raise
+            outcome = "missing"
+        except UnimplementedError:
+            if not self.ignore_unimplemented:
+                raise
+            outcome = "unimplemented"
+        self.log.info("operation %r: %s", name, outcome)
+        return {"name": name, "outcome": outcome}
+
+
+class GetOperationOperator(ServiceOperator):
+    """Reads operations as they are now; one that failed is a result like any other.
+
+    Its XCom is the operation as JSON for one name, a list of them for a sequence: ``name``, ``done``, and where there
+    are any ``metadata``, ``response`` or ``error``. Payloads of types unknown on the worker are
+    ``{"@type", "value": base64}``.
+
+    :param operation_name: a name, a mapping with a ``name``, or a sequence of them.
+    """
+
+    template_fields: Sequence[str] = ("operation_name", *ServiceOperator.template_fields)
+
+    def __init__(self, *, operation_name: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.operation_name = operation_name
+
+    def execute(self, context: Context) -> Any:
+        """Read each."""
+        from airflow_provider_lro._encoding import operation_to_json
+
+        with self.hook() as hook:
+            results = _each(
+                names_of(self.operation_name),
+                lambda name: operation_to_json(hook.get_operation(name).proto),
+                verb="read",
+            )
+        return _one_or_all(results, self.operation_name)
+
+
+class ListOperationsOperator(ServiceOperator):
+    """Lists the operations under a parent.
+
+    Its XCom is a list of operations as JSON, each as ``GetOperationOperator`` gives it; what the service could not
+    reach is the XCom ``unreachable``.
+
+    :param parent: for example ``projects/p/locations/l``; what a service takes differs.
+    :param filter: the service's own filter language; empty lists all.
+    :param page_size: operations a page; None leaves it to the service.
+    :param limit: operations to list at most; None lists all.
+    :param return_partial_success: list what can be reached, and report the rest as ``unreachable``.
+    """
+
+    template_fields: Sequence[str] = ("parent", "filter", *ServiceOperator.template_fields)
+
+    def __init__(
+        self,
+        *,
+        parent: str,
+        filter: str = "",
+        page_size: int | None = None,
+        limit: int | None = None,
+        return_partial_success: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.parent = parent
+        self.filter = filter
+        self.page_size = page_size
+        self.limit = limit
+        self.return_partial_success = return_partial_success
+        if limit is not None and not is_whole(limit):
+            raise ValueError(f"limit must be None or a whole number of at least 0, not {limit!r}")
+
+    def execute(self, context: Context) -> list[dict[str, Any]]:
+        """List, page after page, until there are no more or enough."""
+        from airflow_provider_lro._encoding import operation_to_json
+
+        with self.hook() as hook:
+            pager = hook.list_operations(self.parent, self.filter, self.page_size, self.return_partial_success)
+            operations = [operation_to_json(operation) for operation in islice(pager, self.limit)]
+            unreachable = list(pager.unreachable)
+        self.log.info("%d operations under %r", len(operations), self.parent)
+        if unreachable:
+            self.log.warning("not reached: %s", ", ".join(unreachable))
+        if self.return_partial_success:
+            context["ti"].xcom_push(key="unreachable", value=unreachable)
+        return operations
+
+
+def _each(names: Sequence[str], act: Callable[[str], dict[str, Any]], *, verb: str) -> list[dict[str, Any]]:
+    """Act on each name, and raise what went wrong only after all were tried."""
+    results: list[dict[str, Any]] = []
+    errors: dict[str, LroError] = {}
+    for name in names:
+        try:
+            results.append(act(name))
+        except RpcError as error:
+            errors[name] = error
+    if len(names) == 1 and errors:
+        raise errors[names[0]]
+    if errors:
+        lines = "".join(f"\n- {name}: {error}" for name, error in errors.items())
+        raise OperationsFailed(
+            f"{len(errors)} of {len(names)} operations could not be {verb} ({len(results)} were):{lines}", errors=errors
+        )
+    return results
+
+
+def _one_or_all(results: list[dict[str, Any]], given: object) -> Any:
+    """For one name its result, for a sequence of names a list."""
+    several = isinstance(given, Sequence) and not isinstance(given, str | Mapping)
+    return results if several else results[0]

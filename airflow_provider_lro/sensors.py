@@ -1,0 +1,236 @@
+"""``LongRunningOperationSensor``: waits for one operation of any service.
+
+Floor 2: imports floor 1, and floor ½ inside functions.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.exceptions import AirflowRescheduleException
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    AirflowTaskTimeout,
+    BaseSensorOperator,
+)
+
+from airflow_provider_lro._deferral import WaitingOperator, name_of, seconds
+from airflow_provider_lro._drivers import drive, moment, result_of, steady_clock
+from airflow_provider_lro._wait import Start, WaitArgs, wait
+from airflow_provider_lro.exceptions import (
+    LroError,
+    MalformedOperation,
+    OperationCancelled,
+    OperationFailed,
+    OperationNotFound,
+    OperationTimeout,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_lro._outcome import Outcome
+    from airflow_provider_lro._wait import Pause
+
+__all__ = ["LongRunningOperationSensor"]
+
+SHORTEST_RESCHEDULE = 10.0
+"""Seconds: in reschedule mode each poll is the start of a process on a worker."""
+SECONDS_TO_READ_AGAIN = 300.0
+"""How long to try to read a result again that was too large for the trigger's event."""
+ON_CANCELLED = ("fail", "skip")
+REFUSED = {
+    "exponential_backoff": "the schedule backs off already: initial_delay, multiplier and poke_interval shape it",
+    "max_wait": "poke_interval is the longest pause already",
+    "silent_fail": "a failed poll never fails the wait already: max_consecutive_errors says how many in a row may",
+}
+
+
+class FinalOperationFailed(OperationFailed, AirflowFailException):
+    """A failed operation stays failed: no retry of the sensor can help."""
+
+
+class FinalOperationCancelled(OperationCancelled, AirflowFailException):
+    """A cancelled operation stays cancelled: no retry of the sensor can help."""
+
+
+class FinalOperationNotFound(OperationNotFound, AirflowFailException):
+    """An operation that is gone stays gone: no retry of the sensor can help."""
+
+
+class FinalMalformedOperation(MalformedOperation, AirflowFailException):
+    """An operation that is done without a result gets none: no retry of the sensor can help."""
+
+
+class FinalOperationTimeout(OperationTimeout, AirflowSensorTimeout):
+    """The time is up for the sensor, not for one try of it."""
+
+
+FINAL: dict[type[LroError], type[LroError]] = {
+    OperationFailed: FinalOperationFailed,
+    OperationCancelled: FinalOperationCancelled,
+    OperationNotFound: FinalOperationNotFound,
+    MalformedOperation: FinalMalformedOperation,
+    OperationTimeout: FinalOperationTimeout,
+}
+"""What says something about the operation itself, and so is never retried. All other errors are about reaching it."""
+
+
+class LongRunningOperationSensor(WaitingOperator, BaseSensorOperator):
+    """Waits until an operation is done; its response, as JSON, is the XCom.
+
+    Polls once on the worker, then by exponential backoff up to ``poke_interval``: in the triggerer
+    (``deferrable=True``), on the worker (``mode="poke"``), or in one short run per poll (``mode="reschedule"``).
+
+    :param operation_name: name of the operation, or a mapping with a ``name``, as other operators leave in XCom.
+    :param poke_interval: seconds (or timedelta) between polls once the backoff has reached it; at least 0.1.
+    :param timeout: seconds (or timedelta) until the sensor fails with ``OperationTimeout``.
+    :param on_timeout: ``"fail"`` leaves the operation alone then; ``"cancel"`` asks to cancel it, and waits up to
+        ``cancel_grace`` for the truth.
+    :param cancel_grace: seconds (or timedelta) that a cancel may take.
+    :param on_cancelled: what to do about an operation that somebody cancelled: ``"fail"`` or ``"skip"``.
+    :param require_result: fail when the operation is done with neither response nor error.
+    :param soft_fail: skip instead of failing when the operation failed, was cancelled, is not found or took too long;
+        not when it could not be reached.
+    :param never_fail: skip instead of failing, whatever went wrong.
+    """
+
+    def __init__(
+        self,
+        *,
+        on_timeout: str = "fail",
+        cancel_grace: float | timedelta = 60.0,
+        on_cancelled: str = "fail",
+        require_result: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        refused = [f"{name}: {why}" for name, why in REFUSED.items() if getattr(self, name)]
+        if refused:
+            raise ValueError(f"{type(self).__name__} does not take {'; '.join(refused)}")
+        self.on_timeout = on_timeout
+        self.cancel_grace = seconds(cancel_grace)
+        self.on_cancelled = on_cancelled
+        self.require_result = require_result
+        if on_cancelled not in ON_CANCELLED:
+            raise ValueError(f"on_cancelled must be one of {', '.join(map(repr, ON_CANCELLED))}, not {on_cancelled!r}")
+        if self.reschedule and not self.deferrable and self.max_consecutive_errors:
+            raise ValueError(
+                "max_consecutive_errors cannot be counted in mode='reschedule', where each poll is a process of its"
+                " own; use deferrable=True, or 0 to tolerate none"
+            )
+        self.wait_args("to be rendered").check()
+
+    @property
+    def interval(self) -> float:
+        """The pause between polls, by the name that the wait knows it by."""
+        return float(self.poke_interval)
+
+    def execute(self, context: Context) -> Any:
+        """Poll once; then return, defer, reschedule, or go on polling."""
+        return self._settle(lambda: self._start(context))
+
+    def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None, **_: Any) -> Any:
+        """Turn the trigger's event into the result, or into the error."""
+        return self._settle(lambda: self._take(event or {}))
+
+    def execute_late(self, context: Context) -> Any:
+        """Poll once on the worker: by the deadline no trigger had told us anything."""
+        now = time.time()
+        return self._read(name_of(self.operation_name), started_at=now - self.timeout, deadline=now)
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Resume, by the same rules for skipping where no event came: a trigger that crashed, or none that ran."""
+        return self._settle(
+            lambda: super(LongRunningOperationSensor, self).resume_execution(next_method, next_kwargs, context)
+        )
+
+    def _start(self, context: Context) -> Any:
+        started_at, start = time.time(), Start.FRESH
+        if self.reschedule and not self.deferrable and (first := _first_poke(context, self)) is not None:
+            started_at, start = first, Start.POLL
+        args = self.wait_args(name_of(self.operation_name), started_at=started_at, deadline=started_at + self.timeout)
+        return self._poll(args, start=start, pause=lambda pause: self._pause(args, pause))
+
+    def _take(self, event: Mapping[str, Any]) -> Any:
+        from airflow_provider_lro import _events
+
+        outcome = _events.outcome_from_event(event)
+        if _events.must_read_again(event):
+            now = time.time()
+            return self._read(event["name"], started_at=now, deadline=now + SECONDS_TO_READ_AGAIN)
+        return self._result(outcome, self.wait_args(event["name"], started_at=0.0, deadline=self.timeout))
+
+    def _read(self, name: str, *, started_at: float, deadline: float) -> Any:
+        """Poll here and now until there is an outcome; past the deadline once."""
+        return self._poll(self.wait_args(name, started_at=started_at, deadline=deadline), start=Start.POLL, pause=None)
+
+    def _poll(self, args: WaitArgs, *, start: Start, pause: Callable[[Pause], None] | None) -> Any:
+        clock = steady_clock()
+        with self.hook() as hook:
+            client = hook.get_conn(args.operation_name)
+            outcome = drive(wait(args, now=clock(), start=start), args, client, clock=clock, pause=pause)
+        return self._result(outcome, args)
+
+    def _pause(self, args: WaitArgs, pause: Pause) -> None:
+        """Let the time to the next poll pass, in the way this sensor waits."""
+        if pause.final or not (self.deferrable or self.reschedule):
+            time.sleep(moment(pause.window))
+        elif self.deferrable:
+            self.defer_wait(args)
+        else:
+            later = max(SHORTEST_RESCHEDULE, moment(pause.window))
+            raise AirflowRescheduleException(datetime.now(tz=UTC) + timedelta(seconds=later))
+
+    def _result(self, outcome: Outcome, args: WaitArgs) -> Any:
+        from airflow_provider_lro._encoding import response_to_json
+
+        return response_to_json(result_of(outcome, args, require_result=self.require_result))
+
+    def _settle(self, attempt: Callable[[], Any]) -> Any:
+        """Make a skip, a failure for good or one worth a retry of what went wrong; the same in all modes.
+
+        Airflow's own two paths, poke and deferred, differ in this, and neither knows what a broken connection is.
+        """
+        try:
+            return attempt()
+        except (AirflowSkipException, AirflowRescheduleException):
+            raise
+        except AirflowTaskTimeout as timeout:
+            if self.soft_fail or self.never_fail:
+                raise AirflowSkipException(f"skipped, as execution_timeout is over: {timeout}") from timeout
+            raise
+        except LroError as error:
+            about_operation = isinstance(error, tuple(FINAL))
+            cancelled = isinstance(error, OperationCancelled) and self.on_cancelled == "skip"
+            if cancelled or self.never_fail or (self.soft_fail and about_operation):
+                raise AirflowSkipException(f"skipped: {error}") from error
+            kind = FINAL.get(type(error))
+            if kind is None:
+                raise
+            final = kind(str(error))
+            vars(final).update(vars(error))
+            raise final from None
+        except Exception as error:
+            if self.never_fail:
+                raise AirflowSkipException(f"skipped: {error}") from error
+            raise
+
+
+def _first_poke(context: Context, task: Any) -> float | None:
+    """Return when a rescheduled sensor first poked, by Airflow's own rule; None on the first time."""
+    ti: Any = context["ti"]
+    if hasattr(ti, "get_first_reschedule_date"):
+        first = ti.get_first_reschedule_date(context)
+    else:  # Airflow 2
+        from airflow.sensors.base import _orig_start_date
+
+        first_try = (ti.max_tries or 0) - (task.retries or 0) + 1
+        first = _orig_start_date(ti.dag_id, ti.task_id, ti.run_id, ti.map_index, first_try)
+    return None if first is None else float(first.timestamp())
