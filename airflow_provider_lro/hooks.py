@@ -6,13 +6,13 @@ Floor 1: floor ½ is imported inside functions, so that the import of a DAG file
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
+from airflow_provider_lro._connection import ConnectionSettings
 from airflow_provider_lro._wait import check_name
 from airflow_provider_lro.exceptions import (
     Code,
@@ -25,7 +25,7 @@ from airflow_provider_lro.exceptions import (
 from airflow_provider_lro.operation import Operation
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator
 
     from google.longrunning import operations_proto_pb2 as pb
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["LongRunningOperationHook"]
 
-GOOGLE_CONNECTION = "google_cloud_platform"
 CONNECTION_LIFETIME = 60.0
 """Seconds for which the waits of a triggerer share what they read of a connection."""
 PROBE_NAME = "projects/airflow/locations/us-central1/operations/connection-test"
@@ -60,7 +59,7 @@ class LongRunningOperationHook(BaseHook):
         super().__init__()
         self.lro_conn_id = lro_conn_id
         self.endpoint = endpoint
-        self._settings: Mapping[str, Any] | None = None
+        self._settings: ConnectionSettings | None = None
         self._clients: dict[ChannelConfig, OperationsClient] = {}
 
     def __enter__(self) -> Self:
@@ -83,7 +82,7 @@ class LongRunningOperationHook(BaseHook):
 
         if self._settings is None:
             self._settings = self._read_connection()
-        config = channel_config(self._settings, endpoint=self.endpoint, name=name)
+        config = self._settings.channel_config(endpoint=self.endpoint, name=name)
         if config not in self._clients:
             self._clients[config] = OperationsClient(config)
         return self._clients[config]
@@ -97,7 +96,7 @@ class LongRunningOperationHook(BaseHook):
         from airflow_provider_lro._client import AsyncOperationsClient
 
         settings = await _shared_settings(self)
-        async with AsyncOperationsClient(channel_config(settings, endpoint=self.endpoint, name=name)) as client:
+        async with AsyncOperationsClient(settings.channel_config(endpoint=self.endpoint, name=name)) as client:
             yield client
 
     def operation(self, operation: str | pb.Operation) -> Operation:
@@ -163,25 +162,25 @@ class LongRunningOperationHook(BaseHook):
             return True, f"{answers} (of {PROBE_NAME!r}, which exists nowhere, it said {said})"
         return True, answers
 
-    def _read_connection(self) -> Mapping[str, Any]:
+    def _read_connection(self) -> ConnectionSettings:
         try:
-            return connection_settings(self.get_connection(self.lro_conn_id))
+            return ConnectionSettings.of(self.get_connection(self.lro_conn_id))
         except AirflowNotFoundException:
             return self._without_connection()
 
-    async def _aread_connection(self) -> Mapping[str, Any]:
+    async def _aread_connection(self) -> ConnectionSettings:
         from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
 
         try:
             connection = await get_async_connection(self.lro_conn_id, hook=type(self))
         except AirflowNotFoundException:
             return self._without_connection()
-        return connection_settings(connection, extra=await get_async_extra_dejson(connection))
+        return ConnectionSettings.of(connection, extra=await get_async_extra_dejson(connection))
 
-    def _without_connection(self) -> Mapping[str, Any]:
+    def _without_connection(self) -> ConnectionSettings:
         """With an endpoint on the task, the default connection need not exist; a named one must."""
         if self.endpoint and self.lro_conn_id == self.default_conn_name:
-            return {"conn_id": self.lro_conn_id, "host": None, "port": None, "password": None, "extra": {}}
+            return ConnectionSettings()
         advice = "add it" if self.endpoint else "add it, with the service's host, or give the task endpoint="
         raise EndpointError(f"the connection {self.lro_conn_id!r} is not stored; {advice}") from None
 
@@ -202,10 +201,10 @@ class LongRunningOperationHook(BaseHook):
         return field_behaviour()
 
 
-_settings: dict[tuple[asyncio.AbstractEventLoop, str], tuple[float, asyncio.Task[Mapping[str, Any]]]] = {}
+_settings: dict[tuple[asyncio.AbstractEventLoop, str], tuple[float, asyncio.Task[ConnectionSettings]]] = {}
 
 
-async def _shared_settings(hook: LongRunningOperationHook) -> Mapping[str, Any]:
+async def _shared_settings(hook: LongRunningOperationHook) -> ConnectionSettings:
     """Read a connection once for all waits that ask at the same time, or within a minute.
 
     The first read in a triggerer takes seconds; thousands of them would take it down.
@@ -224,78 +223,3 @@ async def _shared_settings(hook: LongRunningOperationHook) -> Mapping[str, Any]:
 
 def _failed(task: asyncio.Task[Any]) -> bool:
     return task.cancelled() or task.exception() is not None
-
-
-def connection_settings(connection: Any, *, extra: dict[str, Any] | None = None) -> Mapping[str, Any]:
-    """Return what is used of an Airflow connection.
-
-    :param connection: of type ``lro`` or ``google_cloud_platform``.
-    :param extra: its extra, where that was read asynchronously.
-    """
-    google = connection.conn_type == GOOGLE_CONNECTION
-    return {
-        "conn_id": connection.conn_id,
-        "host": None if google else connection.host,
-        "port": None if google else connection.port,
-        "password": None if google else connection.password,
-        "extra": connection.extra_dejson if extra is None else extra,
-    }
-
-
-def channel_config(settings: Mapping[str, Any], *, endpoint: str | None, name: str | None = None) -> ChannelConfig:
-    """Return the channel that a connection and a task describe.
-
-    :param settings: from ``connection_settings``.
-    :param endpoint: the task's, which goes before the connection's.
-    :param name: the operation's, for ``{location}``.
-    :raises EndpointError: endpoint or TLS options cannot be right; says which, and what would do.
-    :raises CredentialsError: several kinds of credentials, or credentials on a plaintext channel.
-    """
-    from airflow_provider_lro._channel import ChannelConfig, fill_location, parse_endpoint, read_pem
-    from airflow_provider_lro._credentials import CLOUD_PLATFORM, CredentialsConfig
-
-    extra = dict(settings["extra"])
-    keyfile = extra.get("keyfile_dict") or None
-    target = parse_endpoint(
-        fill_location(endpoint or settings["host"] or "", name), port=None if endpoint else settings["port"]
-    )
-    return ChannelConfig(
-        target=target,
-        credentials=CredentialsConfig(
-            key_path=extra.get("key_path") or None,
-            keyfile=keyfile if keyfile is None or isinstance(keyfile, str) else json.dumps(keyfile),
-            token=settings["password"] or None,
-            anonymous=_boolean(extra, "is_anonymous"),
-            scopes=tuple(scope for scope in str(extra.get("scope") or CLOUD_PLATFORM).replace(",", " ").split()),
-        ),
-        insecure=_boolean(extra, "insecure"),
-        root_certificates=read_pem(extra.get("root_certificates"), what="root_certificates"),
-        client_certificate=read_pem(extra.get("client_certificate"), what="client_certificate"),
-        client_key=read_pem(extra.get("client_key"), what="client_key"),
-        authority=extra.get("authority") or None,
-        max_message_mb=_whole_number(extra, "max_message_mb", default=64),
-    )
-
-
-def _boolean(extra: Mapping[str, Any], key: str) -> bool:
-    """A URI gives text where JSON gives a boolean; what is neither must not turn TLS off by accident."""
-    value = extra.get(key)
-    if value in (None, ""):
-        return False
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value.lower() in ("true", "1", "yes"):
-        return True
-    if isinstance(value, str) and value.lower() in ("false", "0", "no"):
-        return False
-    raise EndpointError(f"{key} in the connection's extra must be true or false, not {value!r}")
-
-
-def _whole_number(extra: Mapping[str, Any], key: str, *, default: int) -> int:
-    value = extra.get(key)
-    if value in (None, ""):
-        return default
-    try:
-        return int(value)
-    except (TypeError, ValueError):
-        raise EndpointError(f"{key} in the connection's extra must be a whole number, not {value!r}") from None

@@ -1,0 +1,224 @@
+"""The hook: from a connection to a channel, and what "Test connection" says."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from airflow_provider_lro._channel import open_channels
+from airflow_provider_lro.exceptions import CredentialsError, EndpointError
+from airflow_provider_lro.hooks import LongRunningOperationHook
+from tests.simulator_fixture import running_simulator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.simulator_fixture import Simulator
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Callable[..., LongRunningOperationHook]:
+    """Store a connection, and return a hook that uses it."""
+
+    def make(**connection: Any) -> LongRunningOperationHook:
+        monkeypatch.setenv("AIRFLOW_CONN_STORED", json.dumps({"conn_type": "lro", **connection}))
+        return LongRunningOperationHook("stored")
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("connection", "target"),
+    [
+        ({"host": "a.example"}, "a.example:443"),
+        ({"host": "a.example:8443"}, "a.example:8443"),
+        ({"host": "a.example", "port": 8443}, "a.example:8443"),
+        ({"host": "{location}-a.example"}, "us-east1-a.example:443"),
+        ({"host": "::1", "port": 5}, "[::1]:5"),
+        ({"host": "unix:/run/lro.sock"}, "unix:/run/lro.sock"),
+    ],
+)
+def test_endpoint_of_the_connection(
+    store: Callable[..., LongRunningOperationHook], connection: dict[str, Any], target: str
+) -> None:
+    """Host and port make the endpoint; the operation's name fills in the location."""
+    with store(**connection, extra={"insecure": True}) as hook:
+        assert hook.get_conn("projects/p/locations/us-east1/operations/o").config.target == target
+
+
+def test_endpoint_of_the_task_goes_before_the_connections(simulator: Simulator) -> None:
+    """endpoint= on the task wins, and the rest of the connection still holds."""
+    with LongRunningOperationHook(endpoint=f"localhost:{simulator.port}") as hook:
+        config = hook.get_conn().config
+    assert config.target == f"localhost:{simulator.port}"
+    assert config.insecure
+
+
+@pytest.mark.parametrize(
+    ("connection", "error", "complaint"),
+    [
+        ({}, EndpointError, "no endpoint"),
+        ({"host": "https://a.example/v1"}, EndpointError, "is a URL"),
+        ({"host": "a.example", "port": 70000}, EndpointError, "70000"),
+        ({"host": "a.example", "extra": {"insecure": "maybe"}}, EndpointError, "insecure.*'maybe'"),
+        ({"host": "a.example", "extra": {"max_message_mb": "big"}}, EndpointError, "max_message_mb.*'big'"),
+        ({"host": "a.example", "extra": {"max_message_mb": 4096}}, EndpointError, "max_message_mb.*2047"),
+        ({"host": "a.example", "extra": {"root_certificates": "/no/such"}}, EndpointError, "root_certificates"),
+        ({"host": "a.example", "extra": {"client_key": "-----BEGIN x"}}, EndpointError, "go together"),
+        ({"host": "{location}-a.example"}, EndpointError, "location"),
+        ({"host": "a.example", "password": "t", "extra": {"insecure": True}}, CredentialsError, "unencrypted"),
+        ({"host": "a.example", "password": "t", "extra": {"key_path": "/k"}}, CredentialsError, "several kinds"),
+    ],
+)
+def test_connection_that_cannot_be_right_says_why(
+    store: Callable[..., LongRunningOperationHook], connection: dict[str, Any], error: type[Exception], complaint: str
+) -> None:
+    """Each mistake in a connection is named before anything is sent."""
+    with pytest.raises(error, match=complaint), store(**connection) as hook:
+        hook.get_conn("operations/x")
+
+
+def test_booleans_may_be_text(store: Callable[..., LongRunningOperationHook]) -> None:
+    """A connection URI can only give text where JSON gives a boolean."""
+    for text, plaintext in (("true", True), ("1", True), ("False", False), ("no", False), ("", False)):
+        with store(host="a.example", extra={"insecure": text, "is_anonymous": True}) as hook:
+            assert hook.get_conn().config.insecure is plaintext
+
+
+def test_missing_connection_is_an_error_that_says_what_to_do() -> None:
+    """A connection that is asked for by name must be stored; so must the default without an endpoint."""
+    for asked in (LongRunningOperationHook("nowhere", endpoint="a.example"), LongRunningOperationHook("nowhere")):
+        with pytest.raises(EndpointError, match=r"'nowhere' is not stored; add it"):
+            asked.get_conn()
+
+
+def test_default_connection_need_not_be_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With endpoint= on the task and no lro_default, TLS and application default credentials apply."""
+    monkeypatch.delenv("AIRFLOW_CONN_LRO_DEFAULT")
+    with LongRunningOperationHook(endpoint="a.example") as hook:
+        config = hook.get_conn().config
+    assert (config.target, config.insecure, config.credentials.explicit, config.credentials.anonymous) == (
+        "a.example:443",
+        False,
+        False,
+        False,
+    )
+    with pytest.raises(EndpointError, match="not stored"):
+        LongRunningOperationHook().get_conn()
+
+
+def test_google_connection_needs_an_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection of the Google provider has no endpoint of its own."""
+    monkeypatch.setenv("AIRFLOW_CONN_GCP", json.dumps({"conn_type": "google_cloud_platform", "host": "ignored"}))
+    with pytest.raises(EndpointError, match="no endpoint"):
+        LongRunningOperationHook("gcp").get_conn()
+    with LongRunningOperationHook("gcp", endpoint="run.googleapis.com") as hook:
+        assert hook.get_conn().config.target == "run.googleapis.com:443"
+
+
+def test_secrets_are_in_no_repr(store: Callable[..., LongRunningOperationHook]) -> None:
+    """A channel's configuration can be logged."""
+    with store(host="a.example", password="canary-token") as hook:
+        assert "canary" not in repr(hook.get_conn().config) + repr(vars(hook))
+
+
+def test_methods_of_the_contract(name: Callable[..., str]) -> None:
+    """The hook gives operations to poll, lists, cancels, deletes and waits."""
+    operation = name(duration=0.2, cancel="ignore")
+    with LongRunningOperationHook() as hook:
+        assert hook.operation(operation).wait_with_interval(0.1) is not None
+        got = hook.get_operation(operation)
+        assert got.done
+        assert hook.operation(got.proto).done
+        assert operation in {listed.name for listed in hook.list_operations(operation.rpartition("/operations/")[0])}
+        assert hook.wait_operation(operation, 1.0).done
+        hook.cancel_operation(operation)
+        hook.delete_operation(operation)
+        assert open_channels() == 1
+    assert open_channels() == 0
+
+
+def test_get_operation_returns_a_failed_one(name: Callable[..., str]) -> None:
+    """Reading an operation that failed is not a failure."""
+    with LongRunningOperationHook() as hook:
+        assert hook.get_operation(name(duration=0, outcome="fail")).done
+
+
+async def test_waits_share_a_channel_and_one_read_of_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand waits that start together read the connection once and open one channel."""
+    from airflow.providers.common.compat import connection as compat
+
+    reads = 0
+    read = compat.get_async_connection
+
+    async def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        await asyncio.sleep(0.01)
+        return await read(*args, **kwargs)
+
+    monkeypatch.setattr(compat, "get_async_connection", counted)
+    everybody = asyncio.Barrier(1000)
+
+    async def one() -> int:
+        async with LongRunningOperationHook().async_client():
+            await everybody.wait()
+            return open_channels()
+
+    assert set(await asyncio.gather(*(one() for _ in range(1000)))) == {1}
+    assert (reads, open_channels()) == (1, 0)
+
+
+async def test_failed_read_of_a_connection_is_not_kept(monkeypatch: pytest.MonkeyPatch, simulator: Simulator) -> None:
+    """A connection that is added after the first wait failed is found by the next."""
+    hook = LongRunningOperationHook("late")
+    with pytest.raises(EndpointError):
+        async with hook.async_client():
+            pass
+    stored = {"conn_type": "lro", "host": simulator.endpoint, "extra": {"insecure": True}}
+    monkeypatch.setenv("AIRFLOW_CONN_LATE", json.dumps(stored))
+    async with hook.async_client() as client:
+        assert client.config.insecure
+
+
+class TestTestConnection:
+    """The four answers of the connection form's button."""
+
+    def test_reached(self) -> None:
+        """A service that answers is reached, although it does not know the operation."""
+        with LongRunningOperationHook() as hook:
+            assert hook.test_connection()[0] is True
+            assert "answers google.longrunning.Operations" in hook.test_connection()[1]
+
+    def test_not_implemented(self, store: Callable[..., LongRunningOperationHook]) -> None:
+        """A server without the service is reached, and not what was looked for."""
+        with running_simulator("--unimplemented-service") as other:
+            hook = store(host=other.endpoint, extra={"insecure": True})
+            with hook:
+                worked, said = hook.test_connection()
+        assert (worked, "does not implement" in said) == (False, True)
+
+    def test_credentials_refused(self, store: Callable[..., LongRunningOperationHook], tmp_path: Path) -> None:
+        """Credentials that are refused, or that cannot be used, are told from a failed connection."""
+        with (
+            running_simulator("--token", "right") as other,
+            store(host=other.endpoint, extra={"insecure": True}) as hook,
+        ):
+            worked, said = hook.test_connection()
+        assert (worked, "Credentials refused" in said) == (False, True)
+        key = tmp_path / "key.json"
+        key.write_text('{"type": "service_account", "private_key": "canary"}')
+        with store(host="a.example", extra={"key_path": str(key)}) as hook:
+            worked, said = hook.test_connection()
+        assert (worked, "Credentials refused" in said, "canary" in said) == (False, True, False)
+
+    @pytest.mark.parametrize("host", ["127.0.0.1:1", "no-such-host.invalid", ""])
+    def test_cannot_connect(self, store: Callable[..., LongRunningOperationHook], host: str) -> None:
+        """A port that refuses, a host that does not exist and no host at all cannot be connected to."""
+        with store(host=host, extra={"insecure": True}) as hook:
+            worked, said = hook.test_connection()
+        assert (worked, said.startswith("Cannot connect")) == (False, True)

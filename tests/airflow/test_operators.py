@@ -1,0 +1,232 @@
+"""The operators that cancel, delete, get and list."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from airflow_provider_lro.exceptions import (
+    LroError,
+    OperationNotFound,
+    OperationsFailed,
+    OperationTimeout,
+    RpcError,
+    UnimplementedError,
+)
+from airflow_provider_lro.operators import (
+    CancelOperationOperator,
+    DeleteOperationOperator,
+    GetOperationOperator,
+    ListOperationsOperator,
+)
+from tests.airflow.worker import FakeTaskInstance, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.simulator_fixture import Simulator
+
+WAYS = pytest.mark.parametrize("deferrable", [True, False], ids=["deferrable", "on the worker"])
+
+
+def cancel(operation_name: Any, **kwargs: Any) -> Any:
+    return run(CancelOperationOperator(task_id="cancel", operation_name=operation_name, interval=0.1, **kwargs))
+
+
+def test_cancel_asks_once_and_does_not_wait(name: Callable[..., str], simulator: Simulator) -> None:
+    """Success means "asked"; nobody polls for what comes of it."""
+    operation = name(outcome="never", cancel_delay=30)
+    assert cancel(operation).result == {"name": operation, "asked": True, "outcome": "running"}
+    assert len(simulator.calls("CancelOperation", operation)) == 1
+    assert len(simulator.calls("GetOperation", operation)) == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "outcome"),
+    [({}, "succeeded"), ({"outcome": "fail"}, "failed"), ({"outcome": "cancelled"}, "cancelled")],
+)
+def test_cancel_leaves_what_is_done_alone(
+    name: Callable[..., str], simulator: Simulator, script: dict[str, Any], outcome: str
+) -> None:
+    """An operation that is done already is an outcome, not an error, and is not asked anything."""
+    operation = name(duration=0, **script)
+    assert cancel(operation, wait=True).result == {"name": operation, "asked": False, "outcome": outcome}
+    assert simulator.calls("CancelOperation", operation) == []
+
+
+@WAYS
+@pytest.mark.parametrize(
+    ("script", "outcome"),
+    [
+        ({"outcome": "never", "cancel_delay": 0.3}, "cancelled"),
+        ({"duration": 0.4, "cancel": "ignore"}, "succeeded"),
+        ({"duration": 0.4, "cancel": "ignore", "outcome": "fail"}, "failed"),
+    ],
+)
+def test_cancel_waits_for_the_truth(
+    name: Callable[..., str], script: dict[str, Any], outcome: str, deferrable: bool
+) -> None:
+    """Whatever became of the operation in spite of the cancel is what is reported."""
+    operation = name(**script)
+    waited = cancel(operation, wait=True, deferrable=deferrable)
+    assert waited.result == {"name": operation, "asked": True, "outcome": outcome}
+    assert waited.deferrals == (1 if deferrable else 0)
+
+
+@WAYS
+def test_cancel_of_several_waits_for_all(name: Callable[..., str], deferrable: bool) -> None:
+    """A list gives a list, in its order, also where some were done already."""
+    names = [name(outcome="never", cancel_delay=0.3), name(duration=0), name(outcome="never", cancel_delay=0.2)]
+    waited = cancel(names, wait=True, deferrable=deferrable)
+    assert [(result["name"], result["asked"], result["outcome"]) for result in waited.result] == [
+        (names[0], True, "cancelled"),
+        (names[1], False, "succeeded"),
+        (names[2], True, "cancelled"),
+    ]
+
+
+@WAYS
+def test_cancel_without_effect_times_out(name: Callable[..., str], deferrable: bool) -> None:
+    """wait_timeout ends the wait with an error that may be retried."""
+    with pytest.raises(OperationTimeout):
+        cancel(name(outcome="never", cancel="ignore"), wait=True, wait_timeout=0.4, deferrable=deferrable)
+
+
+def test_cancel_wait_survives_dropped_arguments(name: Callable[..., str]) -> None:
+    """`airflow dags test` drops what crosses beside the event: then all names are looked at again."""
+    names = [name(outcome="never"), name(duration=0)]
+    operator = CancelOperationOperator(task_id="cancel", operation_name=names, wait=True, deferrable=True, interval=0.1)
+    first = run(operator)
+    resumed = operator.execute_complete({}, first.events[0]) if first.events else first.result
+    assert [result["outcome"] for result in resumed] == ["cancelled", "succeeded"]
+
+
+def test_backstop_of_a_cancel_looks_once(name: Callable[..., str]) -> None:
+    """Where no triggerer told anything in time, the worker looks itself: done is done, else it is a timeout."""
+    done = CancelOperationOperator(task_id="c", operation_name=name(duration=0), wait=True, wait_timeout=1)
+    assert done.resume_execution("__fail__", {"error": "Trigger timeout"}, {})["outcome"] == "succeeded"
+    late = CancelOperationOperator(task_id="c", operation_name=name(outcome="never"), wait=True, wait_timeout=1)
+    with pytest.raises(OperationTimeout):
+        late.resume_execution("__fail__", {"error": "Trigger timeout"}, {})
+
+
+@pytest.mark.parametrize(
+    ("operator", "verb"), [(CancelOperationOperator, "cancel"), (DeleteOperationOperator, "delete")]
+)
+class TestIgnored:
+    """What cancel and delete have in common."""
+
+    def test_missing(self, operator: Any, verb: str, name: Callable[..., str]) -> None:
+        """NOT_FOUND is an error unless it is to be ignored."""
+        gone = name(not_found=99)
+        with pytest.raises(OperationNotFound):
+            run(operator(task_id=verb, operation_name=gone))
+        ignored = run(operator(task_id=verb, operation_name=gone, ignore_missing=True)).result
+        assert (ignored["name"], ignored["outcome"]) == (gone, "missing")
+
+    def test_unimplemented(self, operator: Any, verb: str, name: Callable[..., str]) -> None:
+        """UNIMPLEMENTED is an error unless it is to be ignored."""
+        stubborn = name(outcome="never", unimplemented=verb)
+        with pytest.raises(UnimplementedError):
+            run(operator(task_id=verb, operation_name=stubborn))
+        ignored = run(operator(task_id=verb, operation_name=stubborn, ignore_unimplemented=True)).result
+        assert (ignored["name"], ignored["outcome"]) == (stubborn, "unimplemented")
+
+    def test_all_are_tried_before_an_error(
+        self, operator: Any, verb: str, name: Callable[..., str], simulator: Simulator
+    ) -> None:
+        """One name that cannot be served keeps none of the others from being served; the error names it."""
+        bad, worse, good = name(not_found=99), name(outcome="never", unimplemented=verb), name(outcome="never")
+        with pytest.raises(OperationsFailed) as raised:
+            run(operator(task_id=verb, operation_name=[bad, worse, good]))
+        assert set(raised.value.errors) == {bad, worse}
+        assert bad in str(raised.value)
+        assert len(simulator.calls(f"{verb.capitalize()}Operation", good)) == 1
+
+    def test_nothing_to_do(self, operator: Any, verb: str) -> None:
+        """An empty list is no error: there was nothing to do."""
+        assert run(operator(task_id=verb, operation_name=[])).result == []
+
+    def test_other_errors_are_raised(self, operator: Any, verb: str) -> None:
+        """A service that is not there is an error, whatever is to be ignored."""
+        with pytest.raises(RpcError, match="refused"):
+            run(
+                operator(
+                    task_id=verb,
+                    operation_name="operations/x",
+                    endpoint="127.0.0.1:1",
+                    ignore_missing=True,
+                    ignore_unimplemented=True,
+                )
+            )
+
+
+def test_delete_takes_what_a_listing_gives(name: Callable[..., str]) -> None:
+    """A list of mappings with names, as ListOperationsOperator leaves them in XCom, can be deleted as it is."""
+    names = [name(duration=0), name(duration=0)]
+    deleted = run(DeleteOperationOperator(task_id="delete", operation_name=[{"name": one} for one in names])).result
+    assert deleted == [{"name": one, "outcome": "deleted"} for one in names]
+    with pytest.raises(LroError):
+        run(GetOperationOperator(task_id="get", operation_name=names[0]))
+
+
+def test_get_gives_the_operation_as_json(name: Callable[..., str]) -> None:
+    """An operation that failed is a result like any other."""
+    operation = name(duration=0, outcome="fail", code=9, message="no", details="ErrorInfo")
+    result = run(GetOperationOperator(task_id="get", operation_name=operation)).result
+    assert (result["name"], result["done"]) == (operation, True)
+    assert result["error"]["code"] == 9
+    assert result["error"]["details"][0]["@type"].endswith("ErrorInfo")
+    assert result["metadata"]["value"]["progress_percent"] == 100.0
+
+
+def test_get_of_several_gives_a_list(name: Callable[..., str]) -> None:
+    """A sequence of names gives a sequence of operations, in order."""
+    names = [name(duration=0), name(outcome="never")]
+    got = run(GetOperationOperator(task_id="get", operation_name=names)).result
+    assert [(one["name"], one["done"]) for one in got] == [(names[0], True), (names[1], False)]
+
+
+def test_list_gives_all_pages_or_a_limit(name: Callable[..., str], simulator: Simulator) -> None:
+    """All pages are read; with a limit only those that are needed."""
+    names = {name(duration=0, response={"of": "listing"}) for _ in range(5)}
+    run(GetOperationOperator(task_id="get", operation_name=sorted(names)))
+    parent = next(iter(names)).rpartition("/operations/")[0]
+    listed = run(ListOperationsOperator(task_id="list", parent=parent, page_size=2)).result
+    assert {one["name"] for one in listed} == names
+    before = len(simulator.calls("ListOperations"))
+    limited = run(ListOperationsOperator(task_id="list", parent=parent, page_size=2, limit=2)).result
+    assert len(limited) == 2
+    assert len(simulator.calls("ListOperations")) == before + 1
+
+
+def test_list_filters_and_reports_what_is_unreachable(name: Callable[..., str]) -> None:
+    """The filter reaches the service; what it could not reach is an XCom of its own."""
+    done, running = name(duration=0, unreachable="eu-west9"), name(outcome="never", unreachable="eu-west9")
+    run(GetOperationOperator(task_id="get", operation_name=[done, running]))
+    ti = FakeTaskInstance()
+    operator = ListOperationsOperator(
+        task_id="list", parent="simulations", filter="done=false", return_partial_success=True
+    )
+    listed = {one["name"] for one in run(operator, ti=ti).result}
+    assert running in listed
+    assert done not in listed
+    assert ti.xcoms["unreachable"] == ["eu-west9"]
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda: CancelOperationOperator(task_id="x", operation_name="o", interval=0), "interval"),
+        (lambda: CancelOperationOperator(task_id="x", operation_name="o", wait_timeout=-1), "wait_timeout"),
+        (lambda: ListOperationsOperator(task_id="x", parent="p", limit=-1), "limit"),
+        (lambda: run(ListOperationsOperator(task_id="x", parent="p", page_size=0)), "page_size"),
+        (lambda: run(ListOperationsOperator(task_id="x", parent="")), "non-empty"),
+        (lambda: run(GetOperationOperator(task_id="x", operation_name=["operations/a", ""])), "non-empty"),
+    ],
+)
+def test_bad_argument_is_refused(make: Callable[[], Any], complaint: str) -> None:
+    """A value that makes no sense is a ValueError that names it."""
+    with pytest.raises(ValueError, match=complaint):
+        make()

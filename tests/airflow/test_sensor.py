@@ -1,0 +1,358 @@
+"""The sensor: every outcome, the same in all three ways of waiting."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.providers.common.compat.sdk import (
+    AirflowException,
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    TaskDeferred,
+)
+
+from airflow_provider_lro._wait import WaitArgs
+from airflow_provider_lro.exceptions import (
+    Code,
+    CredentialsError,
+    EndpointError,
+    LroError,
+    MalformedOperation,
+    OperationCancelled,
+    OperationFailed,
+    OperationNotFound,
+    OperationTimeout,
+    RpcError,
+    UnimplementedError,
+)
+from airflow_provider_lro.hooks import LongRunningOperationHook
+from airflow_provider_lro.sensors import LongRunningOperationSensor
+from tests.airflow.worker import run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.simulator_fixture import Simulator
+
+MODES = {
+    "deferrable": {"deferrable": True},
+    "poke": {"mode": "poke"},
+    "reschedule": {"mode": "reschedule"},
+}
+
+
+@pytest.fixture(params=MODES)
+def mode(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return MODES[request.param]
+
+
+def sensor(operation_name: Any, **kwargs: Any) -> LongRunningOperationSensor:
+    defaults = {"task_id": "wait", "poke_interval": 0.1, "timeout": 20, "not_found_grace": 0}
+    return LongRunningOperationSensor(operation_name=operation_name, **{**defaults, **kwargs})
+
+
+def test_success_gives_the_response_as_json(mode: dict[str, Any], name: Callable[..., str]) -> None:
+    """The XCom of a sensor is the operation's response."""
+    assert run(sensor(name(duration=0.5, response={"rows": 3}), **mode)).result == {"rows": 3.0}
+
+
+def test_done_at_once_neither_defers_nor_reschedules(
+    mode: dict[str, Any], name: Callable[..., str], simulator: Simulator
+) -> None:
+    """An operation that the first poll finds done costs that one poll."""
+    operation = name(duration=0)
+    done = run(sensor(operation, **mode))
+    assert (done.deferrals, done.reschedules) == (0, 0)
+    assert len(simulator.calls("GetOperation", operation)) == 1
+
+
+def test_deferred_wait_polls_once_on_the_worker(name: Callable[..., str], simulator: Simulator) -> None:
+    """The worker polls once, then the triggerer alone does."""
+    operation = name(duration=0.6)
+    waited = run(sensor(operation, deferrable=True))
+    assert waited.deferrals == 1
+    assert waited.rows[0][1]["operation_name"] == operation
+    assert len(simulator.calls("GetOperation", operation)) >= 3
+
+
+# script, further arguments of the sensor → the error, its code, and whether Airflow may retry it
+FAILURES: dict[str, tuple[dict[str, Any], dict[str, Any], type[LroError], int | None, bool]] = {
+    "failed": ({"outcome": "fail", "code": 9, "message": "disk full"}, {}, OperationFailed, 9, False),
+    "failed without message": ({"outcome": "fail", "code": 9}, {}, OperationFailed, 9, False),
+    "failed with unknown code": ({"outcome": "fail", "code": 77}, {}, OperationFailed, 77, False),
+    "cancelled": ({"outcome": "cancelled"}, {}, OperationCancelled, 1, False),
+    "not found": ({"not_found": 99}, {}, OperationNotFound, 5, False),
+    "no result": ({"outcome": "neither"}, {"require_result": True}, MalformedOperation, None, False),
+    "timeout": ({"outcome": "never"}, {"timeout": 0.5}, OperationTimeout, 4, False),
+    "timeout and cancel": (
+        {"outcome": "never"},
+        {"timeout": 0.5, "on_timeout": "cancel"},
+        OperationTimeout,
+        4,
+        False,
+    ),
+    "permission denied": ({"fault": "7*forever", "fault_after": 1}, {}, RpcError, 7, True),
+    "unauthenticated": ({"fault": "16*forever", "fault_after": 1}, {}, CredentialsError, 16, True),
+    "unimplemented": ({"unimplemented": "get"}, {}, UnimplementedError, 12, True),
+    "too many errors": ({"fault": "14*forever", "fault_after": 1}, {"max_consecutive_errors": 0}, RpcError, 14, True),
+}
+
+
+@pytest.fixture(params=FAILURES)
+def failing(request: pytest.FixtureRequest) -> tuple[dict[str, Any], dict[str, Any], type[LroError], int | None, bool]:
+    return FAILURES[request.param]
+
+
+def failure(mode: dict[str, Any], operation: str, **kwargs: Any) -> LroError:
+    with pytest.raises(LroError) as raised:
+        run(sensor(operation, **{**kwargs, **mode}))
+    return raised.value
+
+
+def test_every_failure_is_the_same_in_all_modes(
+    mode: dict[str, Any], name: Callable[..., str], failing: tuple[Any, ...]
+) -> None:
+    """Class, code, operation's name and "no retry" do not depend on how a sensor waits."""
+    script, kwargs, kind, code, retryable = failing
+    operation = name(**{"duration": 0.2, **script})
+    error = failure(mode, operation, **kwargs)
+    assert isinstance(error, kind)
+    assert error.code == code
+    assert operation in str(error)
+    assert isinstance(error, AirflowException)
+    assert isinstance(error, AirflowFailException | AirflowSensorTimeout) is not retryable
+    if kind is OperationTimeout:
+        assert isinstance(error, AirflowSensorTimeout)
+
+
+def test_soft_fail_skips_what_is_about_the_operation(
+    mode: dict[str, Any], name: Callable[..., str], failing: tuple[Any, ...]
+) -> None:
+    """soft_fail turns what became of the operation into a skip, and a broken connection never."""
+    script, kwargs, _, _, retryable = failing
+    waiting = sensor(name(**{"duration": 0.2, **script}), soft_fail=True, **{**kwargs, **mode})
+    with pytest.raises((RpcError, CredentialsError) if retryable else AirflowSkipException):
+        run(waiting)
+
+
+def test_never_fail_skips_everything(mode: dict[str, Any], name: Callable[..., str], failing: tuple[Any, ...]) -> None:
+    """never_fail turns every error into a skip that says what went wrong."""
+    script, kwargs, _, _, _ = failing
+    operation = name(**{"duration": 0.2, **script})
+    with pytest.raises(AirflowSkipException, match="skipped"):
+        run(sensor(operation, never_fail=True, **{**kwargs, **mode}))
+
+
+def test_on_cancelled_skip(mode: dict[str, Any], name: Callable[..., str]) -> None:
+    """An operation that somebody cancelled can be a skip."""
+    with pytest.raises(AirflowSkipException, match="was cancelled"):
+        run(sensor(name(duration=0.2, outcome="cancelled"), on_cancelled="skip", **mode))
+
+
+def test_cancel_at_the_timeout_is_never_on_cancelled(mode: dict[str, Any], name: Callable[..., str]) -> None:
+    """What the sensor itself cancelled is a timeout, and its text says that the cancel took effect."""
+    error = failure(mode, name(outcome="never"), timeout=0.4, on_timeout="cancel", on_cancelled="skip")
+    assert isinstance(error, OperationTimeout)
+    assert "is cancelled" in str(error)
+
+
+def test_success_in_spite_of_a_cancel_is_success(mode: dict[str, Any], name: Callable[..., str]) -> None:
+    """An operation that completes although it was asked to cancel has succeeded."""
+    operation = name(duration=1, cancel="ignore")
+    assert run(sensor(operation, timeout=0.4, on_timeout="cancel", **mode)).result
+
+
+def test_timeout_without_cancel_leaves_the_operation_alone(
+    mode: dict[str, Any], name: Callable[..., str], simulator: Simulator
+) -> None:
+    """on_timeout="fail" says that the operation may still succeed, and what it was last seen doing."""
+    operation = name(outcome="never")
+    error = failure(mode, operation, timeout=0.4)
+    assert "may still succeed" in str(error)
+    assert "progress_percent" in str(error)
+    assert simulator.calls("CancelOperation", operation) == []
+
+
+def test_details_reach_the_error(mode: dict[str, Any], name: Callable[..., str]) -> None:
+    """google.rpc error details arrive decoded, and the operation as JSON, whichever way the error came."""
+    error = failure(mode, name(duration=0.2, outcome="fail", code=8, details="ErrorInfo,RetryInfo"))
+    assert [detail["@type"].rsplit(".")[-1] for detail in error.details] == ["ErrorInfo", "RetryInfo"]
+    assert error.code is Code.RESOURCE_EXHAUSTED
+    assert error.operation is not None
+    assert error.operation["error"]["code"] == 8
+
+
+def test_neither_is_an_empty_result(mode: dict[str, Any], name: Callable[..., str]) -> None:
+    """Done with neither response nor error is a legal success."""
+    assert run(sensor(name(duration=0.2, outcome="neither"), **mode)).result == {}
+
+
+def test_faults_are_survived(mode: dict[str, Any], name: Callable[..., str]) -> None:
+    """A failed poll is not a failed operation."""
+    assert run(sensor(name(duration=0.5, fault="14*1,13*1,4*1"), **mode)).result
+
+
+def test_late_creation_is_survived(mode: dict[str, Any], name: Callable[..., str]) -> None:
+    """NOT_FOUND within the grace means: not yet."""
+    assert run(sensor(name(duration=0.2, not_found=2), not_found_grace=60, **mode)).result
+
+
+def test_response_too_large_for_an_event_is_read_again(name: Callable[..., str]) -> None:
+    """A response of 200 kB stays out of the event and still reaches the XCom whole."""
+    waited = run(sensor(name(duration=0.2, response_bytes=200_000), deferrable=True))
+    assert waited.events[0]["read_again"] is True
+    assert len(str(waited.result)) >= 200_000
+
+
+def test_result_that_cannot_be_read_again_is_no_success(name: Callable[..., str]) -> None:
+    """A response that was left out of the event and is gone now is an error, not an empty success."""
+    operation = name(duration=0.2, response_bytes=200_000)
+
+    def delete() -> None:
+        with LongRunningOperationHook() as hook:
+            hook.delete_operation(operation)
+
+    with pytest.raises(OperationNotFound):
+        run(sensor(operation, deferrable=True), before_resume=delete)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_triggerer_that_is_gone_leaves_the_truth_to_the_worker(name: Callable[..., str], soft: bool) -> None:
+    """Airflow's own timeout makes the sensor look once itself: done is done, not done is a timeout."""
+    done = sensor(name(duration=0), soft_fail=soft)
+    for said in ("Trigger timeout", "Trigger/execution timeout"):
+        assert done.resume_execution("__fail__", {"error": said}, {}) is not None
+    late = sensor(name(outcome="never"), soft_fail=soft)
+    with pytest.raises(AirflowSkipException if soft else OperationTimeout):
+        late.resume_execution("__fail__", {"error": "Trigger timeout"}, {})
+
+
+def test_backstop_comes_after_every_event_of_ours(name: Callable[..., str]) -> None:
+    """Airflow's timeout is later than deadline, last call, grace and its last call together."""
+    plain = run(sensor(name(duration=0.2), deferrable=True, timeout=100, rpc_timeout=7))
+    cancelling = run(
+        sensor(name(duration=0.2), deferrable=True, timeout=100, rpc_timeout=7, on_timeout="cancel", cancel_grace=40)
+    )
+    assert plain.timeouts[0] > timedelta(seconds=107)
+    assert cancelling.timeouts[0] > timedelta(seconds=100 + 7 + 40 + 7 + 7)
+
+
+def test_crashed_trigger_is_an_error_and_never_fail_skips_it() -> None:
+    """A trigger that raised is Airflow's TaskDeferralError, which may be retried."""
+    with pytest.raises(AirflowException, match="boom"):
+        sensor("operations/x").resume_execution("__fail__", {"error": "boom"}, {})
+    with pytest.raises(AirflowSkipException):
+        sensor("operations/x", never_fail=True).resume_execution("__fail__", {"error": "boom"}, {})
+
+
+@pytest.mark.parametrize("endpoint", ["no-such-host.invalid", "no-such-host.invalid:50051"])
+def test_mistyped_host_fails_at_once(mode: dict[str, Any], endpoint: str) -> None:
+    """A host that does not exist fails on the worker, naming the value."""
+    error = failure(mode, "operations/x", endpoint=endpoint)
+    assert isinstance(error, EndpointError)
+    assert "no-such-host.invalid" in str(error)
+    assert "does not resolve" in str(error)
+
+
+def test_refused_port_defers() -> None:
+    """A server that is not up yet is waited for; the timeout says what the last poll met."""
+    waiting = sensor("operations/x", endpoint="127.0.0.1:1", deferrable=True, timeout=0.5)
+    with pytest.raises(TaskDeferred):
+        waiting.execute({})
+    with pytest.raises(OperationTimeout, match="refused"):
+        run(waiting)
+
+
+@pytest.mark.parametrize(
+    ("value", "complaint"),
+    [
+        ("", "non-empty"),
+        ("   ", "non-empty"),
+        (None, "non-empty"),
+        (7, "non-empty"),
+        ({}, "without a 'name'"),
+        ({"name": ""}, "non-empty"),
+        ("{'name': 'operations/x'}", "render_template_as_native_obj"),
+        ("[1]", "render_template_as_native_obj"),
+    ],
+)
+def test_bad_name_is_refused_before_anything_is_sent(value: Any, complaint: str, simulator: Simulator) -> None:
+    """What is no name says so, and what would do."""
+    before = len(simulator.calls())
+    with pytest.raises(ValueError, match=complaint):
+        run(sensor(value))
+    assert len(simulator.calls()) == before
+
+
+def test_mapping_with_a_name_is_taken(name: Callable[..., str]) -> None:
+    """What other operators leave in XCom is taken as it is."""
+    assert run(sensor({"name": name(duration=0), "done": False})).result
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "complaint"),
+    [
+        ({"exponential_backoff": True}, "exponential_backoff.*initial_delay"),
+        ({"max_wait": 10}, "max_wait.*poke_interval"),
+        ({"silent_fail": True}, "silent_fail.*max_consecutive_errors"),
+        ({"poke_interval": 0.01}, "interval"),
+        ({"jitter": 2}, "jitter"),
+        ({"multiplier": 0.5}, "multiplier"),
+        ({"initial_delay": 0}, "initial"),
+        ({"rpc_timeout": 0}, "rpc_timeout"),
+        ({"not_found_grace": -1}, "not_found_grace"),
+        ({"cancel_grace": float("nan")}, "cancel_grace"),
+        ({"max_consecutive_errors": -1}, "max_consecutive_errors"),
+        ({"on_timeout": "ignore"}, "on_timeout.*'fail', 'cancel'"),
+        ({"on_cancelled": "ignore"}, "on_cancelled.*'fail', 'skip'"),
+        ({"mode": "reschedule", "max_consecutive_errors": 3}, "reschedule"),
+        ({"soft_fail": True, "never_fail": True}, "mutually exclusive"),
+    ],
+)
+def test_bad_argument_is_refused_at_parse_time(kwargs: dict[str, Any], complaint: str) -> None:
+    """A DAG with a value that makes no sense does not even import, and says why."""
+    with pytest.raises(ValueError, match=complaint):
+        sensor("operations/x", **kwargs)
+
+
+def test_durations_may_be_timedeltas() -> None:
+    """Every duration takes seconds or a timedelta."""
+    spelled = sensor(
+        "operations/x",
+        poke_interval=timedelta(minutes=1),
+        timeout=timedelta(hours=1),
+        initial_delay=timedelta(seconds=2),
+        rpc_timeout=timedelta(seconds=5),
+        not_found_grace=timedelta(minutes=2),
+        cancel_grace=timedelta(seconds=30),
+    )
+    args = spelled.wait_args("operations/x")
+    assert (args.interval, args.initial_delay, args.rpc_timeout, args.not_found_grace, args.cancel_grace) == (
+        60.0,
+        2.0,
+        5.0,
+        120.0,
+        30.0,
+    )
+    assert spelled.timeout == 3600.0
+
+
+def test_first_poke_counts_from_the_first_try(name: Callable[..., str]) -> None:
+    """A rescheduled sensor's deadline is counted from its first poke, by Airflow's own rule."""
+    from datetime import UTC, datetime
+
+    from tests.airflow.worker import FakeTaskInstance
+
+    ti = FakeTaskInstance(first_reschedule=datetime.now(tz=UTC) - timedelta(seconds=30))
+    with pytest.raises(OperationTimeout):
+        run(sensor(name(outcome="never"), mode="reschedule", timeout=20), ti=ti)
+
+
+def test_defaults_are_those_of_the_contract() -> None:
+    """The defaults that the documentation promises are the ones that a trigger would get."""
+    plain = LongRunningOperationSensor(task_id="wait", operation_name="operations/x").wait_args("operations/x")
+    for name in ("interval", "initial_delay", "multiplier", "jitter", "rpc_timeout", "not_found_grace", "on_timeout"):
+        assert getattr(plain, name) == getattr(WaitArgs(operation_name="operations/x"), name), name

@@ -1,0 +1,28 @@
+"""What every test needs: an Airflow home of its own, made before Airflow is imported."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+import warnings
+
+HOME = tempfile.mkdtemp(prefix="airflow-provider-lro-tests-")
+atexit.register(shutil.rmtree, HOME, ignore_errors=True)
+os.environ.update(
+    AIRFLOW_HOME=HOME,
+    AIRFLOW__CORE__LOAD_EXAMPLES="False",
+    AIRFLOW__CORE__UNIT_TEST_MODE="False",
+    # Nothing may look for a metadata server: google-auth would ask one for credentials otherwise.
+    NO_GCE_CHECK="true",
+)
+for name in [name for name in os.environ if name.startswith(("AIRFLOW_CONN_", "GOOGLE_"))]:
+    del os.environ[name]
+
+with warnings.catch_warnings():
+    # Airflow 2.11 warns of its own deprecations while it is imported; what we do later must not warn.
+    warnings.simplefilter("ignore")
+    import airflow.models
+    import airflow.triggers.base  # noqa: F401
+    from airflow.providers.common.compat.sdk import BaseHook, BaseSensorOperator  # noqa: F401
