@@ -1,0 +1,107 @@
+"""A real scheduler, triggerer and database: outcomes, an outage of the service, and endpoints that are not there."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from scripts.children import free_ports
+from scripts.stack import AirflowStack
+from tests.simulator_fixture import running_simulator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from scripts.stack import TaskState
+    from tests.simulator_fixture import Simulator
+
+pytestmark = [pytest.mark.airflow, pytest.mark.timeout(240)]
+
+DAGS = Path(__file__).parent / "dags"
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Simulator]:
+    with running_simulator() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def airflow(service: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowStack]:
+    stored = {"conn_type": "lro", "host": service.endpoint, "extra": {"insecure": True}}
+    env = {"AIRFLOW_CONN_LRO_DEFAULT": json.dumps(stored)}
+    with AirflowStack(tmp_path_factory.mktemp("airflow"), DAGS, env=env) as running:
+        yield running
+
+
+def tasks(airflow: AirflowStack, dag: str, run: str) -> dict[tuple[str, int], TaskState]:
+    return {(task.task_id, task.map_index): task for task in airflow.task_states(dag, run)}
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + 90
+    while not condition():
+        assert time.monotonic() < end, f"waited 90 s for {what}"
+        time.sleep(0.2)
+
+
+def test_outcomes(airflow: AirflowStack, service: Simulator) -> None:
+    """Each outcome reaches the task as its state, its XCom or its error, without a retry that cannot help."""
+    run = airflow.trigger("outcomes")
+    airflow.wait_for_run("outcomes", run, timeout=200)
+    came = tasks(airflow, "outcomes", run)
+    assert {key: task.state for key, task in came.items()} == {
+        ("succeeds", -1): "success",
+        ("on_worker", -1): "success",
+        ("rescheduled", -1): "success",
+        ("fails", -1): "failed",
+        ("times_out", -1): "failed",
+        ("skips", -1): "skipped",
+        ("mapped", 0): "success",
+        ("mapped", 1): "success",
+        ("cancels", -1): "success",
+    }
+    assert {task.try_number for task in came.values()} == {1}
+    assert airflow.xcom("outcomes", run, "succeeds") == {"id": f"{run}-succeeds"}
+    assert airflow.xcom("outcomes", run, "mapped", map_index=1) == {"id": f"{run}-1"}
+    stale = f"simulations/outcome=never&cancel_delay=2/operations/{run}-stale"
+    assert airflow.xcom("outcomes", run, "cancels") == {"name": stale, "asked": True, "outcome": "cancelled"}
+    assert "FAILED_PRECONDITION (9)" in airflow.task_log("outcomes", run, "fails")
+    assert "is cancelled" in airflow.task_log("outcomes", run, "times_out")
+    never = f"simulations/outcome=never/operations/{run}-never"
+    assert len(service.calls("CancelOperation", never)) == 1
+
+
+def test_outage_of_the_service_costs_no_retry(airflow: AirflowStack, service: Simulator) -> None:
+    """A service that is gone for five seconds in the middle of a deferred wait is waited for."""
+    run = airflow.trigger("outage")
+    name = f"simulations/duration=12/operations/{run}"
+    # The first poll is the worker's; from the second on the triggerer polls.
+    until(lambda: len(service.calls("GetOperation", name)) >= 2, "the triggerer to poll")
+    service.kill()
+    time.sleep(5)  # the outage itself
+    service.restart()
+    assert airflow.wait_for_run("outage", run) == "success"
+    survived = tasks(airflow, "outage", run)["survives", -1]
+    assert survived.try_number == 1
+    assert "a poll failed, which says nothing about the operation" in airflow.task_log("outage", run, "survives")
+
+
+def test_endpoints_that_are_not_there(airflow: AirflowStack) -> None:
+    """A mistyped host fails on the worker, saying so; a port that refuses defers until a server is there."""
+    (port,) = free_ports(1)
+    run = airflow.trigger("endpoints", {"port": port})
+
+    def state(task: str) -> str | None:
+        return tasks(airflow, "endpoints", run)[task, -1].state
+
+    until(lambda: (state("mistyped"), state("not_up_yet")) == ("failed", "deferred"), "one failure and one deferral")
+    log = airflow.task_log("endpoints", run, "mistyped")
+    assert "no-such-host.invalid" in log
+    assert "does not resolve" in log
+    with running_simulator("--port", str(port)):
+        until(lambda: state("not_up_yet") == "success", "the wait for the late server to end")

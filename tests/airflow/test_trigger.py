@@ -1,0 +1,172 @@
+"""The trigger: what crosses to the triggerer, what comes back, and what it leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import time
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_lro._channel import open_channels
+from airflow_provider_lro._deferral import ServiceOperator, WaitingOperator
+from airflow_provider_lro._events import outcome_from_event
+from airflow_provider_lro._outcome import Broken, Cancelled, Succeeded, TimedOut
+from airflow_provider_lro._wait import WaitArgs
+from airflow_provider_lro.exceptions import EndpointError
+from airflow_provider_lro.operators import CancelOperationOperator
+from airflow_provider_lro.sensors import LongRunningOperationSensor
+from airflow_provider_lro.triggers import LongRunningOperationTrigger
+from tests.airflow.worker import fire, inflate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.simulator_fixture import Simulator
+
+GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "trigger_rows_0.1.json").read_text())
+VALUES = {
+    "str": st.text(),
+    "str | None": st.none() | st.text(),
+    "float": st.floats(allow_nan=False),
+    "float | None": st.none() | st.floats(allow_nan=False),
+    "int | None": st.none() | st.integers(),
+}
+KWARGS = st.fixed_dictionaries(
+    {"operation_name": st.text()},
+    optional={field.name: VALUES[str(field.type)] for field in fields(WaitArgs) if field.name != "operation_name"},
+)
+
+
+def trigger(operation_name: str, **kwargs: Any) -> LongRunningOperationTrigger:
+    now = time.time()
+    defaults = {"interval": 0.1, "started_at": now, "deadline": now + 20}
+    return LongRunningOperationTrigger(operation_name=operation_name, **{**defaults, **kwargs})
+
+
+@pytest.mark.parametrize("row", GOLDEN)
+def test_rows_of_the_first_version_inflate_unchanged(row: dict[str, Any]) -> None:
+    """A row that 0.1 wrote is the same trigger to this version, and written again it is the same row."""
+    rebuilt = inflate((row["classpath"], row["kwargs"]))
+    assert rebuilt.serialize() == (row["classpath"], row["kwargs"])
+
+
+def test_row_of_defaults_holds_only_what_the_first_version_knew() -> None:
+    """What equals its default stays out of the row, so that older code reads what newer code wrote."""
+    (_, kwargs) = LongRunningOperationTrigger(operation_name="operations/x").serialize()
+    assert kwargs == {"operation_name": "operations/x"}
+
+
+@given(kwargs=KWARGS)
+def test_kwargs_survive_the_database(kwargs: dict[str, Any]) -> None:
+    """Whatever the values, sense or not: a trigger built from its row is the same trigger."""
+    first = LongRunningOperationTrigger(**kwargs)
+    row = json.loads(json.dumps(first.serialize()))
+    again = inflate(row)
+    for field in fields(WaitArgs):
+        assert getattr(again, field.name) == getattr(first, field.name)
+    assert json.loads(json.dumps(again.serialize())) == row
+
+
+def test_constructor_raises_nothing_but_type_error() -> None:
+    """Values that make no sense are accepted: anything but TypeError would stop the whole triggerer."""
+    for field in fields(WaitArgs):
+        for nonsense in (None, "x", -1, float("nan"), [], {}, object()):
+            LongRunningOperationTrigger(**{"operation_name": "o", field.name: nonsense})
+    with pytest.raises(TypeError):
+        LongRunningOperationTrigger(operation_name="o", of_a_later_version=1)  # type: ignore[call-arg]
+
+
+def test_subclass_names_itself_in_its_row() -> None:
+    """A user's subclass is rebuilt as itself."""
+
+    class Own(LongRunningOperationTrigger):
+        pass
+
+    assert Own(operation_name="o").serialize()[0].endswith("test_subclass_names_itself_in_its_row.<locals>.Own")
+
+
+def test_operators_spell_out_the_arguments_of_a_wait() -> None:
+    """Every argument of a wait can be given to the operators that wait, by the same name and default."""
+    spelled: dict[str, inspect.Parameter] = {}
+    for kind in (ServiceOperator, WaitingOperator, LongRunningOperationSensor):
+        spelled.update(inspect.signature(kind.__init__).parameters)
+    own = {field.name: field.default for field in fields(WaitArgs)}
+    # The interval has the name that each kind of operator gives it; the times are the operator's to know.
+    for name in ("operation_name", "interval", "started_at", "deadline"):
+        del own[name]
+    assert {name: spelled[name].default for name in own} == own
+    assert inspect.signature(CancelOperationOperator.__init__).parameters["interval"].default == WaitArgs.interval
+
+
+def test_event_says_what_became_of_the_operation(name: Callable[..., str]) -> None:
+    """The one event names the operation and holds its outcome."""
+    operation = name(duration=0.2)
+    event = fire(trigger(operation).serialize())
+    assert event["name"] == operation
+    assert isinstance(outcome_from_event(event), Succeeded)
+    assert len(json.dumps(event)) < 64 * 1024
+
+
+def test_every_start_is_a_resume(name: Callable[..., str], simulator: Simulator) -> None:
+    """A trigger does not poll at once: its first poll falls somewhere into the pause that is due."""
+    operation = name(duration=0)
+    started = time.time()
+    fire(trigger(operation, interval=0.5, started_at=started - 60).serialize())
+    (poll,) = simulator.calls("GetOperation", operation)
+    assert started < poll["time"] <= started + 0.5 + 0.5
+
+
+def test_deadline_outlives_a_restart(name: Callable[..., str]) -> None:
+    """The deadline is absolute: a trigger rebuilt after it polls once and gives its verdict."""
+    late = trigger(name(outcome="never"), started_at=time.time() - 100, deadline=time.time() - 1)
+    assert isinstance(outcome_from_event(fire(late.serialize())), TimedOut)
+    done = trigger(name(duration=0), started_at=time.time() - 100, deadline=time.time() - 1)
+    assert isinstance(outcome_from_event(fire(done.serialize())), Succeeded)
+
+
+def test_cancelled_by_somebody_is_cancelled(name: Callable[..., str]) -> None:
+    """CANCELLED before the deadline is its own outcome."""
+    event = fire(trigger(name(duration=0.1, outcome="cancelled"), on_timeout="cancel").serialize())
+    assert isinstance(outcome_from_event(event), Cancelled)
+
+
+def test_missing_connection_is_an_event() -> None:
+    """A connection that was deleted meanwhile becomes an error with its fields, not a crash of the trigger."""
+    outcome = outcome_from_event(fire(trigger("operations/x", lro_conn_id="gone").serialize()))
+    assert isinstance(outcome, Broken)
+    assert isinstance(outcome.error, EndpointError)
+
+
+async def test_cancelled_trigger_gives_its_channel_back(name: Callable[..., str]) -> None:
+    """A triggerer that shuts down leaves no channel, and cancels no operation."""
+    run = trigger(name(outcome="never")).run()
+    waiting = asyncio.ensure_future(anext(run))  # type: ignore[arg-type]
+    while open_channels() == 0:  # noqa: ASYNC110  (the trigger tells nobody when it has its channel)
+        await asyncio.sleep(0.01)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert open_channels() == 0
+
+
+async def test_many_triggers_share_one_channel(name: Callable[..., str]) -> None:
+    """Two hundred waits are one channel."""
+    most = 0
+
+    async def one(waiting: LongRunningOperationTrigger) -> Any:
+        nonlocal most
+        event = await anext(waiting.run())  # type: ignore[call-overload]
+        most = max(most, open_channels())
+        return event.payload["outcome"]
+
+    operations = [name(duration=0.5) for _ in range(200)]
+    came = await asyncio.gather(*(one(trigger(operation)) for operation in operations))
+    assert set(came) == {"Succeeded"}
+    assert (most <= 1, open_channels()) == (True, 0)
