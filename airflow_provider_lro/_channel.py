@@ -6,6 +6,7 @@ closed when its last holder has given it back. Floor ½.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import threading
 from dataclasses import dataclass, field
@@ -50,15 +51,21 @@ def parse_endpoint(value: str | None, *, port: int | None = None) -> str:
         raise EndpointError(f"the endpoint {text!r} is a URL; leave out the scheme and the path: {_EXPECTED}")
     if re.search(r"[\s/@?#]", text):
         raise EndpointError(f"the endpoint {text!r} holds characters that no host has; {_EXPECTED}")
-    bracketed = re.fullmatch(r"\[([^\[\]]+)\](?::(.*))?", text)
-    if bracketed:
-        host, given = f"[{bracketed[1]}]", bracketed[2]
-    elif text.count(":") > 1:
-        host, given = f"[{text}]", None
+    bracketed = re.fullmatch(r"\[([^\[\]]*)\](?::(.*))?", text)
+    address = bracketed[1] if bracketed else text if text.count(":") > 1 else None
+    if address is not None:
+        try:
+            host = f"[{ipaddress.IPv6Address(address)}]"
+        except ValueError:
+            raise EndpointError(
+                f"the endpoint {text!r} has more colons than host:port, and is no IPv6 address; {_EXPECTED}, and"
+                " '[::1]:50051' for IPv6"
+            ) from None
+        given = bracketed[2] if bracketed else None
     else:
         host, colon, after = text.partition(":")
         given = after if colon else None
-    if not host:
+    if not re.fullmatch(r"\[.*\]|[^\[\]]+", host):
         raise EndpointError(f"the endpoint {text!r} has no host; {_EXPECTED}")
     number = given if given is not None else str(port or 443)
     if not (number.isascii() and number.isdigit() and 0 < int(number) < 65536):  # noqa: PLR2004
@@ -96,7 +103,10 @@ def read_pem(value: str | bytes | None, *, what: str) -> bytes | None:
         try:
             data = Path(data.decode()).read_bytes()
         except (OSError, ValueError) as error:
-            raise EndpointError(f"{what}: no PEM text, and no file that can be read: {error}") from error
+            # A value that does not look like a path is not shown: it may be half of a key.
+            shown = f" {value!r}" if re.match(rb"(/|~|\.\.?/)[^\n]{1,250}$", data) else ""
+            why = error.strerror if isinstance(error, OSError) else "it is no path"
+            raise EndpointError(f"{what}:{shown} is neither PEM text nor a file that can be read: {why}") from None
     if b"-----BEGIN" not in data:
         raise EndpointError(f"{what}: the file holds no PEM ('-----BEGIN …')")
     return data

@@ -21,6 +21,7 @@ from airflow_provider_lro._rpc import (
     get_call,
     headers,
     make_stubs,
+    parse,
     rpc_error,
     wait_call,
 )
@@ -193,9 +194,10 @@ class OperationsClient(_Shell):
         if tokens is None:
             tokens = self._tokens.refresh()
         try:
-            return self._stubs[call.method](call.request, **self._call_arguments(call, tokens, options))
+            raw = self._stubs[call.method](call.request, **self._call_arguments(call, tokens, options))
         except grpc.RpcError as error:
             raise rpc_error(error, call, target=self.config.target) from None
+        return parse(raw, call, target=self.config.target)
 
 
 class AsyncOperationsClient(_Shell):
@@ -254,6 +256,7 @@ class AsyncOperationsClient(_Shell):
         if tokens is None:
             tokens = await self._tokens.arefresh()
         try:
-            return await self._stubs[call.method](call.request, **self._call_arguments(call, tokens, options))
+            raw = await self._stubs[call.method](call.request, **self._call_arguments(call, tokens, options))
         except grpc.RpcError as error:
             raise rpc_error(error, call, target=self.config.target) from None
+        return parse(raw, call, target=self.config.target)

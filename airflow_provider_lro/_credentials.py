@@ -11,6 +11,7 @@ import asyncio
 import json
 import threading
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from google.auth import exceptions as google_errors
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["CredentialsConfig", "Headers", "Tokens"]
 
 CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
+
+_UNUSABLE = (ValueError, TypeError, AttributeError, KeyError)
+"""What google-auth raises for JSON that is not what it expects."""
 
 Headers: TypeAlias = tuple[tuple[str, str], ...]
 
@@ -72,32 +76,39 @@ class CredentialsConfig:
         Raises:
             CredentialsError: there are none, or they cannot be used; says where they were looked for.
         """
+        if self.given is not None:
+            return self.given  # type: ignore[no-any-return]
+        if self.key_path or self.keyfile:
+            return self._load_key()
         import google.auth
+
+        try:
+            credentials: Credentials = google.auth.default(scopes=self.scopes)[0]
+        except (google_errors.GoogleAuthError, *_UNUSABLE, OSError) as error:
+            # Its text names what was looked for; that of the others may quote the file.
+            known = isinstance(error, google_errors.DefaultCredentialsError | OSError)
+            why = str(error) if known else f"what is there cannot be used ({type(error).__name__})"
+            raise CredentialsError(
+                f"there are no application default credentials: {why}. Give the connection a key (key_path or"
+                " keyfile_dict) or a bearer token (the password), or set is_anonymous"
+            ) from None
+        return credentials
+
+    def _load_key(self) -> Credentials:
         from google.oauth2 import service_account
 
-        credentials: Credentials
+        what = f"the file {self.key_path!r}" if self.key_path else "keyfile_dict"
         try:
-            if self.given is not None:
-                credentials = self.given
-            elif self.key_path:
-                credentials = service_account.Credentials.from_service_account_file(self.key_path, scopes=self.scopes)
-            elif self.keyfile:
-                key = json.loads(self.keyfile)
-                credentials = service_account.Credentials.from_service_account_info(key, scopes=self.scopes)
-            else:
-                credentials = google.auth.default(scopes=self.scopes)[0]
+            text = self.keyfile or Path(self.key_path or "").read_text()
+            credentials: Credentials = service_account.Credentials.from_service_account_info(
+                json.loads(text), scopes=self.scopes
+            )
         except OSError as error:
-            # Of this error only: the text of the others may quote the key.
-            raise CredentialsError(f"the service-account key {self.key_path!r} cannot be read: {error}") from error
-        except google_errors.DefaultCredentialsError as error:
+            raise CredentialsError(f"the service-account key {self.key_path!r} cannot be read: {error}") from None
+        except (google_errors.GoogleAuthError, *_UNUSABLE) as error:
+            # Without its text, which may quote the key.
             raise CredentialsError(
-                f"there are no application default credentials: {error}. Give the connection a key (key_path or"
-                " keyfile_dict) or a bearer token (the password), or set is_anonymous"
-            ) from error
-        except (ValueError, TypeError, AttributeError, google_errors.GoogleAuthError) as error:
-            where = f"the file {self.key_path!r}" if self.key_path else "keyfile_dict"
-            raise CredentialsError(
-                f"{where} is no usable service-account key ({type(error).__name__}); expected the JSON key file that"
+                f"{what} is no usable service-account key ({type(error).__name__}); expected the JSON key file that"
                 " the cloud console gives out, whole"
             ) from None
         return credentials

@@ -131,6 +131,7 @@ class WaitingOperator(ServiceOperator):
         """Hand a wait over to the triggerer; ``execute_complete`` is called with its event and ``kwargs``."""
         from airflow_provider_lro.triggers import LongRunningOperationTrigger
 
+        self.log.info("operation %r is not done yet: the triggerer waits for it from here on", args.operation_name)
         self.defer(
             trigger=LongRunningOperationTrigger(**{field.name: getattr(args, field.name) for field in fields(args)}),
             method_name="execute_complete",

@@ -65,9 +65,9 @@ _ALWAYS_KNOWN = (  # imported so that the descriptor pool has them: what service
 _LONGEST_DETAILS = 1000
 """Characters of error details in the text of an error; the whole of them is in its ``details``."""
 
-_UNSAYABLE = (ValueError, TypeError, DecodeError, json_format.Error)
-"""What json_format raises for an unknown Any, for bytes that do not parse, and for a value that ProtoJSON cannot say,
-such as a timestamp beyond the year 9999."""
+_UNSAYABLE = (ValueError, TypeError, DecodeError, json_format.Error, RecursionError)
+"""What json_format raises for an unknown Any, for bytes that do not parse, for a value that ProtoJSON cannot say, such
+as a timestamp beyond the year 9999, and for messages in messages without end."""
 
 log = logging.getLogger(__name__)
 

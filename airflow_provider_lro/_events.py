@@ -29,7 +29,7 @@ __all__ = ["LARGEST_EVENT", "event_from_outcome", "must_read_again", "outcome_fr
 LARGEST_EVENT = 64 * 1024
 """Bytes of JSON. A larger event leaves payloads out, and the worker reads the operation again."""
 LONGEST_TEXT = 8 * 1024
-"""Characters of a message in an event that is too large."""
+"""Bytes of JSON for one message in an event that is too large."""
 
 _BY_NAME = {
     kind.__name__: kind
@@ -146,12 +146,20 @@ def _cut_errors(event: dict[str, Any], _: dict[str, Any]) -> None:
         if error := event.get(name):
             error["details"] = []
             for key in ("text", "message"):
-                error[key] = error[key][:LONGEST_TEXT]
+                error[key] = _shortened(error[key])
 
 
 def _cut_result(event: dict[str, Any], operation: dict[str, Any]) -> None:
-    event["read_again"] = True
-    operation.pop("response", None)
+    if operation.pop("response", None):
+        event["read_again"] = True
     if error := operation.get("error"):
+        event["read_again"] = True
         error["details"] = []
-        error["message"] = error["message"][:LONGEST_TEXT]
+        error["message"] = _shortened(error["message"])
+
+
+def _shortened(text: str) -> str:
+    """Return as much of the beginning as fits; a letter takes one to twelve bytes of JSON."""
+    while len(json.dumps(text)) > LONGEST_TEXT:
+        text = text[: min(LONGEST_TEXT, len(text) * 3 // 4)]
+    return text

@@ -62,16 +62,18 @@ class TimedOut:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotFound:
-    """The service does not know the name (any more)."""
+    """The service does not know the name (any more). ``operation`` is its last known state, if there was one."""
 
     error: LroError
+    operation: Any = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Broken:
-    """The operation could not be read: what became of it is not known."""
+    """The operation could not be read: what became of it is not known. ``operation`` is its last known state."""
 
     error: LroError
+    operation: Any = None
 
 
 Outcome: TypeAlias = Succeeded | Failed | Cancelled | TimedOut | NotFound | Broken

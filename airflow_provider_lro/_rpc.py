@@ -5,6 +5,7 @@ Everything that the sync and the aio shell in ``_client.py`` would otherwise dec
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -47,6 +48,7 @@ __all__ = [
     "get_call",
     "headers",
     "make_stubs",
+    "parse",
     "routing_header",
     "rpc_error",
     "wait_call",
@@ -59,6 +61,8 @@ DEFAULT_SERVER_WAIT = 60.0
 WAIT_MARGIN = 10.0
 """Seconds that a WaitOperation may take beyond what the server was asked to hold it."""
 
+_HEADER_KEY = re.compile(r"[0-9a-z_.-]+")
+_HEADER_VALUE = re.compile(r"[ -~]*")
 _SERVICE = "/google.longrunning.Operations/"
 _RESPONSES: dict[str, type[Message]] = {
     "GetOperation": pb.Operation,
@@ -77,14 +81,28 @@ _API_CLIENT = (
 
 
 def make_stubs(channel: Any) -> dict[str, Callable[..., Any]]:
+    """Return the callables of a channel; each returns the bytes of the answer, for ``parse``."""
     return {
         method: channel.unary_unary(
             _SERVICE + method,
             request_serializer=lambda request: request.SerializeToString(),
-            response_deserializer=response.FromString,
         )
-        for method, response in _RESPONSES.items()
+        for method in _RESPONSES
     }
+
+
+def parse(raw: bytes, call: Call, *, target: str) -> Any:
+    """Return the message that came back. Not left to grpc, whose aio side makes None of what does not parse.
+
+    Raises:
+        RpcError: the bytes are no such message.
+    """
+    kind = _RESPONSES[call.method]
+    try:
+        return kind.FromString(raw)
+    except DecodeError:
+        text = f"{call.method} of {call.name!r} at {target}: the answer is no {kind.DESCRIPTOR.full_name}"
+        raise RpcError(text, code=Code.INTERNAL) from None
 
 
 def routing_header(name: str) -> tuple[str, str]:
@@ -174,8 +192,21 @@ class Listing:
 
 
 def headers(call: Call, tokens: Headers, options: CallOptions) -> tuple[tuple[str, str | bytes], ...]:
-    """Return all headers of a call."""
-    return (routing_header(call.name), _API_CLIENT, *tokens, *options.get("metadata", ()))
+    """Return all headers of a call.
+
+    Raises:
+        ValueError: one of the caller's own cannot be sent.
+    """
+    more = options.get("metadata", ())
+    for key, value in more:
+        binary = key.endswith("-bin")
+        sendable = isinstance(value, bytes) if binary else isinstance(value, str) and _HEADER_VALUE.fullmatch(value)
+        if not _HEADER_KEY.fullmatch(key) or not sendable:
+            raise ValueError(
+                f"metadata: {key!r} is no header that can be sent; expected a lower-case name, and printable ASCII text"
+                " (bytes for a name that ends in '-bin')"
+            )
+    return (routing_header(call.name), _API_CLIENT, *tokens, *more)
 
 
 def rpc_error(error: grpc.RpcError, call: Call, *, target: str) -> LroError:
@@ -227,6 +258,13 @@ _ENDPOINT_FAULTS = (
     ("Hostname Verification Check failed", f"{_CERTIFICATE} is for another name; check the host, or set authority"),
     ("CERTIFICATE_VERIFY_FAILED", f"{_CERTIFICATE} no trusted authority has signed; set root_certificates"),
     ("handshake failed", "refuses the TLS handshake"),
+    (
+        "Failed to create security handshaker",
+        (
+            "cannot be called with these certificates: root_certificates, client_certificate or client_key is no"
+            " usable PEM, or the key is another certificate's"
+        ),
+    ),
 )
 
 

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["MINIMUM_INTERVAL", "Schedule", "Window"]
+__all__ = ["MAXIMUM_INTERVAL", "MINIMUM_INTERVAL", "Schedule", "Window"]
 
 MINIMUM_INTERVAL = 0.1
 """Seconds. Below it a wait would be a denial of service, and the answer would still travel longer than that."""
 MAXIMUM_INTERVAL = 1e9
 """Seconds, 31 years: what keeps the arithmetic inside the floats."""
+_LONGEST_ELAPSED = 1e15
+"""Seconds; any backoff that these arguments allow is over long before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,9 +107,9 @@ class Schedule:
         """Count the backoff bounds whose sum fits into ``elapsed``; closed form, as ``elapsed`` may be a month."""
         if elapsed <= 0.0 or self.initial >= self.interval or self.multiplier == 1.0:
             return 0
-        # n bounds last initial * (multiplier**n - 1) / (multiplier - 1).
-        growth = math.log1p(elapsed * (self.multiplier - 1.0) / self.initial)
+        rate = math.log(self.multiplier)
+        to_reach_interval = math.ceil(math.log(self.interval / self.initial) / rate)
+        # n bounds last initial * (multiplier**n - 1) / (multiplier - 1). Capped, lest an absurd time overflow.
+        growth = math.log1p(min(elapsed, _LONGEST_ELAPSED) * (self.multiplier - 1.0) / self.initial)
         # The rounding error of two logarithms must not hide a bound that is used up to the very second.
-        used_up = math.floor(growth / math.log(self.multiplier) + 1e-9)
-        to_reach_interval = math.ceil(math.log(self.interval / self.initial) / math.log(self.multiplier))
-        return min(used_up, to_reach_interval)
+        return min(math.floor(growth / rate + 1e-9), to_reach_interval)

@@ -23,7 +23,7 @@ from airflow_provider_lro._outcome import (
     Succeeded,
     TimedOut,
 )
-from airflow_provider_lro._schedule import Schedule, Window
+from airflow_provider_lro._schedule import MAXIMUM_INTERVAL, Schedule, Window
 from airflow_provider_lro.exceptions import Code, EndpointError, LroError, OperationNotFound, RpcError
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ __all__ = [
     "Start",
     "WaitArgs",
     "check_name",
+    "is_number",
     "is_transient",
     "is_whole",
     "wait",
@@ -58,6 +59,8 @@ LONGEST_OUTAGE = 24 * 3600.0
 """Seconds of nothing but errors after which a wait without deadline gives up."""
 LONGEST_RETRY_INFO = 300.0
 """Seconds: the most that a server's RetryInfo may delay a poll."""
+LATEST = 1e11
+"""Epoch seconds, in the year 5138: no time beyond it makes sense."""
 ON_TIMEOUT = ("fail", "cancel")
 
 
@@ -97,13 +100,13 @@ class WaitArgs:
         self.schedule()
         for name, exclusive in (("rpc_timeout", True), ("not_found_grace", False), ("cancel_grace", False)):
             value = getattr(self, name)
-            if not _is_number(value) or value < 0 or (exclusive and value == 0):
+            if not is_number(value, least=0) or (exclusive and value == 0):
                 expected = "above 0" if exclusive else "of at least 0"
                 raise ValueError(f"{name} must be a number of seconds {expected}, not {value!r}")
         for name in ("started_at", "deadline"):
             value = getattr(self, name)
-            if value is not None and not _is_number(value):
-                raise ValueError(f"{name} must be None or epoch seconds, not {value!r}")
+            if value is not None and not is_number(value, most=LATEST):
+                raise ValueError(f"{name} must be None or epoch seconds up to {LATEST:g}, not {value!r}")
         most = self.max_consecutive_errors
         if most is not None and not is_whole(most):
             raise ValueError(f"max_consecutive_errors must be None or a whole number of at least 0, not {most!r}")
@@ -111,8 +114,9 @@ class WaitArgs:
             raise ValueError(f"on_timeout must be one of {', '.join(map(repr, ON_TIMEOUT))}, not {self.on_timeout!r}")
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def is_number(value: object, *, least: float = -MAXIMUM_INTERVAL, most: float = MAXIMUM_INTERVAL) -> bool:
+    """Tell whether a value is a number in a range; NaN, True and False are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
 
 
 def is_whole(value: object, *, least: int = 0, most: float = math.inf) -> bool:
@@ -281,14 +285,17 @@ class _Reading:
         if isinstance(value, OperationNotFound):
             self._error = value
             # Several services create the operation some time after they have named it.
-            return None if asked - self.started_at < self._args.not_found_grace else NotFound(error=value)
+            return None if asked - self.started_at < self._args.not_found_grace else self._lost(NotFound, value)
         if not is_transient(value):
-            return Broken(error=value)
+            return self._lost(Broken, value)
         self._error = value
         if not self._errors:
             self._errors_since = asked
         self._errors += 1
-        return Broken(error=value) if self._gave_up(answer.now) else None
+        return self._lost(Broken, value) if self._gave_up(answer.now) else None
+
+    def _lost(self, kind: type[NotFound | Broken], error: LroError) -> NotFound | Broken:
+        return kind(error=error, operation=None if self._last is None else self._last.operation)
 
     def _gave_up(self, now: float) -> bool:
         most = self._args.max_consecutive_errors
@@ -302,5 +309,6 @@ class _Reading:
         return window if retry_after is None else window.at_least(min(retry_after, LONGEST_RETRY_INFO))
 
     def timed_out(self, *, effect: CancelEffect = "none", refusal: LroError | None = None) -> TimedOut:
+        """Return the verdict at the deadline."""
         operation = None if self._last is None else self._last.operation
         return TimedOut(operation=operation, error=self._error, cancel=effect, cancel_error=refusal)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from airflow_provider_lro import _outcome as outcomes
 from airflow_provider_lro._drivers import drive, drive_async, result_of, steady_clock
-from airflow_provider_lro._wait import WaitArgs, check_name, wait
+from airflow_provider_lro._wait import WaitArgs, check_name, is_number, wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -110,15 +110,18 @@ class _Operation:
     def _prepare(
         self, interval: float, timeout: float | None, policy: dict[str, Any]
     ) -> tuple[WaitArgs, WaitGenerator, Callable[[], float]]:
+        if timeout is not None and not is_number(timeout, least=0):
+            raise ValueError(f"timeout must be None or a number of seconds of at least 0, not {timeout!r}")
         clock = steady_clock()
         now = clock()
+        policy.setdefault("rpc_timeout", self._client.rpc_timeout)
         deadline = None if timeout is None else now + timeout
         args = WaitArgs(operation_name=self.name, interval=interval, started_at=now, deadline=deadline, **policy)
         args.check()
         return args, wait(args, now=now), clock
 
     def _finish(self, outcome: Outcome, args: WaitArgs, response_type: Any, *, require_result: bool) -> Message:
-        if isinstance(outcome, outcomes.Succeeded | outcomes.Failed | outcomes.Cancelled):
+        if outcome.operation is not None:
             self._take(outcome.operation)
         return result_of(outcome, args, response_type, require_result=require_result)
 
