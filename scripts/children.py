@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["ChildEnded", "Children", "Terminated", "free_ports"]
 
 #: Seconds that a child has after SIGINT, and then after SIGTERM, before the next signal.
-GRACE_INTERRUPT = 8.0
-GRACE_TERMINATE = 4.0
+GRACE_INTERRUPT = 6.0
+GRACE_TERMINATE = 2.0
 
 _PROC = Path("/proc")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,9 +34,11 @@ def service() -> Iterator[Simulator]:
 
 @pytest.fixture(scope="module")
 def airflow(service: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowStack]:
-    stored = {"conn_type": "lro", "host": service.endpoint, "extra": {"insecure": True}}
-    env = {"AIRFLOW_CONN_LRO_DEFAULT": json.dumps(stored)}
-    with AirflowStack(tmp_path_factory.mktemp("airflow"), DAGS, env=env) as running:
+    """Airflow, with the connection where most have theirs: in the database."""
+    stored = {"conn_type": "lro", "host": "127.0.0.1", "port": service.port, "extra": {"insecure": True}}
+    with AirflowStack(tmp_path_factory.mktemp("airflow"), DAGS) as running:
+        add = ["connections", "add", "lro_default", "--conn-json", json.dumps(stored)]
+        subprocess.run([sys.executable, "-m", "airflow", *add], check=True, env=running.env, capture_output=True)
         yield running
 
 

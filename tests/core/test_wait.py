@@ -1,0 +1,1140 @@
+"""The policy of a wait, in virtual time (semantics, sections 2 to 4)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from airflow_provider_lro import _wait
+from airflow_provider_lro._outcome import Broken, Cancelled, Failed, NotFound, Succeeded, TimedOut
+from airflow_provider_lro._schedule import Schedule, Window
+from airflow_provider_lro._wait import (
+    Answer,
+    Cancel,
+    Get,
+    Pause,
+    Start,
+    WaitArgs,
+    check_name,
+    is_number,
+    is_transient,
+    is_whole,
+    wait,
+)
+from airflow_provider_lro.exceptions import Code, CredentialsError, EndpointError, LroError, MalformedOperation
+from tests.core.virtual import (
+    CLOCK_ERROR,
+    EPOCH,
+    Choice,
+    Run,
+    Seeded,
+    Service,
+    choices,
+    earliest,
+    in_turn,
+    latest,
+    no_such_host,
+    not_found,
+    over_and_over,
+    properties,
+    rpc_error,
+    run,
+    run_through,
+    unavailable,
+    until,
+    wait_args,
+)
+
+MINUTE, HOUR, DAY = 60.0, 3600.0, 24 * 3600.0
+
+GOES_ON = {
+    Code.CANCELLED,
+    Code.UNKNOWN,
+    Code.DEADLINE_EXCEEDED,
+    Code.RESOURCE_EXHAUSTED,
+    Code.ABORTED,
+    Code.INTERNAL,
+    Code.UNAVAILABLE,
+}
+AT_ONCE = {
+    Code.UNIMPLEMENTED,
+    Code.PERMISSION_DENIED,
+    Code.UNAUTHENTICATED,
+    Code.INVALID_ARGUMENT,
+    Code.OUT_OF_RANGE,
+    Code.FAILED_PRECONDITION,
+    # No row has these: nothing says that time heals them.
+    Code.OK,
+    Code.ALREADY_EXISTS,
+    Code.DATA_LOSS,
+}
+LATE = {Code.NOT_FOUND}
+
+transient_errors = st.builds(
+    rpc_error, st.sampled_from(sorted(GOES_ON)), retry_after=st.none() | st.floats(0.0, 1e4) | st.just(0.1)
+)
+latencies = st.lists(st.just(0.0) | st.floats(0.0, 40.0), min_size=1, max_size=5)
+# Full jitter may choose pauses of no length for ever, and a clock that stands still ends nothing.
+policies = st.fixed_dictionaries(
+    {
+        "interval": st.floats(1.0, 120.0),
+        "initial_delay": st.floats(1.0, 30.0),
+        "multiplier": st.floats(1.0, 5.0),
+        "jitter": st.floats(0.0, 0.8),
+    }
+)
+
+
+def seconds(moment: float | None) -> float:
+    """Return what the clock of the tests shows at a moment."""
+    assert moment is not None
+    return moment - EPOCH
+
+
+def last_known(done: Run) -> Any:
+    """Return the operation of the last poll that was answered."""
+    known = [call.value.operation for call in done.polls if not isinstance(call.value, LroError)]
+    return known[-1] if known else None
+
+
+def codes(codes: set[Code]) -> Any:
+    """Parametrise over codes, in their order."""
+    return pytest.mark.parametrize("code", [pytest.param(code, id=code.name) for code in sorted(codes)])
+
+
+# When it polls.
+
+
+def test_a_fresh_wait_polls_at_once_and_then_by_the_schedule() -> None:
+    """Polls come 0, 1, 3, 7, … seconds after the start, and from a minute on every minute."""
+    done = run(wait_args(), Service(done_at=200.0))
+    assert done.polled_at == [0, 1, 3, 7, 15, 31, 63, 123, 183, 243]
+    assert isinstance(done.outcome, Succeeded)
+
+
+def test_an_operation_that_is_done_costs_one_poll() -> None:
+    """What is done at the start is known without a pause."""
+    done = run(wait_args(timeout=HOUR), Service(done_at=0.0))
+    assert (done.polled_at, done.pauses, done.cancels) == ([0], [], [])
+    assert isinstance(done.outcome, Succeeded)
+
+
+def test_the_arguments_make_the_schedule() -> None:
+    """Interval, initial delay, multiplier and jitter of the arguments are the schedule's."""
+    args = wait_args(interval=30, initial_delay=5, multiplier=3, jitter=0.5)
+    assert args.schedule() == Schedule(interval=30, initial=5, multiplier=3, jitter=0.5)
+    done = run(args, Service(done_at=100.0), choose=earliest)
+    assert [paused.window for paused in done.pauses[:4]] == [
+        Window(shortest=2.5, longest=5),
+        Window(shortest=7.5, longest=15),
+        Window(shortest=15, longest=30),
+        Window(shortest=15, longest=30),
+    ]
+    assert done.polled_at[:5] == [0, 2.5, 10, 25, 40]
+
+
+@pytest.mark.parametrize("start", [Start.FRESH, Start.POLL])
+def test_pauses_of_a_wait_that_polls_first_go_by_the_time_since_it_started(start: Start) -> None:
+    """A thousand seconds after the start, the first poll is immediate and the backoff is over."""
+    done = run(wait_args(), Service(done_at=1090.0), start=start, at=1000.0, choose=earliest)
+    assert done.polled_at == [1000, 1054, 1108]
+    assert done.pauses[0].window == Window(shortest=54.0, longest=60.0)
+
+
+def test_a_resumed_wait_pauses_first_for_any_part_of_its_bound() -> None:
+    """Waits that are rebuilt together spread their first polls over the whole bound."""
+    done = run(wait_args(), Service(done_at=1100.0), start=Start.RESUME, at=1000.0)
+    assert done.pauses[0].window == Window(shortest=0.0, longest=60.0)
+    assert done.pauses[1].window == Window(shortest=54.0, longest=60.0)
+    assert done.polled_at == [1060, 1120]
+
+
+def test_a_resumed_wait_goes_on_where_its_backoff_was() -> None:
+    """Ten seconds after the start, the bounds of 1, 2 and 4 s are used up."""
+    done = run(wait_args(), Service(done_at=60.0), start=Start.RESUME, at=10.0)
+    assert [paused.window.longest for paused in done.pauses] == [8, 16, 32]
+
+
+def test_without_a_start_time_the_wait_starts_now() -> None:
+    """Where no started_at is given, nothing has elapsed and the grace for NOT_FOUND begins."""
+    args = wait_args(started_at=None)
+    done = run(args, Service(fault=until(1030.0, not_found), done_at=1040.0), start=Start.RESUME, at=1000.0)
+    assert [paused.window.longest for paused in done.pauses[:4]] == [1, 2, 4, 8]
+    assert isinstance(done.outcome, Succeeded)
+
+
+def test_a_start_time_in_the_future_counts_as_now() -> None:
+    """Clocks of two machines differ; a wait that seems not to have begun yet starts its backoff."""
+    done = run(wait_args(), Service(done_at=0.0), start=Start.RESUME, at=-7.0, choose=earliest)
+    assert done.pauses[0].window == Window(shortest=0.0, longest=1.0)
+
+
+@properties
+@given(policy=policies, choose=choices(), started=st.floats(0.0, 30 * DAY), start=st.sampled_from(Start))
+def test_the_schedule_alone_never_exceeds_its_bound(
+    policy: dict[str, float], choose: Choice, started: float, start: Start
+) -> None:
+    """No pause without errors is longer than the interval, or follows a longer one."""
+    done = run(wait_args(**policy), Service(done_at=started + 900.0), start=start, at=started, choose=choose)
+    longest = [paused.window.longest for paused in done.pauses]
+    assert longest == sorted(longest)
+    assert max(longest) <= policy["interval"]
+    first = 1 if start is Start.RESUME else 0
+    for paused in done.pauses[first:]:
+        assert paused.window.shortest == pytest.approx(paused.window.longest * (1 - policy["jitter"]))
+        assert not paused.final
+
+
+@properties
+@given(choose=choices(), multiplier=st.floats(1.0, 8.0), share=st.floats(0.0, 1.0), data=st.data())
+def test_each_resume_costs_at_most_one_poll(
+    choose: Choice, multiplier: float, share: float, data: st.DataObject
+) -> None:
+    """With multiplier * (1 - jitter) >= 1, k resumes add at most k polls to the most that an unbroken wait makes."""
+    horizon = 600.0
+    args = wait_args(
+        timeout=horizon,
+        multiplier=multiplier,
+        jitter=share * (1.0 - 1.0 / multiplier) * (1.0 - 1e-9),
+        initial_delay=data.draw(st.floats(1.0, 100.0)),
+        interval=data.draw(st.floats(5.0, 200.0)),
+    )
+    moments = sorted(data.draw(st.lists(st.floats(0.0, horizon), max_size=12)))
+    restarts = list(zip(moments[::2], moments[1::2], strict=False))
+    service = Service(latency=[data.draw(st.sampled_from([0.0, 0.5, 20.0]))])
+    broken = run_through(args, service, restarts, choose=choose)
+    unbroken = run(args, dataclasses.replace(service), choose=earliest)
+    assert isinstance(broken.outcome, TimedOut)
+    assert len(broken.polls) <= len(unbroken.polls) + len(restarts)
+
+
+def test_resumes_do_not_start_the_backoff_again() -> None:
+    """A wait that is resumed every ten minutes for a day makes at most one poll more for each time."""
+    restarts = [(600.0 * n, 600.0 * n) for n in range(1, 144)]
+    broken = run_through(wait_args(timeout=DAY), Service(), restarts, choose=earliest)
+    unbroken = run(wait_args(timeout=DAY), Service(), choose=earliest)
+    assert len(unbroken.polls) < len(broken.polls) <= len(unbroken.polls) + 143
+
+
+# How it ends in time.
+
+
+@pytest.mark.parametrize("ending", [Succeeded, Failed, Cancelled])
+@pytest.mark.parametrize("start", Start)
+def test_what_the_service_says_is_the_outcome(ending: Any, start: Start) -> None:
+    """The outcome of a done operation is the very object that was read, and nothing is polled after it."""
+    done = run(wait_args(timeout=HOUR, on_timeout="cancel"), Service(done_at=100.0, ending=ending), start=start)
+    assert type(done.outcome) is ending
+    assert done.outcome is done.polls[-1].value
+    assert done.cancels == []
+
+
+# The deadline.
+
+
+@properties
+@given(
+    policy=policies,
+    choose=choices(),
+    latency=latencies,
+    timeout=st.floats(0.0, 300.0),
+    faults=st.lists(st.none() | transient_errors, min_size=1, max_size=5),
+    start=st.sampled_from(Start),
+    at=st.floats(0.0, 400.0),
+)
+def test_one_poll_is_made_at_the_deadline_and_none_after_it(
+    *,
+    policy: dict[str, float],
+    choose: Choice,
+    latency: list[float],
+    timeout: float,
+    faults: list[LroError | None],
+    start: Start,
+    at: float,
+) -> None:
+    """A timeout is declared after exactly one poll at or after the deadline, and takes no more than the calls do."""
+    args = wait_args(timeout=timeout, **policy)
+    done = run(args, Service(latency=latency, fault=over_and_over(faults)), choose=choose, start=start, at=at)
+    assert isinstance(done.outcome, TimedOut)
+    assert done.outcome.cancel == "none"
+    deadline = seconds(args.deadline)
+    assert [call.asked >= deadline for call in done.polls] == [False] * (len(done.polls) - 1) + [True]
+    assert all(paused.at + paused.window.longest <= deadline + CLOCK_ERROR for paused in done.pauses)
+    late = max(deadline, at)
+    assert done.ended <= late + done.latency_after(late) + CLOCK_ERROR
+
+
+def test_what_is_done_at_the_deadline_is_no_timeout() -> None:
+    """The poll at the deadline counts: what ended in the last pause has its outcome."""
+    done = run(wait_args(timeout=100.0), Service(done_at=99.9))
+    assert isinstance(done.outcome, Succeeded)
+    assert done.polled_at == [0, 1, 3, 7, 15, 31, 63, 100]
+
+
+def test_a_poll_that_straddles_the_deadline_is_followed_by_one_more_at_once() -> None:
+    """A slow answer says what was before the deadline, so one more poll is made without a pause."""
+    done = run(wait_args(timeout=10.0), Service(latency=[20.0], done_at=15.0))
+    assert done.polled_at == [0, 20]
+    assert done.pauses == []
+    assert isinstance(done.outcome, Succeeded)
+    done = run(wait_args(timeout=10.0), Service(latency=[20.0]))
+    assert (done.polled_at, done.ended) == ([0, 20], 40)
+    assert isinstance(done.outcome, TimedOut)
+
+
+def test_a_poll_asked_at_the_deadline_is_the_last() -> None:
+    """A poll that is asked at the very deadline and answered later is not followed by another."""
+    done = run(wait_args(timeout=3.0), Service(latency=[0.0, 0.0, 5.0]))
+    assert (done.polled_at, done.ended) == ([0, 1, 3], 8)
+
+
+@pytest.mark.parametrize("start", Start)
+def test_a_wait_that_begins_after_its_deadline_polls_once_without_a_pause(start: Start) -> None:
+    """Whoever comes too late still asks, once, and at once."""
+    done = run(wait_args(timeout=100.0), Service(), start=start, at=500.0)
+    assert (done.polled_at, done.pauses, done.ended) == ([500], [], 500)
+    assert isinstance(done.outcome, TimedOut)
+    done = run(wait_args(timeout=100.0), Service(done_at=400.0), start=start, at=500.0)
+    assert isinstance(done.outcome, Succeeded)
+
+
+def test_a_timeout_carries_the_last_known_state() -> None:
+    """The operation of a timeout is the last one that was read, and there is no error."""
+    done = run(wait_args(timeout=10.0), Service())
+    assert done.outcome == TimedOut(operation=done.polls[-1].value.operation)
+    assert isinstance(done.outcome, TimedOut)
+    assert done.outcome.operation is done.polls[-1].value.operation
+
+
+def test_a_timeout_among_errors_carries_the_last_state_and_the_last_error() -> None:
+    """Errors after the last answer do not make it forgotten, and the last of them is told."""
+    errors = [unavailable() for _ in range(4)]
+    done = run(wait_args(timeout=10.0), Service(fault=in_turn([errors[0], None, *errors[1:]])))
+    assert done.polled_at == [0, 1, 3, 7, 10]
+    assert isinstance(done.outcome, TimedOut)
+    assert done.outcome.operation is done.polls[1].value.operation
+    assert done.outcome.error is errors[3]
+
+
+def test_an_error_that_has_passed_is_not_told_with_a_timeout() -> None:
+    """A poll that was answered after an error makes the error forgotten."""
+    done = run(wait_args(timeout=10.0), Service(fault=in_turn([None, unavailable()])))
+    assert isinstance(done.outcome, TimedOut)
+    assert done.outcome.error is None
+
+
+def test_a_wait_that_was_never_answered_times_out_without_a_state() -> None:
+    """Where no poll ever succeeded there is no operation to show, only the last error."""
+    done = run(wait_args(timeout=10.0), Service(fault=until(math.inf, not_found)))
+    assert isinstance(done.outcome, TimedOut)
+    assert done.outcome.operation is None
+    assert done.outcome.error is done.polls[-1].value
+
+
+def test_without_a_deadline_a_wait_goes_on() -> None:
+    """A month is no reason to give up on an operation that answers."""
+    done = run(wait_args(interval=HOUR), Service(done_at=30 * DAY), choose=Seeded(0))
+    assert isinstance(done.outcome, Succeeded)
+    assert 30 * DAY <= done.ended <= 30 * DAY + HOUR
+
+
+# A poll that fails is not an operation that failed.
+
+
+@codes(set(Code))
+def test_every_code_has_one_row(code: Code) -> None:
+    """Each of the 17 codes goes on, ends the wait, or does either by the time."""
+    assert [code in row for row in (GOES_ON, AT_ONCE, LATE)].count(True) == 1
+    assert len(Code) == 17
+
+
+@codes(GOES_ON)
+@pytest.mark.parametrize("start", Start)
+def test_a_transient_code_goes_on_by_the_schedule(code: Code, start: Start) -> None:
+    """Errors that pass change neither when the next poll is made nor what becomes of the operation."""
+    fault = in_turn([rpc_error(code) for _ in range(5)])
+    done = run(wait_args(), Service(fault=fault, done_at=40.0, ending=Failed), start=start)
+    calm = run(wait_args(), Service(done_at=40.0, ending=Failed), start=start)
+    assert isinstance(done.outcome, Failed)
+    assert done.polled_at == calm.polled_at
+    assert is_transient(rpc_error(code))
+
+
+@codes(AT_ONCE)
+@pytest.mark.parametrize("start", Start)
+@pytest.mark.parametrize("before", [0, 2])
+def test_any_other_code_ends_the_wait_at_once(code: Code, start: Start, before: int) -> None:
+    """Errors that time does not heal end the wait where they are met, and say nothing of the operation."""
+    error = rpc_error(code)
+    done = run(wait_args(), Service(fault=in_turn([None] * before + [error]), done_at=20.0), start=start)
+    assert done.outcome == Broken(error=error, operation=last_known(done))
+    assert (done.outcome.operation is None) == (before == 0)
+    assert len(done.polls) == before + 1
+    assert not is_transient(error)
+
+
+@codes(LATE)
+@pytest.mark.parametrize("start", Start)
+def test_not_found_goes_on_early_and_ends_the_wait_late(code: Code, start: Start) -> None:
+    """Several services create an operation late; a name that is not known after a minute is gone."""
+    done = run(wait_args(), Service(fault=until(50.0, lambda: rpc_error(code)), done_at=100.0), start=start)
+    assert isinstance(done.outcome, Succeeded)
+    done = run(wait_args(), Service(fault=until(math.inf, lambda: rpc_error(code))), start=start)
+    assert isinstance(done.outcome, NotFound)
+    assert done.outcome.error is done.polls[-1].value
+    assert [call.asked >= MINUTE for call in done.polls[-2:]] == [False, True]
+
+
+@pytest.mark.parametrize("code", [17, 99, -1])
+def test_a_code_that_nobody_knows_ends_the_wait(code: int) -> None:
+    """A number that google.rpc.Code does not have is not taken for one that passes."""
+    done = run(wait_args(), Service(fault=in_turn([rpc_error(code)]), done_at=0.0))
+    assert isinstance(done.outcome, Broken)
+    assert done.outcome.error.code == code
+
+
+@codes(GOES_ON)
+def test_a_permanent_error_ends_the_wait_whatever_its_code(code: Code) -> None:
+    """An answer that is too large for the channel is RESOURCE_EXHAUSTED, and will be so for ever."""
+    error = rpc_error(code, permanent=True)
+    done = run(wait_args(), Service(fault=in_turn([None, error]), done_at=20.0))
+    assert isinstance(done.outcome, Broken)
+    assert done.outcome.error is error
+    assert len(done.polls) == 2
+
+
+@pytest.mark.parametrize("error", [CredentialsError("revoked"), MalformedOperation("odd"), LroError("odd")])
+@pytest.mark.parametrize("start", Start)
+@pytest.mark.parametrize("before", [0, 3])
+def test_credentials_and_other_errors_that_are_no_rpc_errors_end_the_wait(
+    error: LroError, start: Start, before: int
+) -> None:
+    """Credentials that are refused for good are refused for good, at any poll."""
+    done = run(wait_args(timeout=HOUR), Service(fault=in_turn([None] * before + [error])), start=start)
+    assert isinstance(done.outcome, Broken)
+    assert done.outcome.error is error
+    assert len(done.polls) == before + 1
+
+
+def test_an_endpoint_that_cannot_be_right_ends_a_fresh_wait() -> None:
+    """A wrong host name fails on the worker, at once."""
+    error = no_such_host()
+    done = run(wait_args(timeout=HOUR), Service(fault=in_turn([error])))
+    assert isinstance(done.outcome, Broken)
+    assert done.outcome.error is error
+    assert (done.polled_at, done.pauses) == ([0], [])
+
+
+@pytest.mark.parametrize("start", [Start.POLL, Start.RESUME])
+def test_an_endpoint_that_was_right_before_is_a_transport_fault(start: Start) -> None:
+    """Name servers and certificates have outages: a wait that goes on does not die of them."""
+    done = run(wait_args(), Service(fault=in_turn([no_such_host(), no_such_host()]), done_at=5.0), start=start)
+    assert isinstance(done.outcome, Succeeded)
+    assert [isinstance(call.value, EndpointError) for call in done.polls[:3]] == [True, True, False]
+
+
+@pytest.mark.parametrize("first", [None, unavailable(), not_found()])
+def test_only_the_first_poll_of_a_fresh_wait_is_strict_with_the_endpoint(first: LroError | None) -> None:
+    """Whatever the first poll says, an endpoint error after it is one that may pass."""
+    done = run(wait_args(), Service(fault=in_turn([first, no_such_host(), no_such_host()]), done_at=5.0))
+    assert isinstance(done.outcome, Succeeded)
+    assert is_transient(no_such_host())
+
+
+@pytest.mark.parametrize("most", [0, 1, 3])
+@pytest.mark.parametrize("timeout", [None, HOUR])
+@pytest.mark.parametrize("start", Start)
+def test_so_many_errors_in_a_row_are_tolerated_and_one_more_is_not(
+    most: int, timeout: float | None, start: Start
+) -> None:
+    """max_consecutive_errors is how many errors in a row a wait outlives."""
+    args = wait_args(timeout=timeout, max_consecutive_errors=most)
+    errors = [unavailable() for _ in range(most + 1)]
+    done = run(args, Service(fault=in_turn([None, *errors[:most]]), done_at=2.0), start=start)
+    assert isinstance(done.outcome, Succeeded)
+    done = run(args, Service(fault=in_turn([None, *errors]), done_at=2.0), start=start)
+    assert isinstance(done.outcome, Broken)
+    assert done.outcome.error is errors[most]
+    assert len(done.polls) == most + 2
+
+
+def test_an_answer_makes_the_errors_before_it_forgotten() -> None:
+    """Only errors in a row count, so a success between them starts the count again."""
+    args = wait_args(max_consecutive_errors=2)
+    two = [unavailable(), unavailable()]
+    done = run(args, Service(fault=in_turn([*two, None, *two, None, *two]), done_at=40.0))
+    assert isinstance(done.outcome, Succeeded)
+    done = run(args, Service(fault=in_turn([*two, None, *two, unavailable()]), done_at=40.0))
+    assert isinstance(done.outcome, Broken)
+    assert len(done.polls) == 6
+
+
+def test_errors_of_different_kinds_count_together() -> None:
+    """An outage that shows itself by turns as one code, another, and no host is one outage."""
+    faults = [unavailable(), rpc_error(Code.INTERNAL), no_such_host()]
+    args = wait_args(max_consecutive_errors=2)
+    done = run(args, Service(fault=in_turn(faults), done_at=0.0), start=Start.POLL)
+    assert isinstance(done.outcome, Broken)
+    assert done.outcome.error is faults[2]
+
+
+def test_an_early_not_found_is_not_counted_as_an_error() -> None:
+    """An operation that is created late is expected, also where no error is tolerated."""
+    done = run(wait_args(max_consecutive_errors=0), Service(fault=until(50.0, not_found), done_at=55.0))
+    assert isinstance(done.outcome, Succeeded)
+
+
+def test_without_a_deadline_a_day_of_nothing_but_errors_ends_the_wait() -> None:
+    """Nothing else would ever end it."""
+    done = run(wait_args(), Service(fault=until(math.inf, unavailable)), choose=Seeded(1))
+    assert isinstance(done.outcome, Broken)
+    assert done.outcome.error is done.polls[-1].value
+    assert DAY <= done.ended <= DAY + MINUTE
+
+
+def test_a_day_of_errors_is_counted_from_the_first_of_them() -> None:
+    """An outage is as long as the time since the last answer, whenever the wait began."""
+    errors = until(math.inf, unavailable)
+    service = Service(fault=lambda number, asked: None if asked < 10 * HOUR else errors(number, asked))
+    done = run(wait_args(), service)
+    assert isinstance(done.outcome, Broken)
+    assert done.outcome.operation is last_known(done)
+    assert 34 * HOUR <= done.ended <= 34 * HOUR + 2 * MINUTE
+
+
+def test_one_answer_in_a_day_of_errors_is_enough() -> None:
+    """A service that answers now and then is waited for."""
+    service = Service(fault=lambda number, _asked: None if number % 1000 == 999 else unavailable(), done_at=3 * DAY)
+    done = run(wait_args(), service)
+    assert isinstance(done.outcome, Succeeded)
+    assert done.ended >= 3 * DAY
+
+
+def test_a_deadline_is_waited_for_through_any_outage() -> None:
+    """Whoever gave a deadline has said how long to bear errors."""
+    done = run(wait_args(timeout=2 * DAY), Service(fault=until(math.inf, unavailable)))
+    assert isinstance(done.outcome, TimedOut)
+    assert done.ended == pytest.approx(2 * DAY)
+
+
+def test_a_number_of_errors_that_is_given_replaces_the_day() -> None:
+    """Whoever gave a number of errors has said how long to bear them."""
+    args = wait_args(max_consecutive_errors=10_000)
+    done = run(args, Service(fault=until(2 * DAY, unavailable), done_at=2 * DAY))
+    assert isinstance(done.outcome, Succeeded)
+
+
+@pytest.mark.parametrize(("grace", "polls"), [(0, 1), (0.5, 2), (1, 2), (3, 3), (3.1, 4), (60, 7), (1000, 23)])
+def test_the_grace_for_not_found_is_an_argument(grace: float, polls: int) -> None:
+    """A NOT_FOUND that is asked for when the grace is over ends the wait, and 0 gives none."""
+    done = run(wait_args(not_found_grace=grace), Service(fault=until(math.inf, not_found)))
+    assert isinstance(done.outcome, NotFound)
+    assert len(done.polls) == polls
+
+
+def test_the_grace_for_not_found_is_over_by_when_the_poll_was_asked() -> None:
+    """A slow answer to an early poll is still an early answer."""
+    fault = in_turn([not_found()])
+    done = run(wait_args(), Service(fault=fault, latency=[59.0, 2.0], done_at=0.0))
+    assert isinstance(done.outcome, Succeeded)
+
+
+def test_a_resume_does_not_start_the_grace_for_not_found_again() -> None:
+    """The grace counts from started_at: a rebuilt wait takes NOT_FOUND for what it is."""
+    gone = Service(fault=until(math.inf, not_found))
+    done = run(wait_args(), gone, start=Start.RESUME, at=100.0)
+    assert isinstance(done.outcome, NotFound)
+    assert len(done.polls) == 1
+    done = run_through(wait_args(), Service(fault=until(math.inf, not_found)), [(30.0, 40.0)])
+    assert isinstance(done.outcome, NotFound)
+    assert [call.asked >= MINUTE for call in done.polls[-2:]] == [False, True]
+
+
+def test_a_name_that_is_gone_after_it_was_known_is_gone() -> None:
+    """An operation that was deleted under a wait ends it as not found."""
+    service = Service(fault=lambda _number, asked: not_found() if asked > 500.0 else None)
+    done = run(wait_args(), service)
+    assert done.outcome == NotFound(error=done.polls[-1].value, operation=last_known(done))
+    assert done.outcome.operation is done.polls[-2].value.operation
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "next_poll"), [(None, 1), (0.0, 1), (0.5, 1), (20.0, 20), (300.0, 300), (1e6, 300), (math.inf, 300)]
+)
+def test_the_service_may_ask_to_be_left_alone_for_five_minutes(retry_after: float | None, next_poll: float) -> None:
+    """A RetryInfo delays the next poll, by five minutes at most, and hastens none."""
+    fault = in_turn([unavailable(retry_after=retry_after)])
+    done = run(wait_args(), Service(fault=fault, done_at=0.0))
+    assert done.polled_at == [0, next_poll]
+
+
+def test_retry_info_delays_the_earliest_moment_too() -> None:
+    """However the moment in the window is chosen, it is not before the one the service asked for."""
+    fault = in_turn([unavailable(retry_after=0.95), unavailable(retry_after=30.0)])
+    done = run(wait_args(), Service(fault=fault, done_at=0.0), choose=earliest)
+    assert done.pauses[0].window == Window(shortest=0.95, longest=1.0)
+    assert done.pauses[1].window == Window(shortest=30.0, longest=30.0)
+
+
+def test_retry_info_counts_once() -> None:
+    """After an answer, or an error without it, polls come by the schedule again."""
+    fault = in_turn([unavailable(retry_after=100.0), unavailable(), unavailable(retry_after=100.0), None])
+    done = run(wait_args(), Service(fault=fault, done_at=300.0))
+    assert done.polled_at == [0, 100, 102, 202, 210, 226, 258, 318]
+
+
+def test_the_deadline_cuts_retry_info() -> None:
+    """A service cannot ask for more time than the wait has."""
+    done = run(wait_args(timeout=10.0), Service(fault=in_turn([unavailable(retry_after=60.0)])))
+    assert done.polled_at == [0, 10]
+    assert isinstance(done.outcome, TimedOut)
+
+
+# Nothing but the service says that an operation is done.
+
+faults = (
+    st.none()
+    | transient_errors
+    | st.builds(not_found)
+    | st.builds(no_such_host)
+    | st.builds(rpc_error, st.sampled_from(sorted(AT_ONCE)))
+    | st.builds(CredentialsError, st.just("revoked"))
+)
+# Most errors end a wait; what these do is more than the first of them.
+healing_faults = st.none() | transient_errors | st.builds(not_found)
+
+
+@properties
+@given(
+    script=st.lists(healing_faults, max_size=10) | st.lists(faults, max_size=10),
+    choose=choices(),
+    ending=st.sampled_from([Succeeded, Failed, Cancelled]),
+    done_at=st.floats(0.0, 300.0) | st.just(math.inf),
+    timeout=st.none() | st.floats(0.0, 300.0),
+    on_timeout=st.sampled_from(["fail", "cancel"]),
+    refusals=st.lists(transient_errors | st.builds(rpc_error, st.just(Code.UNIMPLEMENTED)), max_size=3),
+    cancel_takes=st.sampled_from([0.0, 5.0, math.inf]),
+    latency=latencies,
+    restarts=st.lists(st.tuples(st.floats(0.0, 50.0), st.floats(0.0, 50.0)), max_size=3),
+)
+@example(
+    script=[],
+    choose=latest,
+    ending=Succeeded,
+    done_at=math.inf,
+    timeout=10.0,
+    on_timeout="cancel",
+    refusals=[],
+    cancel_takes=0.0,
+    latency=[0.0],
+    restarts=[],
+)
+def test_an_outcome_of_the_operation_was_read_from_the_service(
+    *,
+    script: list[LroError | None],
+    choose: Choice,
+    ending: Any,
+    done_at: float,
+    timeout: float | None,
+    on_timeout: str,
+    refusals: list[LroError],
+    cancel_takes: float,
+    latency: list[float],
+    restarts: list[tuple[float, float]],
+) -> None:
+    """No mix of faults, restarts and cancels ends in a success, a failure or a cancellation that was not read."""
+    service = Service(
+        fault=in_turn(script),
+        ending=ending,
+        # Without a deadline only its end ends the wait.
+        done_at=300.0 if timeout is None and math.isinf(done_at) else done_at,
+        refusals=refusals,
+        cancel_takes=cancel_takes,
+        latency=latency,
+    )
+    moments, now = [], 0.0
+    for alive, dead in restarts:
+        moments.append((now + alive, now + alive + dead))
+        now += alive + dead
+    args = wait_args(timeout=timeout, on_timeout=on_timeout, jitter=0.5)
+    done = run_through(args, service, moments, choose=choose)
+
+    answers = [call.value for call in done.polls]
+    last, outcome = answers[-1], done.outcome
+    assert not any(isinstance(answer, Succeeded | Failed) for answer in answers[:-1]) or restarts
+    if isinstance(last, Succeeded | Failed):
+        assert outcome is last
+    if isinstance(outcome, Succeeded | Failed | Cancelled):
+        assert outcome is last
+    elif isinstance(outcome, Broken | NotFound):
+        assert outcome.error is last
+        assert outcome.operation is None or outcome.operation is last_known(done)
+    else:
+        assert isinstance(outcome, TimedOut)
+        assert outcome.operation is None or outcome.operation is last_known(done)
+        assert (outcome.cancel == "none") <= (not done.cancels)
+        assert (outcome.cancel == "took effect") == isinstance(last, Cancelled)
+        if outcome.cancel == "refused":
+            assert outcome.cancel_error in refusals
+
+
+# What a cancel at the deadline comes to.
+
+
+def cancelling(service: Service, **changes: Any) -> Run:
+    """Run a wait of 100 s that cancels, and then waits for another 60 s."""
+    return run(wait_args(timeout=100.0, on_timeout="cancel"), service, **changes)
+
+
+def test_a_cancel_is_asked_for_after_the_poll_at_the_deadline() -> None:
+    """The deadline is polled first, then one cancel is asked for, and its effect is polled for by a fresh schedule."""
+    done = cancelling(Service())
+    assert done.polled_at == [0, 1, 3, 7, 15, 31, 63, 100, 100, 101, 103, 107, 115, 131, 160]
+    assert done.cancelled_at == [100]
+    assert [paused.final for paused in done.pauses] == [paused.at >= 100 for paused in done.pauses]
+    assert next(paused.window for paused in done.pauses if paused.final) == Window(shortest=0.9, longest=1.0)
+
+
+def test_what_is_done_at_the_deadline_is_not_cancelled() -> None:
+    """An operation that ends in the last pause is left alone."""
+    done = cancelling(Service(done_at=99.0))
+    assert isinstance(done.outcome, Succeeded)
+    assert done.cancels == []
+
+
+@pytest.mark.parametrize("ending", [Succeeded, Failed])
+def test_an_operation_that_ends_in_spite_of_a_cancel_has_its_own_outcome(ending: Any) -> None:
+    """A success in the grace is a success, a failure is a failure."""
+    done = cancelling(Service(done_at=120.0, ending=ending, cancel_takes=30.0))
+    assert type(done.outcome) is ending
+    assert done.outcome is done.polls[-1].value
+    assert done.ended == pytest.approx(131)
+
+
+@pytest.mark.parametrize("takes", [0.0, 10.0, 60.0])
+def test_a_cancel_that_takes_effect_is_a_timeout(takes: float) -> None:
+    """CANCELLED in the grace is the timeout, never a cancellation, and says so."""
+    done = cancelling(Service(cancel_takes=takes))
+    cancelled = done.polls[-1].value
+    assert isinstance(cancelled, Cancelled)
+    assert done.outcome == TimedOut(operation=cancelled.operation, cancel="took effect")
+
+
+def test_a_cancel_without_effect_is_a_timeout_that_says_so() -> None:
+    """What still runs after the grace was asked to cancel, no more."""
+    done = cancelling(Service(cancel_takes=61.0))
+    assert done.outcome == TimedOut(operation=done.polls[-1].value.operation, cancel="asked")
+    assert done.ended == pytest.approx(160)
+
+
+@codes(AT_ONCE | LATE)
+def test_a_cancel_that_is_refused_is_told_after_one_more_poll(code: Code) -> None:
+    """A service that cannot cancel is not asked again, and not waited for."""
+    refusal = rpc_error(code)
+    done = cancelling(Service(refusals=[refusal]))
+    assert done.outcome == TimedOut(operation=done.polls[-1].value.operation, cancel="refused", cancel_error=refusal)
+    assert done.cancelled_at == [100]
+    assert done.polled_at[-3:] == [63, 100, 100]
+
+
+def test_credentials_that_may_not_cancel_refuse() -> None:
+    """An error that is no RpcError refuses as well."""
+    refusal = CredentialsError("revoked")
+    done = cancelling(Service(refusals=[refusal]))
+    assert isinstance(done.outcome, TimedOut)
+    assert (done.outcome.cancel, done.outcome.cancel_error) == ("refused", refusal)
+
+
+@pytest.mark.parametrize("ending", [Succeeded, Failed])
+def test_a_cancel_that_comes_too_late_is_refused_and_the_operation_has_its_outcome(ending: Any) -> None:
+    """An operation that ends between the last poll and the cancel is found by the poll after it."""
+    service = Service(done_at=100.5, ending=ending, latency=[0.0] * 8 + [1.0], refusals=[rpc_error(9)])
+    done = cancelling(service)
+    assert type(done.outcome) is ending
+    assert done.outcome is done.polls[-1].value
+
+
+@codes(GOES_ON)
+def test_a_cancel_that_fails_for_now_is_asked_for_again(code: Code) -> None:
+    """A cancel that was lost on its way is repeated before each poll until it is accepted, and then no more."""
+    done = cancelling(Service(refusals=[rpc_error(code), rpc_error(code)]))
+    assert done.cancelled_at == [100, 101, 103]
+    assert done.polled_at[-7:] == [100, 101, 103, 107, 115, 131, 160]
+    assert done.outcome == TimedOut(operation=done.polls[-1].value.operation, cancel="asked")
+
+
+def test_an_endpoint_that_cannot_be_reached_for_now_is_asked_again_to_cancel() -> None:
+    """Errors of the endpoint pass for a cancel as they do for a poll."""
+    done = cancelling(Service(refusals=[no_such_host()]))
+    assert done.cancelled_at == [100, 101]
+
+
+def test_a_cancel_that_fails_all_the_time_counts_as_refused() -> None:
+    """What could never be asked for was refused, and the last reason is told."""
+    refusals = [unavailable() for _ in range(20)]
+    done = cancelling(Service(refusals=refusals))
+    assert done.cancelled_at == [100, 101, 103, 107, 115, 131, 160]
+    assert isinstance(done.outcome, TimedOut)
+    assert done.outcome.cancel == "refused"
+    assert done.outcome.cancel_error is refusals[6]
+
+
+def test_a_cancel_that_was_lost_but_came_through_took_effect() -> None:
+    """A cancel whose answer was lost may have arrived: what the poll finds is what counts."""
+    service = Service(refusals=[rpc_error(Code.DEADLINE_EXCEEDED)], done_at=100.0, ending=Cancelled)
+    service.fault = in_turn([None] * 7 + [unavailable()])
+    done = cancelling(service)
+    assert done.cancelled_at == [100]
+    assert isinstance(done.outcome, TimedOut)
+    assert done.outcome.cancel == "took effect"
+
+
+def test_errors_in_the_grace_are_borne() -> None:
+    """A poll that fails after the cancel says nothing about the operation."""
+    service = Service(fault=in_turn([None] * 8 + [unavailable()] * 3), cancel_takes=0.0)
+    done = cancelling(service)
+    assert done.polled_at[-4:] == [100, 101, 103, 107]
+    assert isinstance(done.outcome, TimedOut)
+    assert done.outcome.cancel == "took effect"
+
+
+def test_an_outage_in_the_grace_is_told_with_the_timeout() -> None:
+    """A service that fails from the deadline on leaves the state of before and the error of now."""
+    service = Service(fault=lambda _number, asked: unavailable() if asked >= 100.0 else None)
+    done = cancelling(service)
+    assert isinstance(done.outcome, TimedOut)
+    assert done.outcome.cancel == "asked"
+    assert done.outcome.operation is done.polls[6].value.operation
+    assert done.outcome.error is done.polls[-1].value
+
+
+def test_an_error_in_the_grace_that_time_does_not_heal_ends_the_wait() -> None:
+    """Whoever may not read any more does not know what became of the operation."""
+    error = rpc_error(Code.PERMISSION_DENIED)
+    done = cancelling(Service(fault=in_turn([None] * 8 + [error])))
+    assert isinstance(done.outcome, Broken)
+    assert done.outcome.error is error
+
+
+def test_an_operation_that_is_gone_after_the_cancel_is_not_found() -> None:
+    """Some services delete what is cancelled; that is not reported as cancelled, for nobody said so."""
+    done = cancelling(Service(fault=lambda _number, asked: not_found() if asked > 100.0 else None))
+    assert isinstance(done.outcome, NotFound)
+
+
+def test_retry_info_in_the_grace_is_obeyed_and_cut() -> None:
+    """A service that asks for time after the cancel has it, up to the end of the grace."""
+    fault = in_turn([None] * 8 + [unavailable(retry_after=20.0), unavailable(retry_after=200.0)])
+    done = cancelling(Service(fault=fault))
+    assert done.polled_at[-3:] == [100, 120, 160]
+
+
+def test_without_grace_the_effect_of_a_cancel_is_asked_for_once() -> None:
+    """A grace of 0 polls once after the cancel."""
+    args = wait_args(timeout=100.0, on_timeout="cancel", cancel_grace=0)
+    done = run(args, Service())
+    assert done.polled_at[-2:] == [100, 100]
+    assert done.outcome == TimedOut(operation=done.polls[-1].value.operation, cancel="asked")
+    assert isinstance(run(args, Service(cancel_takes=0.0)).outcome, TimedOut)
+
+
+@properties
+@given(
+    policy=policies,
+    choose=choices(),
+    latency=latencies,
+    timeout=st.floats(0.0, 100.0),
+    grace=st.floats(0.0, 100.0),
+    faults=st.lists(st.none() | transient_errors, min_size=1, max_size=5),
+    refusals=st.lists(transient_errors, max_size=5),
+)
+def test_a_wait_that_cancels_ends_after_its_grace(
+    *,
+    policy: dict[str, float],
+    choose: Choice,
+    latency: list[float],
+    timeout: float,
+    grace: float,
+    faults: list[LroError | None],
+    refusals: list[LroError],
+) -> None:
+    """It polls at the end of the grace, and exceeds it by no more than the calls take."""
+    args = wait_args(timeout=timeout, on_timeout="cancel", cancel_grace=grace, **policy)
+    service = Service(latency=latency, fault=over_and_over(faults), refusals=refusals)
+    done = run(args, service, choose=choose)
+    assert isinstance(done.outcome, TimedOut)
+    assert done.outcome.cancel in ("asked", "refused")
+    deadline, cancelled = seconds(args.deadline), done.cancels[0].asked
+    assert any(deadline <= call.asked <= cancelled for call in done.polls)
+    assert done.polls[-1].asked >= cancelled + grace - CLOCK_ERROR
+    assert done.ended <= deadline + grace + done.latency_after(deadline) + CLOCK_ERROR
+    assert all(paused.final == (paused.at >= cancelled) for paused in done.pauses)
+    accepted = [call.value is None for call in done.cancels]
+    assert accepted.count(True) <= 1
+    assert not any(accepted[:-1])
+
+
+@pytest.mark.parametrize("on_timeout", ["fail", "cancel"])
+@pytest.mark.parametrize("start", Start)
+def test_an_operation_that_somebody_else_cancels_in_time_is_cancelled(on_timeout: str, start: Start) -> None:
+    """Before the deadline a wait asks nobody to cancel, so that it was somebody else."""
+    args = wait_args(timeout=100.0, on_timeout=on_timeout)
+    for at in (0.0, 80.0):
+        done = run(args, Service(done_at=90.0, ending=Cancelled), start=start, at=at)
+        assert isinstance(done.outcome, Cancelled)
+        assert done.outcome is done.polls[-1].value
+        assert done.cancels == []
+
+
+@pytest.mark.parametrize("start", [Start.FRESH, Start.POLL])
+def test_a_wait_that_begins_after_its_deadline_has_not_cancelled_before(start: Start) -> None:
+    """Only a wait that was rebuilt can have asked to cancel in an earlier life."""
+    done = cancelling(Service(done_at=0.0, ending=Cancelled), start=start, at=150.0)
+    assert isinstance(done.outcome, Cancelled)
+
+
+@pytest.mark.parametrize("resumed", [100.0, 130.0, DAY])
+def test_what_a_resumed_wait_finds_cancelled_after_its_deadline_is_its_own_doing(resumed: float) -> None:
+    """A wait that was lost in its grace finds the effect of its own cancel, and tells the timeout."""
+    service = Service(cancel_takes=20.0, done_at=math.inf)
+    args = wait_args(timeout=100.0, on_timeout="cancel")
+    done = run_through(args, service, [(100.0, resumed)])
+    assert done.cancelled_at[0] == 100
+    cancelled = done.polls[-1].value
+    assert isinstance(cancelled, Cancelled)
+    assert done.outcome == TimedOut(operation=cancelled.operation, cancel="took effect")
+
+
+def test_without_cancel_a_resumed_wait_that_finds_cancelled_takes_it_for_somebody_elses() -> None:
+    """A wait that never cancels has not cancelled."""
+    done = run(wait_args(timeout=100.0), Service(done_at=0.0, ending=Cancelled), start=Start.RESUME, at=150.0)
+    assert isinstance(done.outcome, Cancelled)
+
+
+@pytest.mark.parametrize("ending", [Succeeded, Failed])
+def test_a_wait_that_is_resumed_after_its_deadline_finds_what_came_of_the_operation(ending: Any) -> None:
+    """A success or a failure that came while nobody was looking is the outcome, and nothing is cancelled."""
+    done = cancelling(Service(done_at=120.0, ending=ending), start=Start.RESUME, at=150.0)
+    assert type(done.outcome) is ending
+    assert done.cancels == []
+
+
+def test_a_wait_that_is_resumed_after_its_deadline_cancels() -> None:
+    """A triggerer that was down at the deadline cancels when it is back, and then gives the whole grace."""
+    done = cancelling(Service(cancel_takes=30.0), start=Start.RESUME, at=DAY)
+    assert done.cancelled_at == [DAY]
+    assert isinstance(done.outcome, TimedOut)
+    assert done.outcome.cancel == "took effect"
+    assert done.polled_at[:2] == [DAY, DAY]
+
+
+# The arguments.
+
+
+def test_every_argument_but_the_name_has_a_default() -> None:
+    """What crosses from operator to trigger is this, with the defaults of the documentation."""
+    fields = {field.name: field.default for field in dataclasses.fields(WaitArgs)}
+    assert fields.pop("operation_name") is dataclasses.MISSING
+    assert fields == {
+        "lro_conn_id": "lro_default",
+        "endpoint": None,
+        "interval": 60.0,
+        "initial_delay": 1.0,
+        "multiplier": 2.0,
+        "jitter": 0.1,
+        "rpc_timeout": 30.0,
+        "not_found_grace": 60.0,
+        "max_consecutive_errors": None,
+        "on_timeout": "fail",
+        "cancel_grace": 60.0,
+        "started_at": None,
+        "deadline": None,
+    }
+    assert all(field.kw_only for field in dataclasses.fields(WaitArgs))
+
+
+def test_the_defaults_make_sense() -> None:
+    """A name alone is enough to wait."""
+    WaitArgs(operation_name="operations/o").check()
+
+
+def test_arguments_are_compared_by_identity_and_not_shown() -> None:
+    """Airflow puts triggers into sets, and a trigger's own repr is not for a dataclass to write."""
+    args, other = wait_args(), wait_args()
+    assert args != other
+    assert len({args, other}) == 2
+    assert "operations/o" not in repr(args)
+    args.deadline = EPOCH
+    assert args.deadline == EPOCH
+
+
+def test_the_constructor_takes_anything() -> None:
+    """A trigger whose constructor raises stops its whole triggerer."""
+    nonsense = {field.name: object() for field in dataclasses.fields(WaitArgs)}
+    args = WaitArgs(**nonsense)
+    assert all(getattr(args, name) is value for name, value in nonsense.items())
+
+
+NO_NUMBERS = [math.nan, math.inf, -math.inf, True, False, "5", [5], 10**400]
+BAD = [
+    *[("operation_name", "the operation's name", value) for value in (None, "", "  ", 5, b"operations/o", ["o"])],
+    *[("interval", "interval", value) for value in (*NO_NUMBERS, None, 0, 0.09, -1)],
+    *[("initial_delay", "initial", value) for value in (*NO_NUMBERS, None, 0, 0.09, -1)],
+    *[("multiplier", "multiplier", value) for value in (*NO_NUMBERS, None, 0, 0.9, -1)],
+    *[("jitter", "jitter", value) for value in (*NO_NUMBERS, None, -0.1, 1.1)],
+    *[("rpc_timeout", "rpc_timeout", value) for value in (*NO_NUMBERS, None, 0, 0.0, -1, 1.1e9)],
+    *[("not_found_grace", "not_found_grace", value) for value in (*NO_NUMBERS, None, -0.1, 1.1e9)],
+    *[("cancel_grace", "cancel_grace", value) for value in (*NO_NUMBERS, None, -0.1, 1.1e9)],
+    *[("started_at", "started_at", value) for value in (*NO_NUMBERS, -1.1e9, 1.1e11, -sys.float_info.max)],
+    *[("deadline", "deadline", value) for value in (*NO_NUMBERS, -1.1e9, 1.1e11, -sys.float_info.max)],
+    *[("max_consecutive_errors", "max_consecutive_errors", value) for value in (-1, 1.0, "1", True, False, math.nan)],
+    *[("on_timeout", "on_timeout", value) for value in (None, "", "Cancel", "skip", 1, True, ["fail"])],
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "value"), [pytest.param(*bad, id=f"{bad[0]}={str(bad[2])[:20]!r}") for bad in BAD]
+)
+def test_an_argument_that_makes_no_sense_is_named(name: str, said: str, value: Any) -> None:
+    """Each bad value is a ValueError that names its field and shows the value, before anything is done."""
+    args = wait_args(**{name: value})
+    with pytest.raises(ValueError, match=rf"{said} must be") as caught:
+        args.check()
+    assert repr(value) in str(caught.value)
+    with pytest.raises(ValueError, match=rf"{said} must be"):
+        next(wait(args, now=EPOCH))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("operation_name", "o"),
+        ("interval", 0.1),
+        ("initial_delay", 0.1),
+        ("multiplier", 1),
+        ("jitter", 0),
+        ("jitter", 1),
+        ("rpc_timeout", 0.001),
+        ("not_found_grace", 0),
+        ("cancel_grace", 0),
+        ("max_consecutive_errors", None),
+        ("max_consecutive_errors", 0),
+        ("rpc_timeout", 1e9),
+        ("not_found_grace", 1e9),
+        ("cancel_grace", 1e9),
+        ("started_at", 0),
+        ("started_at", -1e9),
+        ("started_at", 1e11),
+        ("deadline", 0),
+        ("deadline", -1e9),
+        ("deadline", 1e11),
+        ("on_timeout", "fail"),
+        ("on_timeout", "cancel"),
+    ],
+)
+def test_the_edges_of_what_makes_sense_are_allowed(name: str, value: Any) -> None:
+    """The least and the most that each field allows are allowed."""
+    wait_args(**{name: value}).check()
+
+
+@pytest.mark.parametrize("started_at", [-1e9, 0.0, 1e9, EPOCH + 1.0, 1e11])
+@pytest.mark.parametrize("start", Start)
+def test_any_start_time_that_is_allowed_can_be_waited_from(started_at: float, start: Start) -> None:
+    """A row that holds an odd time makes a wait like any other, not a crash of its trigger."""
+    args = wait_args(started_at=started_at, timeout=10.0, multiplier=3)
+    assert isinstance(run(args, Service(), start=start).outcome, TimedOut)
+
+
+def test_a_name_that_makes_sense_is_returned() -> None:
+    """The check hands on what it has checked."""
+    assert check_name(" operations/o") == " operations/o"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (0, False),
+        (1, True),
+        (5, True),
+        (6, False),
+        (-3, False),
+        (2.0, False),
+        (True, False),
+        ("2", False),
+        (None, False),
+    ],
+)
+def test_a_whole_number_in_a_range_is_an_int_in_it(value: Any, expected: bool) -> None:
+    """True is 1 to Python, but never what was meant."""
+    assert is_whole(value, least=1, most=5) is expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (-1.5, True),
+        (2, True),
+        (2.5, True),
+        (2.6, False),
+        (-1.6, False),
+        (True, False),
+        (False, False),
+        (math.nan, False),
+        (math.inf, False),
+        (10**400, False),
+        ("2", False),
+        (None, False),
+    ],
+)
+def test_a_number_in_a_range_is_an_int_or_a_float_in_it(value: Any, expected: bool) -> None:
+    """NaN is in no range, and a whole number that no float holds is compared all the same."""
+    assert is_number(value, least=-1.5, most=2.5) is expected
+
+
+def test_a_number_without_a_range_is_one_that_leaves_room_for_arithmetic() -> None:
+    """Without a range, numbers up to 31 years of seconds either way will do."""
+    assert is_number(1e9)
+    assert is_number(-1e9)
+    assert not is_number(1.1e9)
+    assert not is_number(-1.1e9)
+
+
+def test_a_whole_number_may_be_0_and_has_no_end() -> None:
+    """Without a range any int that is not negative will do."""
+    assert is_whole(0)
+    assert is_whole(10**30)
+    assert not is_whole(-1)
+
+
+def test_a_wait_says_what_is_to_be_done_in_values() -> None:
+    """Two commands that say the same are equal, so that drivers and tests can compare them."""
+    assert next(wait(wait_args(), now=EPOCH)) == Get()
+    assert Get() != Cancel()
+    window = Window(shortest=1.0, longest=2.0)
+    assert Pause(window=window) == Pause(window=window, final=False)
+    assert Answer(now=EPOCH) == Answer(now=EPOCH, value=None)
+
+
+@pytest.mark.parametrize(
+    "value", [Get(), Cancel(), Pause(window=Window(shortest=1.0, longest=2.0)), Answer(now=EPOCH)], ids=repr
+)
+def test_commands_and_answers_are_frozen_slotted_and_spelled_out(value: Any) -> None:
+    """No field can be changed, none can be added, and each is given by name."""
+    assert not hasattr(value, "__dict__")
+    assert type(value).__dataclass_params__.frozen
+    for field in dataclasses.fields(value):
+        assert field.kw_only
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(value, field.name, None)
+
+
+def test_everything_public_is_declared() -> None:
+    """The module declares its commands, its arguments and its functions, but for constants of the policy."""
+    here = {name for name, value in vars(_wait).items() if getattr(value, "__module__", None) == _wait.__name__}
+    assert set(_wait.__all__) == {name for name in here if not name.startswith("_")} | {"Command"}

@@ -1,0 +1,396 @@
+"""The five RPCs in both shells: their headers, their listing, and what their errors say."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import uuid
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from google.longrunning import operations_proto_pb2 as pb
+from google.protobuf import any_pb2, duration_pb2, empty_pb2
+from google.rpc import error_details_pb2, status_pb2
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from airflow_provider_lro import __version__
+from airflow_provider_lro._rpc import routing_header
+from airflow_provider_lro._wait import is_transient
+from airflow_provider_lro.exceptions import (
+    Code,
+    CredentialsError,
+    LroError,
+    OperationNotFound,
+    RpcError,
+    UnimplementedError,
+)
+from airflow_provider_lro.operation import AsyncOperationsClient, OperationsClient
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.grpc.conftest import Bench, FakeServer, Shell
+
+    Serve = Callable[..., FakeServer]
+
+with warnings.catch_warnings():
+    # It would like grpcio-status to be there, which says nothing about a header.
+    warnings.simplefilter("ignore", ImportWarning)
+    from google.api_core.gapic_v1.routing_header import to_routing_header
+
+METHODS = ("get_operation", "wait_operation", "cancel_operation", "delete_operation", "list_operations")
+
+
+async def call(shell: Shell, client: Any, method: str, name: str, **options: Any) -> Any:
+    """Call one of the five, a listing to its end."""
+    answer = getattr(client, method)(name, **options)
+    return await shell.listed(answer) if method == "list_operations" else await shell.do(answer)
+
+
+def fine(method: str) -> Callable[[Any, Any], Any]:
+    """Answer a method with an empty message."""
+    kinds: dict[str, Any] = {"GetOperation": pb.Operation, "WaitOperation": pb.Operation}
+    kind = pb.ListOperationsResponse if method == "ListOperations" else kinds.get(method, empty_pb2.Empty)
+    return lambda request, context: kind()
+
+
+def test_the_twins_have_the_same_surface() -> None:
+    """Both clients have the same methods, with the same arguments and defaults."""
+
+    def public(kind: type) -> dict[str, list[str]]:
+        members = inspect.getmembers(kind, callable)
+        return {
+            name: [str(each) for each in inspect.signature(member).parameters.values()]
+            for name, member in members
+            if not name.startswith("_")
+        }
+
+    assert public(OperationsClient) == public(AsyncOperationsClient)
+    assert {*METHODS, "close", "connect"} == set(public(OperationsClient))
+
+
+# ── the five ──
+
+
+async def test_get(bench: Bench) -> None:
+    """It returns the latest state."""
+    name = bench.name(duration=0, response={"a": 1})
+    operation = await bench.do(bench.client.get_operation(name))
+    assert isinstance(operation, pb.Operation)
+    assert (operation.name, operation.done) == (name, True)
+
+
+async def test_wait_returns_when_done_or_when_the_server_has_held_it_long_enough(bench: Bench) -> None:
+    """One call each; being early is no error."""
+    soon, never = bench.name(duration=0.2), bench.name(outcome="never")
+    assert (await bench.do(bench.client.wait_operation(soon))).done
+    assert not (await bench.do(bench.client.wait_operation(never, timeout=0.2))).done
+    assert [call["method"] for call in bench.simulator.calls(name=soon)] == ["WaitOperation"]
+
+
+async def test_cancel_and_delete(bench: Bench) -> None:
+    """They return nothing; a Get tells what they did."""
+    name = bench.name(outcome="never")
+    assert await bench.do(bench.client.cancel_operation(name)) is None
+    assert (await bench.do(bench.client.get_operation(name))).error.code == Code.CANCELLED
+    assert await bench.do(bench.client.delete_operation(name)) is None
+    with pytest.raises(OperationNotFound):
+        await bench.do(bench.client.get_operation(name))
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_a_method_that_the_service_does_not_have(bench: Bench, method: str) -> None:
+    """The error is its own class, and names the method."""
+    name = bench.name(unimplemented="get,wait,cancel,delete,list")
+    rpc = method.title().replace("_", "")
+    with pytest.raises(UnimplementedError, match=rpc) as caught:
+        await call(bench.shell, bench.client, method, name)
+    assert caught.value.code is Code.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_an_empty_name_is_refused_before_anything_is_sent(shell: Shell, serve: Serve, method: str) -> None:
+    """A ValueError, and the server has not been called."""
+    rpc = method.title().replace("_", "")
+    fake = serve(**{rpc: fine(rpc)})
+    async with shell.connect(fake.endpoint, insecure=True) as client:
+        with pytest.raises(ValueError, match="name must be a non-empty text"):
+            await call(shell, client, method, "")
+        assert fake.calls == []
+        await call(shell, client, method, "operations/o")
+    assert len(fake.calls) == 1
+
+
+# ── headers and deadlines ──
+
+
+@given(st.text(min_size=1))
+@example("projects/p/locations/l/operations/o")
+@example("simulations/duration=1&outcome=ok/operations/a b+c%20ü~*'()")
+def test_the_routing_header_is_byte_for_byte_that_of_google_api_core(name: str) -> None:
+    """Whatever the name holds."""
+    assert routing_header(name) == ("x-goog-request-params", to_routing_header([("name", name)]))
+
+
+@pytest.mark.parametrize("prefix", ["projects/p/locations/l/", "ü & x=+%/", ""])
+@pytest.mark.parametrize("method", METHODS)
+async def test_the_headers_arrive_with_every_call(bench: Bench, method: str, prefix: str) -> None:
+    """Routing, user agent and API client, as the simulator's log has them; no authorization on plaintext."""
+    name = prefix + bench.name(duration=0)
+    await call(bench.shell, bench.client, method, name)
+    (sent,) = (each["headers"] for each in bench.simulator.calls(name=name))
+    assert sent["x-goog-request-params"] == to_routing_header([("name", name)])
+    assert sent["user-agent"].startswith(f"airflow-provider-lro/{__version__} grpc-python")
+    assert re.fullmatch(
+        rf"gl-python/3\.\d+\.\d+ grpc/{re.escape(grpc.__version__)} airflow-provider-lro/{re.escape(__version__)}",
+        sent["x-goog-api-client"],
+    )
+    assert sent["authorization"] is False
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_rpc_timeout_and_metadata_reach_the_server(shell: Shell, serve: Serve, method: str) -> None:
+    """The client's timeout holds where a call has none of its own."""
+    rpc = method.title().replace("_", "")
+    fake = serve(**{rpc: fine(rpc)})
+    async with shell.connect(fake.endpoint, insecure=True, rpc_timeout=20) as client:
+        await call(shell, client, method, "o")
+        await call(shell, client, method, "o", rpc_timeout=5, metadata=[("x-mine", "yes")])
+    plain, given_ = fake.calls
+    expected = 70 if method == "wait_operation" else 20
+    assert expected - 3 < plain.seconds < expected + 1  # gRPC rounds a deadline up on the wire
+    assert 3 < given_.seconds < 6
+    assert ("x-mine" in plain.headers, given_.headers["x-mine"]) == (False, "yes")
+
+
+async def test_wait_asks_the_server_to_hold_it_and_allows_a_margin(shell: Shell, serve: Serve) -> None:
+    """60 seconds by default, the call's deadline is ten later."""
+    fake = serve(WaitOperation=fine("WaitOperation"))
+    async with shell.connect(fake.endpoint, insecure=True) as client:
+        await shell.do(client.wait_operation("o"))
+        await shell.do(client.wait_operation("o", timeout=2.5))
+        await shell.do(client.wait_operation("o", timeout=0))
+    asked = [sent.request.timeout.ToMilliseconds() / 1000 for sent in fake.calls]
+    assert asked == [60, 2.5, 0]
+    for seconds, sent in zip(asked, fake.calls, strict=True):
+        assert seconds + 8 < sent.seconds < seconds + 11
+
+
+async def test_a_header_that_cannot_be_sent(shell: Shell, serve: Serve) -> None:
+    """It is an error of ours in both shells, not one of grpc's inside."""
+    fake = serve(GetOperation=fine("GetOperation"))
+    async with shell.connect(fake.endpoint, insecure=True) as client:
+        with pytest.raises((ValueError, LroError)):
+            await shell.do(client.get_operation("o", metadata=(("Bad Key", "x"),)))
+
+
+# ── listing ──
+
+
+async def family(bench: Bench, count: int, **script: Any) -> tuple[str, list[str]]:
+    """Make some operations under a parent of their own."""
+    parent = f"projects/{uuid.uuid4().hex}"
+    names = [f"{parent}/" + bench.name(start=1000 + index, **script) for index in range(count)]
+    for name in names:
+        await bench.do(bench.client.get_operation(name))
+    return parent, names
+
+
+async def test_a_listing_has_all_pages_lazily(bench: Bench) -> None:
+    """No call before the first operation is asked for, then one a page; a second loop begins again."""
+    parent, names = await family(bench, 3)
+    pager = bench.client.list_operations(parent, page_size=1)
+    assert bench.simulator.calls("ListOperations", parent) == []
+    assert [each.name for each in await bench.shell.listed(pager, most=2)] == names[:2]
+    assert len(bench.simulator.calls("ListOperations", parent)) == 2
+    assert [each.name for each in await bench.shell.listed(pager)] == names
+    assert len(bench.simulator.calls("ListOperations", parent)) == 5
+    assert [each.name for each in await bench.shell.listed(bench.client.list_operations(parent))] == names
+    assert len(bench.simulator.calls("ListOperations", parent)) == 6
+
+
+async def test_a_listing_is_filtered_by_the_service(bench: Bench) -> None:
+    """The filter goes through as it is; what the service does not understand is its error."""
+    parent, names = await family(bench, 2, duration=0)
+    listed = bench.shell.listed
+    assert [each.name for each in await listed(bench.client.list_operations(parent, "done=true"))] == names
+    assert await listed(bench.client.list_operations(parent, filter="done=false")) == []
+    with pytest.raises(RpcError) as caught:
+        await listed(bench.client.list_operations(parent, "wat"))
+    assert caught.value.code is Code.INVALID_ARGUMENT
+
+
+async def test_a_listing_surfaces_the_unreachable(bench: Bench) -> None:
+    """Only where partial success was asked for, and once although the listing is read twice."""
+    parent, names = await family(bench, 1, unreachable="us-east1")
+    pager = bench.client.list_operations(parent, return_partial_success=True)
+    assert pager.unreachable == []
+    for _ in range(2):
+        assert [each.name for each in await bench.shell.listed(pager)] == names
+        assert pager.unreachable == ["us-east1"]
+    whole = bench.client.list_operations(parent)
+    await bench.shell.listed(whole)
+    assert whole.unreachable == []
+
+
+async def test_a_listing_asks_for_what_it_was_given(shell: Shell, serve: Serve) -> None:
+    """Filter, page size and partial success stand in every page's request; pages may be empty."""
+
+    def page(request: pb.ListOperationsRequest, context: Any) -> pb.ListOperationsResponse:
+        following = {"": "two", "two": "three", "three": ""}[request.page_token]
+        operations = [] if request.page_token == "two" else [pb.Operation(name=following or "last")]
+        return pb.ListOperationsResponse(operations=operations, next_page_token=following, unreachable=["x"])
+
+    fake = serve(ListOperations=page)
+    async with shell.connect(fake.endpoint, insecure=True) as client:
+        pager = client.list_operations("p", "f", 7, return_partial_success=True)
+        assert [each.name for each in await shell.listed(pager)] == ["two", "last"]
+    requests = [sent.request for sent in fake.calls]
+    assert [request.page_token for request in requests] == ["", "two", "three"]
+    assert all((each.name, each.filter, each.page_size) == ("p", "f", 7) for each in requests)
+    assert all(each.return_partial_success for each in requests)
+
+
+async def test_a_page_that_names_itself_as_the_next_is_not_read_for_ever(shell: Shell, serve: Serve) -> None:
+    """It is an error after the second page."""
+    fake = serve(ListOperations=lambda request, context: pb.ListOperationsResponse(next_page_token="again"))
+    async with shell.connect(fake.endpoint, insecure=True) as client:
+        with pytest.raises(RpcError, match="would never end"):
+            await shell.listed(client.list_operations("p"))
+    assert len(fake.calls) == 2
+
+
+@pytest.mark.parametrize("size", [0, -1, True, 1.5, 2**31])
+def test_a_page_size_that_is_none(shared_client: OperationsClient, size: Any) -> None:
+    """It is refused where it is given."""
+    with pytest.raises(ValueError, match="page_size"):
+        shared_client.list_operations("p", page_size=size)
+
+
+@pytest.fixture
+def shared_client() -> Any:
+    """Make a client that calls nobody."""
+    with OperationsClient.connect("127.0.0.1:1", insecure=True) as client:
+        yield client
+
+
+async def test_a_parent_that_is_not_there_is_no_missing_operation(shell: Shell, serve: Serve) -> None:
+    """NOT_FOUND of a List says nothing about any operation."""
+    fake = serve(ListOperations=lambda request, context: context.abort(grpc.StatusCode.NOT_FOUND, "no such parent"))
+    async with shell.connect(fake.endpoint, insecure=True) as client:
+        with pytest.raises(RpcError) as caught:
+            await shell.listed(client.list_operations("p"))
+    assert (type(caught.value), caught.value.code) == (RpcError, Code.NOT_FOUND)
+
+
+# ── errors ──
+
+KINDS = {
+    Code.NOT_FOUND: OperationNotFound,
+    Code.UNIMPLEMENTED: UnimplementedError,
+    Code.UNAUTHENTICATED: CredentialsError,
+}
+
+
+@pytest.mark.parametrize("code", [code for code in Code if code])
+async def test_every_status_code_has_its_error(bench: Bench, code: Code) -> None:
+    """Class, code, message unchanged, and a sentence with method, name, endpoint and code."""
+    name = bench.name(fault=int(code))
+    with pytest.raises(LroError) as caught:
+        await bench.do(bench.client.get_operation(name))
+    error = caught.value
+    assert type(error) is KINDS.get(code, RpcError)
+    assert error.code is code
+    assert error.message == f"Simulated {code.name}: 1 of 1."
+    text = str(error)
+    assert all(part in text for part in ("GetOperation", name, bench.simulator.endpoint, f"{code.name} ({code.value})"))
+    assert is_transient(error) is (code in {1, 2, 4, 8, 10, 13, 14})
+
+
+async def test_a_retry_info_is_read(bench: Bench) -> None:
+    """From the status details that the simulator sends along; without them there is none."""
+    with pytest.raises(RpcError) as caught:
+        await bench.do(bench.client.get_operation(bench.name(fault=14, retry_info=2.5)))
+    assert caught.value.retry_after == 2.5
+    assert caught.value.details == [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retry_delay": "2.500s"}]
+    with pytest.raises(RpcError) as caught:
+        await bench.do(bench.client.get_operation(bench.name(fault=14)))
+    assert (caught.value.retry_after, caught.value.details) == (None, [])
+
+
+def failing(*trailers: bytes) -> Callable[[Any, grpc.ServicerContext], Any]:
+    """Answer UNAVAILABLE with such `grpc-status-details-bin` trailers."""
+
+    def answer(request: Any, context: grpc.ServicerContext) -> Any:
+        context.set_trailing_metadata([("grpc-status-details-bin", trailer) for trailer in trailers])
+        context.abort(grpc.StatusCode.UNAVAILABLE, "said")
+
+    return answer
+
+
+def retry(seconds: int) -> any_pb2.Any:
+    """Pack a RetryInfo, sensible or not."""
+    packed = any_pb2.Any()
+    packed.Pack(error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=seconds)))
+    return packed
+
+
+async def test_details_of_a_failed_call_are_decoded(shell: Shell, serve: Serve) -> None:
+    """Those that are known as their fields, those that are not as they came."""
+    known = any_pb2.Any()
+    known.Pack(error_details_pb2.ErrorInfo(reason="R", domain="d", metadata={"k": "v"}))
+    unknown = any_pb2.Any(type_url="type.googleapis.com/no.such.Type", value=b"\x01")
+    status = status_pb2.Status(code=14, message="said", details=[known, unknown, retry(3)])
+    fake = serve(GetOperation=failing(status.SerializeToString()))
+    async with shell.connect(fake.endpoint, insecure=True) as client:
+        with pytest.raises(RpcError) as caught:
+            await shell.do(client.get_operation("o"))
+    assert caught.value.details == [
+        {"@type": known.type_url, "reason": "R", "domain": "d", "metadata": {"k": "v"}},
+        {"@type": unknown.type_url, "value": "AQ=="},
+        {"@type": retry(3).type_url, "retry_delay": "3s"},
+    ]
+    assert (caught.value.retry_after, caught.value.message) == (3, "said")
+
+
+@pytest.mark.parametrize(
+    ("trailers", "retry_after"),
+    [
+        ([b""], None),
+        ([b"\x1a\x7fgarbage"], None),
+        ([b"\xff" * 100], None),
+        (
+            [
+                status_pb2.Status(
+                    details=[any_pb2.Any(type_url=retry(1).type_url, value=b"\x0a\x7f")]
+                ).SerializeToString()
+            ],
+            None,
+        ),
+        ([status_pb2.Status(details=[retry(-5)]).SerializeToString()], 0),
+        ([status_pb2.Status(details=[retry(2**62)]).SerializeToString()], None),
+        ([status_pb2.Status(details=[retry(2)]).SerializeToString(), b"\x1a\x7fgarbage"], None),
+    ],
+)
+async def test_garbage_in_the_status_details_is_survived(
+    shell: Shell, serve: Serve, trailers: list[bytes], retry_after: float | None
+) -> None:
+    """The call's own code and message are what counts."""
+    fake = serve(GetOperation=failing(*trailers))
+    async with shell.connect(fake.endpoint, insecure=True) as client:
+        with pytest.raises(RpcError) as caught:
+            await shell.do(client.get_operation("o"))
+    assert (caught.value.code, caught.value.message) == (Code.UNAVAILABLE, "said")
+    assert caught.value.retry_after == retry_after
+
+
+async def test_a_response_that_does_not_parse_is_an_error(shell: Shell, serve: Serve) -> None:
+    """An answer that is no Operation never passes for one."""
+    fake = serve(GetOperation=lambda request, context: b"\x0a\x7fgarbage")
+    async with shell.connect(fake.endpoint, insecure=True) as client:
+        with pytest.raises(RpcError) as caught:
+            await shell.do(client.get_operation("o"))
+    assert caught.value.code is Code.INTERNAL

@@ -1,0 +1,424 @@
+"""Credentials from every source, over TLS, with a token server on loopback; nothing leaves it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from google.auth import jwt
+from google.longrunning import operations_proto_pb2 as pb
+from google.oauth2.credentials import Credentials
+
+from airflow_provider_lro._channel import ChannelConfig
+from airflow_provider_lro._credentials import CLOUD_PLATFORM, CredentialsConfig, Tokens
+from airflow_provider_lro._wait import is_transient
+from airflow_provider_lro.exceptions import Code, CredentialsError, RpcError
+from airflow_provider_lro.operation import AsyncOperationsClient, OperationsClient
+from airflow_provider_lro.simulator import operation_name
+from tests.simulator_fixture import running_simulator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    import trustme
+
+    from tests.grpc.conftest import FakeServer, Shell
+    from tests.simulator_fixture import Simulator
+
+    Serve = Callable[..., FakeServer]
+
+TOKEN = "t0ps3cret-t0ken"
+CANARY = "c4n4ry"
+JSON_OF_A_REFUSAL = {"error": "invalid_grant", "error_description": "Invalid JWT Signature."}
+
+
+@dataclass
+class TokenServer:
+    """An OAuth token endpoint on loopback. `refusals` are used up first: (status, JSON), or None to hang up."""
+
+    port: int = 0
+    token: Callable[[int], str] = lambda number: TOKEN
+    seconds: int = 3600
+    delay: float = 0.0
+    refusals: list[tuple[int, Any] | None] = field(default_factory=list)
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    asked: threading.Event = field(default_factory=threading.Event)
+
+    def answer(self, body: str) -> tuple[int, Any] | None:
+        """Answer one request."""
+        form = {key: values[0] for key, values in parse_qs(body).items()}
+        self.requests.append(form)
+        self.asked.set()
+        time.sleep(self.delay)
+        if self.refusals:
+            return self.refusals.pop(0)
+        return 200, {
+            "access_token": self.token(len(self.requests)),
+            "expires_in": self.seconds,
+            "token_type": "Bearer",
+        }
+
+
+@pytest.fixture
+def tokens() -> Iterator[TokenServer]:
+    """Run a token server."""
+    state = TokenServer()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            answer = state.answer(self.rfile.read(int(self.headers["content-length"])).decode())
+            if answer is None:
+                return
+            status, content = answer
+            body = json.dumps(content).encode()
+            self.send_response(status)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    state.port = server.server_address[1]
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield state
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture(scope="session")
+def private_key() -> str:
+    """Make the private key of nobody."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    encoding, kind = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    return key.private_bytes(encoding, kind, serialization.NoEncryption()).decode()
+
+
+@pytest.fixture
+def keyfile(private_key: str, tokens: TokenServer) -> str:
+    """Give the text of a service-account key whose tokens come from that server."""
+    return json.dumps(
+        {
+            "type": "service_account",
+            "project_id": "p",
+            "private_key_id": "k",
+            "private_key": private_key,
+            "client_email": "me@p.iam.gserviceaccount.com",
+            "client_id": "1",
+            "token_uri": f"http://127.0.0.1:{tokens.port}/token",
+        }
+    )
+
+
+@pytest.fixture
+def key_path(keyfile: str, tmp_path: Path) -> str:
+    """Give its path."""
+    path = tmp_path / "key.json"
+    path.write_text(keyfile)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def guarded(leaf: trustme.LeafCert, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
+    """Run a simulator with TLS that demands the token."""
+    directory = tmp_path_factory.mktemp("pem")
+    (directory / "cert.pem").write_bytes(b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
+    leaf.private_key_pem.write_to_path(str(directory / "key.pem"))
+    tls = ("--tls-cert", directory / "cert.pem", "--tls-key", directory / "key.pem")
+    with running_simulator("--token", TOKEN, *tls) as running:
+        yield running
+
+
+@pytest.fixture
+def config(guarded: Simulator, trusted: bytes) -> Callable[..., ChannelConfig]:
+    """Give a function from kinds of credentials to the configuration of a channel to that simulator."""
+
+    def make(**kind: Any) -> ChannelConfig:
+        return ChannelConfig(target=guarded.endpoint, credentials=CredentialsConfig(**kind), root_certificates=trusted)
+
+    return make
+
+
+async def polled(shell: Shell, config: ChannelConfig) -> Any:
+    """Poll an operation that nobody has seen, which the simulator lets nobody do without the token."""
+    async with shell.open(config, rpc_timeout=10) as client:
+        return await shell.do(client.get_operation(operation_name(f"credentials{time.monotonic_ns()}")))
+
+
+async def refused(shell: Shell, config: ChannelConfig, kind: type[Exception] = CredentialsError) -> Any:
+    """Poll in vain; the error, whose traceback has no secret in it."""
+    with pytest.raises(kind) as caught:
+        await polled(shell, config)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert CANARY not in shown
+    assert TOKEN not in shown
+    return caught.value
+
+
+# ── the sources ──
+
+
+async def test_a_bearer_token(shell: Shell, config: Callable[..., ChannelConfig]) -> None:
+    """The right one is accepted, another is refused for good, and neither is in the error."""
+    assert await polled(shell, config(token=TOKEN))
+    error = await refused(shell, config(token=CANARY))
+    assert (error.code, is_transient(error)) == (Code.UNAUTHENTICATED, False)
+    assert "the credentials were refused" in str(error)
+
+
+async def test_google_auth_credentials_of_the_caller(
+    shell: Shell, guarded: Simulator, trusted: bytes, serve: Serve, leaf: trustme.LeafCert
+) -> None:
+    """They are used as they are, with the quota project they name."""
+    async with shell.connect(guarded.endpoint, credentials=Credentials(TOKEN), root_certificates=trusted) as client:
+        assert (await shell.do(client.get_operation(operation_name("given")))).name
+    fake = serve(tls=leaf, GetOperation=lambda request, context: pb.Operation())
+    paying = Credentials(TOKEN, quota_project_id="payer")
+    async with shell.connect(fake.endpoint, credentials=paying, root_certificates=trusted) as client:
+        await shell.do(client.get_operation("o"))
+    assert fake.calls[0].headers["authorization"] == f"Bearer {TOKEN}"
+    assert fake.calls[0].headers["x-goog-user-project"] == "payer"
+
+
+@pytest.mark.parametrize("source", ["key_path", "keyfile", "adc"])
+async def test_a_service_account_key(
+    shell: Shell,
+    config: Callable[..., ChannelConfig],
+    *,
+    source: str,
+    key_path: str,
+    keyfile: str,
+    tokens: TokenServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By path, by its text, or as application default credentials: one token is fetched, for the scopes asked for."""
+    kinds: dict[str, dict[str, Any]] = {"key_path": {"key_path": key_path}, "keyfile": {"keyfile": keyfile}, "adc": {}}
+    if source == "adc":
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", key_path)
+    made = config(**kinds[source])
+    async with shell.open(made) as client:
+        assert tokens.requests == []
+        for _ in range(3):
+            await shell.do(client.get_operation(operation_name("key")))
+    (request,) = tokens.requests
+    claims = jwt.decode(request["assertion"], verify=False)
+    assert (claims["iss"], claims["scope"]) == ("me@p.iam.gserviceaccount.com", CLOUD_PLATFORM)
+    assert await polled(shell, config(**kinds[source], scopes=("scope-a", "scope-b")))
+    assert jwt.decode(tokens.requests[1]["assertion"], verify=False)["scope"] == "scope-a scope-b"
+
+
+async def test_anonymous_sends_nothing(
+    shell: Shell, config: Callable[..., ChannelConfig], guarded: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No header, even where application default credentials could be had, and the server says no."""
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/no/such/file")
+    assert (await refused(shell, config(anonymous=True))).code is Code.UNAUTHENTICATED
+    assert guarded.calls()[-1]["headers"]["authorization"] is False
+
+
+# ── what is no use ──
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        CANARY + "{",
+        f'["{CANARY}"]',
+        f'"{CANARY}"',
+        "{}",
+        json.dumps({"type": "service_account", "private_key": CANARY}),
+        json.dumps({"type": "service_account", "private_key": CANARY, "client_email": "a", "token_uri": "b"}),
+        json.dumps({"type": "service_account", "private_key": None, "client_email": "a", "token_uri": CANARY}),
+        json.dumps({"type": "authorized_user", "client_secret": CANARY, "refresh_token": CANARY, "client_id": "i"}),
+    ],
+)
+async def test_a_key_that_is_none(
+    shell: Shell, config: Callable[..., ChannelConfig], tmp_path: Path, text: str
+) -> None:
+    """The error says which key is no use, without quoting it, and does not talk of other kinds of credentials."""
+    path = tmp_path / "key.json"
+    path.write_text(text)
+    for kind, named in (({"key_path": str(path)}, str(path)), ({"keyfile": text}, "keyfile_dict")):
+        error = await refused(shell, config(**kind))
+        assert "no usable service-account key" in str(error)
+        assert named in str(error)
+        assert "application default" not in str(error)
+
+
+async def test_a_key_file_that_cannot_be_read(
+    shell: Shell, config: Callable[..., ChannelConfig], tmp_path: Path
+) -> None:
+    """The error names the file; it comes with the first call, as that is when the file is read."""
+    binary = tmp_path / "binary"
+    binary.write_bytes(b"\xff\xfe\x00")
+    for path in ("/no/such/key.json", str(tmp_path), str(binary)):
+        assert path in str(await refused(shell, config(key_path=path)))
+
+
+async def test_no_application_default_credentials(shell: Shell, config: Callable[..., ChannelConfig]) -> None:
+    """The error says so, and what to give the connection instead."""
+    error = await refused(shell, config())
+    text = str(error)
+    assert "there are no application default credentials" in text
+    assert all(advice in text for advice in ("key_path", "keyfile_dict", "bearer token", "is_anonymous"))
+    assert not is_transient(error)
+
+
+@pytest.mark.parametrize("content", [None, CANARY, f'["{CANARY}"]', f'{{"type": "{CANARY}"}}', "a directory"])
+async def test_application_default_credentials_that_are_none(
+    shell: Shell,
+    config: Callable[..., ChannelConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    content: str | None,
+) -> None:
+    """The error speaks of them, not of a key that nobody gave."""
+    path = tmp_path / "adc.json"
+    if content is not None:
+        path.write_text(content)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path if content == "a directory" else path))
+    with pytest.raises(CredentialsError) as caught:
+        await polled(shell, config())
+    assert "application default credentials" in str(caught.value)
+    assert not str(caught.value).startswith(("keyfile_dict", "the service-account key"))
+
+
+def test_a_configuration_that_makes_no_sense() -> None:
+    """Two kinds at once, and a token that no header can carry, are refused when they are given."""
+    with pytest.raises(CredentialsError, match=r"several kinds.*key_path, token"):
+        CredentialsConfig(key_path="/k", token=CANARY)
+    with pytest.raises(CredentialsError, match="several kinds"):
+        CredentialsConfig(anonymous=True, token=CANARY)
+    for token in (f"{CANARY}\n", f"{CANARY}\r\nx-evil: 1", "t\u00f6ken"):
+        with pytest.raises(CredentialsError, match="no header can carry") as caught:
+            CredentialsConfig(token=token)
+        assert CANARY not in str(caught.value)
+
+
+# ── refreshing ──
+
+
+def test_threads_share_one_refresh(config: Callable[..., ChannelConfig], keyfile: str, tokens: TokenServer) -> None:
+    """Calls at the same time, of clients that share a channel, fetch one token."""
+    tokens.delay = 0.2
+    with (
+        OperationsClient(config(keyfile=keyfile)) as one,
+        OperationsClient(config(keyfile=keyfile)) as two,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        names = [operation_name(f"flight{index}") for index in range(8)]
+        calls = [pool.submit((one, two)[index % 2].get_operation, name) for index, name in enumerate(names)]
+        assert [call.result().name for call in calls] == names
+    assert len(tokens.requests) == 1
+
+
+async def test_tasks_share_one_refresh(config: Callable[..., ChannelConfig], keyfile: str, tokens: TokenServer) -> None:
+    """So do tasks, and the event loop goes on meanwhile."""
+    tokens.delay = 0.2
+    async with (
+        AsyncOperationsClient(config(keyfile=keyfile)) as one,
+        AsyncOperationsClient(config(keyfile=keyfile)) as two,
+    ):
+        names = [operation_name(f"tasks{index}") for index in range(8)]
+        calls = asyncio.gather(*((one, two)[index % 2].get_operation(name) for index, name in enumerate(names)))
+        ticks = 0
+        while not calls.done():
+            await asyncio.sleep(0.01)
+            ticks += 1
+        assert [operation.name for operation in calls.result()] == names
+    assert len(tokens.requests) == 1
+    assert ticks > 5
+
+
+async def test_a_task_that_gives_up_does_not_take_the_refresh_with_it(
+    config: Callable[..., ChannelConfig], keyfile: str, tokens: TokenServer
+) -> None:
+    """The others get the token that it had asked for."""
+    tokens.delay = 0.2
+    async with AsyncOperationsClient(config(keyfile=keyfile)) as client:
+        first = asyncio.create_task(client.get_operation(operation_name("gives-up")))
+        assert await asyncio.to_thread(tokens.asked.wait, 10)
+        second = asyncio.create_task(client.get_operation(operation_name("goes-on")))
+        first.cancel()
+        assert (await second).name == operation_name("goes-on")
+        assert first.cancelled()
+    assert len(tokens.requests) == 1
+
+
+async def test_a_token_is_renewed_before_it_expires(
+    shell: Shell, serve: Serve, *, leaf: trustme.LeafCert, trusted: bytes, keyfile: str, tokens: TokenServer
+) -> None:
+    """One that is about to expire is not sent; one that has time left is sent again."""
+    tokens.token = "token-{}".format
+    tokens.seconds = 10
+    fake = serve(tls=leaf, GetOperation=lambda request, context: pb.Operation())
+    made = ChannelConfig(
+        target=fake.endpoint, credentials=CredentialsConfig(keyfile=keyfile), root_certificates=trusted
+    )
+    async with shell.open(made) as client:
+        await shell.do(client.get_operation("o"))
+        tokens.seconds = 3600
+        for _ in range(3):
+            await shell.do(client.get_operation("o"))
+    sent = [each.headers["authorization"] for each in fake.calls]
+    assert sent == ["Bearer token-1", "Bearer token-2", "Bearer token-2", "Bearer token-2"]
+    assert len(tokens.requests) == 2
+
+
+async def test_a_token_endpoint_that_is_down(
+    shell: Shell, config: Callable[..., ChannelConfig], keyfile: str, tokens: TokenServer
+) -> None:
+    """It is worth another try: the error is transient, the next call works, and a wait survives it."""
+    made = config(keyfile=keyfile)
+    tokens.refusals = [None]
+    error = await refused(shell, made, RpcError)
+    assert (error.code, is_transient(error)) == (Code.UNAVAILABLE, True)
+    assert "the token endpoint cannot be reached" in str(error)
+    assert await polled(shell, made)
+    tokens.refusals = [None, None]
+    async with shell.open(made) as client:
+        operation = shell.operation_type.from_name(client, operation_name("survivor", duration=0))
+        assert await shell.do(operation.wait_with_interval(0.1, timeout=20)) is not None
+    gone = keyfile.replace(f":{tokens.port}/", ":1/")
+    assert (await refused(shell, config(keyfile=gone), RpcError)).code is Code.UNAVAILABLE
+
+
+def test_a_token_endpoint_that_is_overloaded(keyfile: str, tokens: TokenServer) -> None:
+    """Its 503 says nothing about the credentials, however often google-auth has asked."""
+    tokens.refusals = [(503, {"error": "temporarily_unavailable"})] * 10
+    with pytest.raises(RpcError) as caught:
+        Tokens(CredentialsConfig(keyfile=keyfile)).refresh()
+    assert caught.value.code is Code.UNAVAILABLE
+
+
+async def test_a_key_that_was_revoked(
+    shell: Shell, config: Callable[..., ChannelConfig], keyfile: str, tokens: TokenServer, guarded: Simulator
+) -> None:
+    """invalid_grant is for good: a wait ends at once, and the service has not been called."""
+    tokens.refusals = [(400, JSON_OF_A_REFUSAL)] * 2
+    made = config(keyfile=keyfile)
+    error = await refused(shell, made)
+    assert all(part in str(error) for part in ("refused by the token endpoint", "invalid_grant"))
+    assert not is_transient(error)
+    async with shell.open(made) as client:
+        operation = shell.operation_type.from_name(client, operation_name(f"revoked{time.monotonic_ns()}"))
+        with pytest.raises(CredentialsError, match="invalid_grant"):
+            await shell.do(operation.wait_with_interval(0.1, timeout=20))
+    assert len(tokens.requests) == 2
+    assert guarded.calls(name=operation.name) == []
