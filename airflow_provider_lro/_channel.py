@@ -7,6 +7,7 @@ closed when its last holder has given it back. Floor ½.
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import threading
 from dataclasses import dataclass, field
@@ -90,18 +91,18 @@ def fill_location(endpoint: str, name: str | None) -> str:
     return endpoint.replace("{location}", found[1])
 
 
-def read_pem(value: str | bytes | None, *, what: str) -> bytes | None:
-    """Return PEM bytes from PEM text or the path of a file.
+def read_pem(value: str | bytes | os.PathLike[str] | None, *, what: str) -> bytes | None:
+    """Return PEM bytes from PEM text or the path of a file, which may begin with ``~``.
 
     Raises:
         EndpointError: the file cannot be read, or holds no PEM.
     """
     if not value:
         return None
-    data = value.encode() if isinstance(value, str) else value
+    data = value if isinstance(value, bytes) else os.fspath(value).encode()
     if b"-----BEGIN" not in data:
         try:
-            data = Path(data.decode()).read_bytes()
+            data = Path(data.decode()).expanduser().read_bytes()
         except (OSError, ValueError) as error:
             # A value that does not look like a path is not shown: it may be half of a key.
             shown = f" {value!r}" if re.match(rb"(/|~|\.\.?/)[^\n]{1,250}$", data) else ""

@@ -27,6 +27,7 @@ from airflow_provider_lro._rpc import (
 )
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from google.longrunning import operations_proto_pb2 as pb
@@ -57,7 +58,7 @@ class OperationsPager(_Pager):
         token: str | None = self._listing.restart()
         while token is not None:
             page = self._fetch(self._listing.call(token))
-            token = self._listing.next_token(page, token)
+            token = self._listing.next_token(page)
             yield from page.operations
 
 
@@ -68,7 +69,7 @@ class AsyncOperationsPager(_Pager):
         token: str | None = self._listing.restart()
         while token is not None:
             page = await self._fetch(self._listing.call(token))
-            token = self._listing.next_token(page, token)
+            token = self._listing.next_token(page)
             for operation in page.operations:
                 yield operation
 
@@ -96,9 +97,9 @@ class _Shell:
         *,
         credentials: Any = None,
         insecure: bool = False,
-        root_certificates: str | bytes | None = None,
-        client_certificate: str | bytes | None = None,
-        client_key: str | bytes | None = None,
+        root_certificates: str | bytes | os.PathLike[str] | None = None,
+        client_certificate: str | bytes | os.PathLike[str] | None = None,
+        client_key: str | bytes | os.PathLike[str] | None = None,
         authority: str | None = None,
         max_message_mb: int = 64,
         rpc_timeout: float = DEFAULT_RPC_TIMEOUT,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from google.auth import exceptions as google_errors
+from google.auth.credentials import AnonymousCredentials
 
 from airflow_provider_lro.exceptions import Code, CredentialsError, LroError, RpcError
 
@@ -54,6 +55,9 @@ class CredentialsConfig:
     scopes: tuple[str, ...] = (CLOUD_PLATFORM,)
 
     def __post_init__(self) -> None:
+        if isinstance(self.given, AnonymousCredentials):
+            object.__setattr__(self, "given", None)
+            object.__setattr__(self, "anonymous", True)
         sources = [name for name in ("key_path", "keyfile", "token", "given", "anonymous") if getattr(self, name)]
         if len(sources) > 1:
             raise CredentialsError(

@@ -70,7 +70,7 @@ def drive(
         value: Any = None
         try:
             if isinstance(command, Get):
-                value = read(client.get_operation(args.operation_name, rpc_timeout=args.rpc_timeout, metadata=metadata))
+                value = read(client.get_operation(args.operation_name, rpc_timeout=command.timeout, metadata=metadata))
             elif isinstance(command, Cancel):
                 client.cancel_operation(args.operation_name, rpc_timeout=args.rpc_timeout, metadata=metadata)
             elif pause is not None:
@@ -104,7 +104,7 @@ async def drive_async(
         try:
             if isinstance(command, Get):
                 value = read(
-                    await client.get_operation(args.operation_name, rpc_timeout=args.rpc_timeout, metadata=metadata)
+                    await client.get_operation(args.operation_name, rpc_timeout=command.timeout, metadata=metadata)
                 )
             elif isinstance(command, Cancel):
                 await client.cancel_operation(args.operation_name, rpc_timeout=args.rpc_timeout, metadata=metadata)

@@ -158,6 +158,7 @@ class Listing:
         if page_size is not None and not is_whole(page_size, least=1, most=2**31 - 1):
             raise ValueError(f"page_size must be None or a whole number above 0, not {page_size!r}")
         self.unreachable: list[str] = []
+        self._tokens: set[str] = set()
         self._parent = check_name(parent)
         self._first = pb.ListOperationsRequest(
             name=parent, filter=filter, page_size=page_size or 0, return_partial_success=return_partial_success
@@ -166,6 +167,7 @@ class Listing:
     def restart(self) -> str:
         """Begin again; returns the token of the first page."""
         self.unreachable.clear()
+        self._tokens.clear()
         return ""
 
     def call(self, token: str) -> Call:
@@ -175,19 +177,20 @@ class Listing:
         request.page_token = token
         return Call(method="ListOperations", request=request, name=self._parent)
 
-    def next_token(self, page: pb.ListOperationsResponse, token: str) -> str | None:
-        """Take the page of ``token``; returns the token of the next, or None after the last.
+    def next_token(self, page: pb.ListOperationsResponse) -> str | None:
+        """Take a page; returns the token of the next, or None after the last.
 
         Raises:
-            RpcError: the page names itself as the next one.
+            RpcError: the next page is one that was there already.
         """
         self.unreachable.extend(page.unreachable)
-        if page.next_page_token and page.next_page_token == token:
+        if page.next_page_token in self._tokens:
             raise RpcError(
-                f"ListOperations of {self._parent!r} names the page it has just given as the next one; stopped, as it"
+                f"ListOperations of {self._parent!r} names a page it has given before as the next one; stopped, as it"
                 " would never end",
                 code=Code.INTERNAL,
             )
+        self._tokens.add(page.next_page_token)
         return page.next_page_token or None
 
 

@@ -59,6 +59,8 @@ LONGEST_OUTAGE = 24 * 3600.0
 """Seconds of nothing but errors after which a wait without deadline gives up."""
 LONGEST_RETRY_INFO = 300.0
 """Seconds: the most that a server's RetryInfo may delay a poll."""
+SHORTEST_CALL = 1.0
+"""Seconds: the least a call gets, however near the deadline is."""
 LATEST = 1e11
 """Epoch seconds, in the year 5138: no time beyond it makes sense."""
 ON_TIMEOUT = ("fail", "cancel")
@@ -143,7 +145,12 @@ class Start(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Get:
-    """Poll the operation. The answer's value: Running, Succeeded, Failed, Cancelled or an LroError."""
+    """Poll the operation, within ``timeout`` seconds.
+
+    The answer's value: Running, Succeeded, Failed, Cancelled or an LroError.
+    """
+
+    timeout: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +216,7 @@ def wait(args: WaitArgs, *, now: float, start: Start = Start.FRESH) -> Generator
     strict = start is Start.FRESH
     while True:
         asked = now
-        answer = yield Get()
+        answer = yield _get(args, now=now, end=deadline)
         now = answer.now
         if strict and isinstance(answer.value, EndpointError):
             return Broken(error=answer.value)
@@ -225,6 +232,12 @@ def wait(args: WaitArgs, *, now: float, start: Start = Start.FRESH) -> Generator
     if args.on_timeout == "cancel":
         return (yield from _cancel(args, reading, now=now))
     return reading.timed_out()
+
+
+def _get(args: WaitArgs, *, now: float, end: float) -> Get:
+    """Poll, but do not let a server that hangs take the wait far beyond ``end``; the last poll has all its time."""
+    left = end - now
+    return Get(timeout=args.rpc_timeout if left <= 0 else min(args.rpc_timeout, max(left, SHORTEST_CALL)))
 
 
 def _pause(window: Window, *, now: float, end: float, final: bool = False) -> Generator[Command, Answer, float]:
@@ -251,7 +264,7 @@ def _cancel(args: WaitArgs, reading: _Reading, *, now: float) -> Generator[Comma
             elif not is_transient(refusal):
                 effect = "refused"
         asked = now
-        answer = yield Get()
+        answer = yield _get(args, now=now, end=end)
         now = answer.now
         outcome = reading.take(answer, asked=asked)
         if isinstance(outcome, Cancelled):

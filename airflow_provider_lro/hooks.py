@@ -36,6 +36,8 @@ __all__ = ["LongRunningOperationHook"]
 
 CONNECTION_LIFETIME = 60.0
 """Seconds for which the waits of a triggerer share what they read of a connection."""
+PAUSES_TO_FIND = (1.0, 2.0, 4.0, 8.0)
+"""Seconds between the tries to find a connection in the triggerer."""
 PROBE_NAME = "projects/airflow/locations/us-central1/operations/connection-test"
 """An operation that exists nowhere: what a service says of it tells whether it answers at all."""
 
@@ -171,15 +173,24 @@ class LongRunningOperationHook(BaseHook):
     async def _aread_connection(self) -> ConnectionSettings:
         from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
 
-        try:
-            connection = await get_async_connection(self.lro_conn_id, hook=type(self))
-        except AirflowNotFoundException:
-            return self._without_connection()
-        return ConnectionSettings.of(connection, extra=await get_async_extra_dejson(connection))
+        for pause in (*PAUSES_TO_FIND, None):
+            try:
+                connection = await get_async_connection(self.lro_conn_id, hook=type(self))
+            except AirflowNotFoundException:
+                # Airflow says so, too, when it could not ask, and a worker has found it a moment ago.
+                if pause is None or self._needs_no_connection():
+                    break
+                await asyncio.sleep(pause)
+            else:
+                return ConnectionSettings.of(connection, extra=await get_async_extra_dejson(connection))
+        return self._without_connection()
+
+    def _needs_no_connection(self) -> bool:
+        """With an endpoint on the task, the default connection need not exist; a named one must."""
+        return bool(self.endpoint) and self.lro_conn_id == self.default_conn_name
 
     def _without_connection(self) -> ConnectionSettings:
-        """With an endpoint on the task, the default connection need not exist; a named one must."""
-        if self.endpoint and self.lro_conn_id == self.default_conn_name:
+        if self._needs_no_connection():
             return ConnectionSettings()
         advice = "add it" if self.endpoint else "add it, with the service's host, or give the task endpoint="
         raise EndpointError(f"the connection {self.lro_conn_id!r} is not stored; {advice}") from None

@@ -26,6 +26,19 @@ __all__ = ["DEFAULT_WAIT_INTERVAL", "AsyncOperation", "AsyncOperationsClient", "
 
 DEFAULT_WAIT_INTERVAL = 60.0
 """Seconds between the polls of ``Operation.wait``. Go's ``DefaultWaitInterval``."""
+POLICY = frozenset(
+    {
+        "initial_delay",
+        "multiplier",
+        "jitter",
+        "rpc_timeout",
+        "not_found_grace",
+        "max_consecutive_errors",
+        "on_timeout",
+        "cancel_grace",
+    }
+)
+"""What of a sensor's arguments shapes a wait here, too."""
 
 
 def __getattr__(name: str) -> Any:
@@ -112,6 +125,9 @@ class _Operation:
     ) -> tuple[WaitArgs, WaitGenerator, Callable[[], float]]:
         if timeout is not None and not is_number(timeout, least=0):
             raise ValueError(f"timeout must be None or a number of seconds of at least 0, not {timeout!r}")
+        unknown = sorted(set(policy) - POLICY)
+        if unknown:
+            raise TypeError(f"a wait takes no {', '.join(unknown)}; it takes {', '.join(sorted(POLICY))}")
         clock = steady_clock()
         now = clock()
         policy.setdefault("rpc_timeout", self._client.rpc_timeout)

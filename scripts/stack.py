@@ -32,6 +32,7 @@ __all__ = ["AirflowError", "AirflowStack", "TaskState"]
 
 FINAL_STATES: Final = frozenset({"success", "failed"})
 
+_REPOSITORY = Path(__file__).resolve().parent.parent
 _HOST = "127.0.0.1"
 _USER = "admin"
 _NEVER = datetime.min.replace(tzinfo=UTC)
@@ -238,6 +239,7 @@ class AirflowStack:
             "AIRFLOW_HOME": str(self.home),
             # 2.11's executor starts `airflow` by its name.
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)]),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(_REPOSITORY), env.get("PYTHONPATH")])),
             "NO_PROXY": local,
             "no_proxy": local,
             "PYTHONUNBUFFERED": "1",
@@ -250,7 +252,7 @@ class AirflowStack:
                 "load_examples": False,
                 "parallelism": 4,
                 # 2.11 refuses any other executor on SQLite.
-                "executor": "LocalExecutor" if self.is_3 else "SequentialExecutor",
+                "executor": "scripts.executor.CountingLocalExecutor" if self.is_3 else "SequentialExecutor",
                 "execution_api_server_url": f"{self.url}/execution/",
                 "simple_auth_manager_users": f"{self.user}:admin",
             },

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from airflow_provider_lro import hooks
 from airflow_provider_lro._channel import open_channels
 from airflow_provider_lro.exceptions import CredentialsError, EndpointError
 from airflow_provider_lro.hooks import LongRunningOperationHook
@@ -175,6 +176,7 @@ async def test_waits_share_a_channel_and_one_read_of_the_connection(monkeypatch:
 
 async def test_failed_read_of_a_connection_is_not_kept(monkeypatch: pytest.MonkeyPatch, simulator: Simulator) -> None:
     """A connection that is added after the first wait failed is found by the next."""
+    monkeypatch.setattr(hooks, "PAUSES_TO_FIND", ())
     hook = LongRunningOperationHook("late")
     with pytest.raises(EndpointError):
         async with hook.async_client():
@@ -183,6 +185,29 @@ async def test_failed_read_of_a_connection_is_not_kept(monkeypatch: pytest.Monke
     monkeypatch.setenv("AIRFLOW_CONN_LATE", json.dumps(stored))
     async with hook.async_client() as client:
         assert client.config.insecure
+
+
+async def test_connection_that_airflow_fails_to_ask_for_is_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch, simulator: Simulator
+) -> None:
+    """In a triggerer "not defined" may only mean that the API server did not answer: a wait does not end of it."""
+    from airflow.providers.common.compat import connection as compat
+    from airflow.providers.common.compat.sdk import AirflowNotFoundException
+
+    read, asked = compat.get_async_connection, 0
+
+    async def late(*args: Any, **kwargs: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked < 3:
+            raise AirflowNotFoundException("The conn_id `lro_default` isn't defined")
+        return await read(*args, **kwargs)
+
+    monkeypatch.setattr(compat, "get_async_connection", late)
+    monkeypatch.setattr(hooks, "PAUSES_TO_FIND", (0.01, 0.01))
+    async with LongRunningOperationHook().async_client() as client:
+        assert client.config.target == simulator.endpoint
+    assert asked == 3
 
 
 class TestTestConnection:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_provider_lro import hooks
 from airflow_provider_lro._channel import open_channels
 from airflow_provider_lro._deferral import ServiceOperator, WaitingOperator
 from airflow_provider_lro._events import outcome_from_event
@@ -137,8 +138,9 @@ def test_cancelled_by_somebody_is_cancelled(name: Callable[..., str]) -> None:
     assert isinstance(outcome_from_event(event), Cancelled)
 
 
-def test_missing_connection_is_an_event() -> None:
+def test_missing_connection_is_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that was deleted meanwhile becomes an error with its fields, not a crash of the trigger."""
+    monkeypatch.setattr(hooks, "PAUSES_TO_FIND", (0.01,))
     outcome = outcome_from_event(fire(trigger("operations/x", lro_conn_id="gone").serialize()))
     assert isinstance(outcome, Broken)
     assert isinstance(outcome.error, EndpointError)

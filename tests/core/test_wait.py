@@ -1114,15 +1114,15 @@ def test_a_whole_number_may_be_0_and_has_no_end() -> None:
 
 def test_a_wait_says_what_is_to_be_done_in_values() -> None:
     """Two commands that say the same are equal, so that drivers and tests can compare them."""
-    assert next(wait(wait_args(), now=EPOCH)) == Get()
-    assert Get() != Cancel()
+    assert next(wait(wait_args(rpc_timeout=7.0), now=EPOCH)) == Get(timeout=7.0)
+    assert Get(timeout=7.0) != Cancel()
     window = Window(shortest=1.0, longest=2.0)
     assert Pause(window=window) == Pause(window=window, final=False)
     assert Answer(now=EPOCH) == Answer(now=EPOCH, value=None)
 
 
 @pytest.mark.parametrize(
-    "value", [Get(), Cancel(), Pause(window=Window(shortest=1.0, longest=2.0)), Answer(now=EPOCH)], ids=repr
+    "value", [Get(timeout=7.0), Cancel(), Pause(window=Window(shortest=1.0, longest=2.0)), Answer(now=EPOCH)], ids=repr
 )
 def test_commands_and_answers_are_frozen_slotted_and_spelled_out(value: Any) -> None:
     """No field can be changed, none can be added, and each is given by name."""
@@ -1138,3 +1138,18 @@ def test_everything_public_is_declared() -> None:
     """The module declares its commands, its arguments and its functions, but for constants of the policy."""
     here = {name for name, value in vars(_wait).items() if getattr(value, "__module__", None) == _wait.__name__}
     assert set(_wait.__all__) == {name for name in here if not name.startswith("_")} | {"Command"}
+
+
+@pytest.mark.parametrize(
+    ("left", "rpc_timeout", "expected"), [(100.0, 30.0, 30.0), (12.0, 30.0, 12.0), (0.3, 30.0, 1.0), (0.3, 0.5, 0.5)]
+)
+def test_a_poll_before_the_deadline_does_not_outlast_it(left: float, rpc_timeout: float, expected: float) -> None:
+    """A server that hangs cannot hold a wait far beyond its deadline, and no poll gets less than a second for that."""
+    args = wait_args(deadline=EPOCH + left, rpc_timeout=rpc_timeout)
+    assert next(wait(args, now=EPOCH)) == Get(timeout=expected)
+
+
+def test_the_poll_at_the_deadline_has_all_its_time() -> None:
+    """The last word is not cut short."""
+    args = wait_args(deadline=EPOCH, rpc_timeout=30.0)
+    assert next(wait(args, now=EPOCH)) == Get(timeout=30.0)

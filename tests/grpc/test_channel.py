@@ -145,7 +145,7 @@ def test_pem_is_text_or_a_path(tmp_path: Path) -> None:
     """Both give the same bytes; nothing gives nothing."""
     path = tmp_path / "ca.pem"
     path.write_text(PEM)
-    for value in (PEM, PEM.encode(), str(path), str(path).encode()):
+    for value in (PEM, PEM.encode(), str(path), str(path).encode(), path):
         assert read_pem(value, what="root_certificates") == PEM.encode()
     assert [read_pem(value, what="x") for value in (None, "", b"")] == [None] * 3
 
@@ -181,7 +181,8 @@ def test_a_token_is_never_sent_in_plaintext(shell: Shell, shared_simulator: Simu
         with pytest.raises(CredentialsError, match="plaintext") as caught:
             ChannelConfig(target="h:1", insecure=True, credentials=CredentialsConfig(**kind))  # type: ignore[arg-type]
         assert CANARY not in str(caught.value)
-    assert ChannelConfig(target="h:1", insecure=True, credentials=CredentialsConfig(anonymous=True))
+    for nobody in (CredentialsConfig(anonymous=True), CredentialsConfig(given=AnonymousCredentials())):
+        assert ChannelConfig(target="h:1", insecure=True, credentials=nobody)
 
 
 @pytest.mark.parametrize(

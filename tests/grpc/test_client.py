@@ -263,6 +263,18 @@ async def test_a_page_that_names_itself_as_the_next_is_not_read_for_ever(shell: 
     assert len(fake.calls) == 2
 
 
+async def test_pages_in_a_circle_are_not_read_for_ever(shell: Shell, serve: Serve) -> None:
+    """A page that was there already ends the listing with an error, however far back it was."""
+    circle = {"": "a", "a": "b", "b": "c", "c": "a"}
+    fake = serve(
+        ListOperations=lambda request, context: pb.ListOperationsResponse(next_page_token=circle[request.page_token])
+    )
+    async with shell.connect(fake.endpoint, insecure=True) as client:
+        with pytest.raises(RpcError, match="would never end"):
+            await shell.listed(client.list_operations("p"))
+    assert len(fake.calls) == 4
+
+
 @pytest.mark.parametrize("size", [0, -1, True, 1.5, 2**31])
 def test_a_page_size_that_is_none(shared_client: OperationsClient, size: Any) -> None:
     """It is refused where it is given."""

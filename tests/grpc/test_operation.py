@@ -594,3 +594,9 @@ async def test_a_wait_can_be_abandoned(shared_simulator: Simulator) -> None:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(operation.wait_with_interval(0.1), 0.3)
     assert {call["method"] for call in shared_simulator.calls(name=operation.name)} == {"GetOperation"}
+
+
+async def test_an_argument_that_a_wait_does_not_have(bench: Bench) -> None:
+    """What would be ignored is refused, with what there is."""
+    with pytest.raises(TypeError, match="no endpoint; it takes cancel_grace"):
+        await bench.do(bench.operation(duration=0).wait(endpoint="elsewhere"))
