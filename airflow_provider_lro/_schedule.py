@@ -100,7 +100,8 @@ class Schedule:
         bounds = self.bounds(elapsed=elapsed or 0.0)
         if elapsed is not None and not polled:
             yield Window(shortest=0.0, longest=next(bounds))
-        for bound in bounds:
+        while True:
+            bound = next(bounds)
             yield Window(shortest=bound * (1.0 - self.jitter), longest=bound)
 
     def _used_up(self, elapsed: float) -> int:

@@ -1,7 +1,6 @@
 """A real Airflow on SQLite in a home of its own, for the demo and the tests. Standard library only.
 
-On 3.x it runs scheduler, DAG processor, triggerer and API server; on 2.11 scheduler and triggerer, and the webserver
-when asked. Run it with the interpreter of the environment whose Airflow is meant.
+On 3.x: scheduler, DAG processor, triggerer and API server; on 2.11: scheduler, triggerer and, when asked, webserver.
 
     with AirflowStack(home, dags_folder) as airflow:
         run_id = airflow.trigger("my_dag")
