@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from airflow_provider_lro import __version__
-from airflow_provider_lro._credentials import CredentialsConfig, Tokens
+from airflow_provider_lro._credentials import CredentialsConfig
+from airflow_provider_lro._tokens import Tokens
 from airflow_provider_lro._wait import is_whole
 from airflow_provider_lro.exceptions import CredentialsError, EndpointError
 
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-__all__ = ["ChannelConfig", "Lease", "acquire", "fill_location", "open_channels", "parse_endpoint"]
+__all__ = ["ChannelConfig", "Lease", "acquire", "fill_location", "in_universe", "open_channels", "parse_endpoint"]
 
+DEFAULT_UNIVERSE = "googleapis.com"
 _GRPC_TARGET = re.compile(r"(dns|unix|unix-abstract|vsock|ipv4|ipv6|xds|google-c2p)(-[a-z0-9-]+)?:")
 _LOCATION = re.compile(r"(?:^|/)(?:locations|regions)/([^/]+)")
 _EXPECTED = "expected host or host:port, for example 'us-central1-aiplatform.googleapis.com' or '127.0.0.1:50051'"
@@ -89,6 +91,16 @@ def fill_location(endpoint: str, name: str | None) -> str:
             " 'locations/…' nor 'regions/…' in it; give endpoint= with the location written out"
         )
     return endpoint.replace("{location}", found[1])
+
+
+def in_universe(endpoint: str, universe_domain: str | None) -> str:
+    """Return the endpoint in a universe other than googleapis.com, if one is given."""
+    if not universe_domain:
+        return endpoint
+    host, colon, port = endpoint.partition(":")
+    if host.endswith(f".{DEFAULT_UNIVERSE}"):
+        host = f"{host.removesuffix(DEFAULT_UNIVERSE)}{universe_domain.strip().strip('.')}"
+    return f"{host}{colon}{port}"
 
 
 def read_pem(value: str | bytes | os.PathLike[str] | None, *, what: str) -> bytes | None:

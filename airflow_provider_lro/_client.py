@@ -25,6 +25,7 @@ from airflow_provider_lro._rpc import (
     rpc_error,
     wait_call,
 )
+from airflow_provider_lro.exceptions import Code
 
 if TYPE_CHECKING:
     import os
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_lro._credentials import Headers
     from airflow_provider_lro._rpc import Call, CallOptions
+    from airflow_provider_lro.exceptions import LroError
 
 __all__ = ["AsyncOperationsClient", "AsyncOperationsPager", "OperationsClient", "OperationsPager"]
 
@@ -139,6 +141,12 @@ class _Shell:
             rpc_timeout = call.timeout or self.rpc_timeout
         return {"timeout": rpc_timeout, "metadata": headers(call, tokens, options)}
 
+    def _failed(self, error: grpc.RpcError, call: Call) -> LroError:
+        failed = rpc_error(error, call, target=self.config.target)
+        if failed.code == Code.UNAUTHENTICATED:
+            self._tokens.forget()
+        return failed
+
 
 class OperationsClient(_Shell):
     """``google.longrunning.Operations``, blocking. A context manager; safe to share between threads.
@@ -197,7 +205,7 @@ class OperationsClient(_Shell):
         try:
             raw = self._stubs[call.method](call.request, **self._call_arguments(call, tokens, options))
         except grpc.RpcError as error:
-            raise rpc_error(error, call, target=self.config.target) from None
+            raise self._failed(error, call) from None
         return parse(raw, call, target=self.config.target)
 
 
@@ -259,5 +267,5 @@ class AsyncOperationsClient(_Shell):
         try:
             raw = await self._stubs[call.method](call.request, **self._call_arguments(call, tokens, options))
         except grpc.RpcError as error:
-            raise rpc_error(error, call, target=self.config.target) from None
+            raise self._failed(error, call) from None
         return parse(raw, call, target=self.config.target)

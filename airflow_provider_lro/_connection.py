@@ -6,25 +6,39 @@ Floor 1: floor ½ is imported inside functions.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-from airflow_provider_lro.exceptions import EndpointError
+from airflow_provider_lro.exceptions import CredentialsError, EndpointError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from airflow_provider_lro._channel import ChannelConfig
+    from airflow_provider_lro._credentials import CredentialsConfig
 
-__all__ = ["ConnectionSettings"]
+__all__ = ["ConnectionSettings", "TaskSettings", "chain_of"]
 
 GOOGLE_CONNECTION = "google_cloud_platform"
+GOOGLE_PREFIX = "extra__google_cloud_platform__"
+GOOGLE_PROVIDER_EXTRAS = (
+    "credential_config_file",
+    "key_secret_name",
+    "key_secret_project_id",
+    "idp_issuer_url",
+    "client_id",
+    "client_secret",
+    "idp_extra_parameters",
+)
+"""What the Google provider needs for what it alone can do: keys in Secret Manager, client credentials of an IdP."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionSettings:
     """What is used of a connection; the defaults are those of none. The repr shows no secret."""
 
+    conn_id: str = ""
     host: str | None = None
     port: int | None = None
     password: str | None = field(default=None, repr=False)
@@ -38,38 +52,35 @@ class ConnectionSettings:
             connection: of type ``lro``, or ``google_cloud_platform``, which has no endpoint and no token.
             extra: its extra, where that was read asynchronously.
         """
-        extra = connection.extra_dejson if extra is None else extra
+        extra = _unprefixed(connection.extra_dejson if extra is None else extra)
         if connection.conn_type == GOOGLE_CONNECTION:
-            return cls(extra=extra)
-        return cls(host=connection.host, port=connection.port, password=connection.password, extra=extra)
+            return cls(conn_id=connection.conn_id, extra=extra)
+        return cls(
+            conn_id=connection.conn_id,
+            host=connection.host,
+            port=connection.port,
+            password=connection.password,
+            extra=extra,
+        )
 
-    def channel_config(self, *, endpoint: str | None = None, name: str | None = None) -> ChannelConfig:
+    def channel_config(self, task: TaskSettings, *, name: str | None = None) -> ChannelConfig:
         """Return the channel that this connection and a task describe.
 
         Args:
-            endpoint: the task's, which goes before the connection's.
+            task: what the task says of it, which goes before the connection.
             name: an operation's, from which ``{location}`` in the endpoint is filled.
 
         Raises:
             EndpointError: endpoint or TLS options cannot be right; says which, and what would do.
             CredentialsError: several kinds of credentials, or credentials on a plaintext channel.
         """
-        from airflow_provider_lro._channel import ChannelConfig, fill_location, parse_endpoint, read_pem
-        from airflow_provider_lro._credentials import CLOUD_PLATFORM, CredentialsConfig
+        from airflow_provider_lro._channel import ChannelConfig, fill_location, in_universe, parse_endpoint, read_pem
 
         extra = self.extra
-        keyfile = extra.get("keyfile_dict") or None
+        endpoint = in_universe(task.endpoint or self.host or "", extra.get("universe_domain"))
         return ChannelConfig(
-            target=parse_endpoint(
-                fill_location(endpoint or self.host or "", name), port=None if endpoint else self.port
-            ),
-            credentials=CredentialsConfig(
-                key_path=extra.get("key_path") or None,
-                keyfile=keyfile if keyfile is None or isinstance(keyfile, str) else json.dumps(keyfile),
-                token=self.password or None,
-                anonymous=_boolean(extra, "is_anonymous"),
-                scopes=tuple(str(extra.get("scope") or CLOUD_PLATFORM).replace(",", " ").split()),
-            ),
+            target=parse_endpoint(fill_location(endpoint, name), port=None if task.endpoint else self.port),
+            credentials=self._credentials(task),
             insecure=_boolean(extra, "insecure"),
             root_certificates=read_pem(extra.get("root_certificates"), what="root_certificates"),
             client_certificate=read_pem(extra.get("client_certificate"), what="client_certificate"),
@@ -77,6 +88,62 @@ class ConnectionSettings:
             authority=extra.get("authority") or None,
             max_message_mb=_whole_number(extra, "max_message_mb", default=64),
         )
+
+    def _credentials(self, task: TaskSettings) -> CredentialsConfig:
+        from airflow_provider_lro._credentials import CLOUD_PLATFORM, CredentialsConfig
+
+        extra = self.extra
+        google: tuple[tuple[str, str], ...] = ()
+        if extra.get("key_secret_name") or extra.get("idp_issuer_url"):
+            google = tuple((key, text) for key in GOOGLE_PROVIDER_EXTRAS if (text := _text(extra.get(key))))
+        return CredentialsConfig(
+            key_path=extra.get("key_path") or None,
+            keyfile=_text(extra.get("keyfile_dict")),
+            config_file=None if google else _text(extra.get("credential_config_file")),
+            token=self.password or None,
+            anonymous=_boolean(extra, "is_anonymous"),
+            google=google,
+            scopes=tuple(str(extra.get("scope") or CLOUD_PLATFORM).replace(",", " ").split()),
+            impersonation_chain=chain_of(task.impersonation_chain or extra.get("impersonation_chain")),
+            quota_project_id=task.quota_project_id or extra.get("quota_project_id") or None,
+            whose=f"the credentials of connection {self.conn_id!r}" if self.conn_id else "the credentials",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSettings:
+    """What a task says of the connection; each goes before what the connection says."""
+
+    endpoint: str | None = None
+    impersonation_chain: str | Sequence[str] | None = None
+    quota_project_id: str | None = None
+
+
+def chain_of(value: object) -> tuple[str, ...]:
+    """Return an impersonation chain from one account, a list with commas between, or a sequence.
+
+    Raises:
+        CredentialsError: it is none of these.
+    """
+    accounts = value.split(",") if isinstance(value, str) else value or ()
+    if not isinstance(accounts, Sequence) or not all(isinstance(account, str) for account in accounts):
+        raise CredentialsError(
+            f"impersonation_chain must be a service account, several with commas between, or a list, not {value!r}"
+        )
+    return tuple(account.strip() for account in accounts if account.strip())
+
+
+def _unprefixed(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Old forms of the Google provider wrote its extras with a prefix; the bare name goes before it."""
+    old = {key.removeprefix(GOOGLE_PREFIX): value for key, value in extra.items() if key.startswith(GOOGLE_PREFIX)}
+    return {**old, **{key: value for key, value in extra.items() if not key.startswith(GOOGLE_PREFIX)}}
+
+
+def _text(value: object) -> str | None:
+    """JSON may be stored as text or as the value itself."""
+    if not value:
+        return None
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _boolean(extra: Mapping[str, Any], key: str) -> bool:

@@ -1,15 +1,8 @@
-"""From configuration to the headers of a call: google-auth credentials and their tokens.
-
-Tokens travel as per-call metadata, not through grpc's call-credentials plugin, which costs a thread per call. Nothing
-is loaded or fetched before the first call needs it, and what blocks (files, the metadata server, a token endpoint)
-blocks in ``Tokens.refresh`` alone, which ``arefresh`` moves off the event loop. Floor ½.
-"""
+"""From configuration to google-auth credentials. Nothing is loaded before the first call needs it. Floor ½."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -17,15 +10,18 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from google.auth import exceptions as google_errors
 from google.auth.credentials import AnonymousCredentials
 
-from airflow_provider_lro.exceptions import Code, CredentialsError, LroError, RpcError
+from airflow_provider_lro.exceptions import CredentialsError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from google.auth.credentials import Credentials
 
-__all__ = ["CredentialsConfig", "Headers", "Tokens"]
+__all__ = ["CLOUD_PLATFORM", "CredentialsConfig", "Headers"]
 
 CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
 
+_SOURCES = ("key_path", "keyfile", "config_file", "token", "given", "google")
 _UNUSABLE = (ValueError, TypeError, AttributeError, KeyError)
 """What google-auth raises for JSON that is not what it expects."""
 
@@ -43,22 +39,36 @@ class CredentialsConfig:
         keyfile: the text of one.
         token: a bearer token, sent as it is and never refreshed.
         given: google-auth credentials that the caller made.
+        config_file: path or text of a credential configuration: workload identity federation, external account.
         anonymous: send no credentials at all.
         scopes: OAuth scopes for what this provider loads itself.
+        google: what only the Google provider can make credentials of, by the names of its extras.
+        impersonation_chain: service accounts; the last is impersonated, those before it are its delegates.
+        quota_project_id: the project that quota and bills go to.
+        whose: what an error calls the credentials.
     """
 
     key_path: str | None = None
     keyfile: str | None = field(default=None, repr=False)
     token: str | None = field(default=None, repr=False)
     given: Any = field(default=None, repr=False)
+    config_file: str | None = field(default=None, repr=False)
+    google: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     anonymous: bool = False
     scopes: tuple[str, ...] = (CLOUD_PLATFORM,)
+    impersonation_chain: tuple[str, ...] = ()
+    quota_project_id: str | None = None
+    whose: str = field(default="the credentials", compare=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.given, AnonymousCredentials):
             object.__setattr__(self, "given", None)
             object.__setattr__(self, "anonymous", True)
-        sources = [name for name in ("key_path", "keyfile", "token", "given", "anonymous") if getattr(self, name)]
+        sources = [name for name in (*_SOURCES, "anonymous") if getattr(self, name)]
+        if self.impersonation_chain and (self.anonymous or self.token):
+            raise CredentialsError(
+                "impersonation_chain needs credentials that may impersonate; a bearer token or anonymous calls cannot"
+            )
         if len(sources) > 1:
             raise CredentialsError(
                 f"several kinds of credentials are given ({', '.join(sources)}); give one, or none for application"
@@ -72,7 +82,20 @@ class CredentialsConfig:
     @property
     def explicit(self) -> bool:
         """Whether credentials were asked for by name, so that leaving them out would surprise."""
-        return bool(self.key_path or self.keyfile or self.token or self.given)
+        return any(getattr(self, name) for name in _SOURCES) or bool(self.impersonation_chain)
+
+    def static_headers(self) -> Headers:
+        """Return the headers of credentials that are never refreshed: a bearer token, or none."""
+        return (*((("authorization", f"Bearer {self.token}"),) if self.token else ()), *self._quota())
+
+    def applied(self, credentials: Credentials) -> Headers:
+        """Return the headers for google-auth credentials that hold a token."""
+        headers: dict[str, str] = {}
+        credentials.apply(headers)
+        return tuple({key.lower(): value for key, value in (*headers.items(), *self._quota())}.items())
+
+    def _quota(self) -> Headers:
+        return (("x-goog-user-project", self.quota_project_id),) if self.quota_project_id else ()
 
     def load(self) -> Credentials:
         """Return google-auth credentials. Blocks: reads files, may ask the metadata server.
@@ -80,10 +103,28 @@ class CredentialsConfig:
         Raises:
             CredentialsError: there are none, or they cannot be used; says where they were looked for.
         """
+        credentials = self._load_source()
+        if self.impersonation_chain:
+            from google.auth import impersonated_credentials
+
+            *delegates, principal = self.impersonation_chain
+            credentials = impersonated_credentials.Credentials(
+                source_credentials=credentials,
+                target_principal=principal,
+                delegates=delegates or None,
+                target_scopes=list(self.scopes),
+            )
+        return credentials
+
+    def _load_source(self) -> Credentials:
         if self.given is not None:
             return self.given  # type: ignore[no-any-return]
         if self.key_path or self.keyfile:
             return self._load_key()
+        if self.google:
+            return self._load_with_google_provider()
+        if self.config_file:
+            return self._load_config_file()
         import google.auth
 
         try:
@@ -97,6 +138,44 @@ class CredentialsConfig:
                 " keyfile_dict) or a bearer token (the password), or set is_anonymous"
             ) from None
         return credentials
+
+    def _load_with_google_provider(self) -> Credentials:
+        from airflow.providers.common.compat.sdk import AirflowException
+
+        wanted: dict[str, Any] = dict(self.google)
+        names = ", ".join(wanted)
+        try:
+            from airflow.providers.google.cloud.utils.credentials_provider import (  # type: ignore[import-not-found]
+                get_credentials_and_project_id,
+            )
+        except ImportError:
+            raise CredentialsError(
+                f"{self.whose} need the Google provider ({names} in the connection's extra); install"
+                " apache-airflow-providers-google, or use key_path, keyfile_dict or credential_config_file"
+            ) from None
+        parameters = wanted.pop("idp_extra_parameters", None)
+        if parameters:
+            wanted["idp_extra_params_dict"] = json.loads(parameters)
+        try:
+            credentials: Credentials = get_credentials_and_project_id(scopes=list(self.scopes), **wanted)[0]
+        except (AirflowException, google_errors.GoogleAuthError, *_UNUSABLE, OSError) as error:
+            raise CredentialsError(
+                f"{self.whose}: the Google provider could make none of {names} ({type(error).__name__})"
+            ) from None
+        return credentials
+
+    def _load_config_file(self) -> Credentials:
+        text = self.config_file or ""
+        try:
+            info = json.loads(text if text.lstrip().startswith("{") else Path(text).expanduser().read_text())
+            return _from_configuration(info, list(self.scopes))
+        except OSError as error:
+            raise CredentialsError(f"credential_config_file cannot be read: {error.strerror}") from None
+        except (google_errors.GoogleAuthError, *_UNUSABLE) as error:
+            raise CredentialsError(
+                f"credential_config_file is no usable credential configuration ({type(error).__name__}); expected the"
+                " path or the JSON text of one, such as `gcloud iam workload-identity-pools create-cred-config` writes"
+            ) from None
 
     def _load_key(self) -> Credentials:
         from google.oauth2 import service_account
@@ -118,63 +197,30 @@ class CredentialsConfig:
         return credentials
 
 
-class Tokens:
-    """The authorization headers of one channel: fetched once for all its calls, and again before they expire."""
+def _from_configuration(info: Mapping[str, Any], scopes: list[str]) -> Credentials:
+    """Return the credentials that a configuration describes, by its ``type``.
 
-    def __init__(self, config: CredentialsConfig) -> None:
-        self._config = config
-        self._credentials: Credentials | None = None
-        self._headers: Headers | None = None
-        self._lock = threading.Lock()
-        self._turn = asyncio.Lock()
-        if config.anonymous:
-            self._headers = ()
-        elif config.token:
-            self._headers = (("authorization", f"Bearer {config.token}"),)
+    google-auth's own function for this takes any type unseen, and is deprecated for it.
+    """
+    from google.auth import aws, external_account_authorized_user, identity_pool, impersonated_credentials, pluggable
+    from google.oauth2 import credentials as user
+    from google.oauth2 import service_account
 
-    def headers(self) -> Headers | None:
-        """Return the headers of a call made now; None when they must be refreshed first."""
-        if self._credentials is not None and not self._credentials.valid:
-            return None
-        return self._headers
-
-    def refresh(self) -> Headers:
-        """Return valid headers. Blocks; callers that come at once share one refresh.
-
-        Raises:
-            CredentialsError: for good.
-            RpcError: the token endpoint could not be reached or was overloaded; worth another try.
-        """
-        with self._lock:
-            headers = self.headers()
-            if headers is None:
-                if self._credentials is None:
-                    self._credentials = self._config.load()
-                headers = self._headers = self._fetch(self._credentials)
-            return headers
-
-    async def arefresh(self) -> Headers:
-        """Do as ``refresh`` does, off the event loop; waiters take up no thread."""
-        async with self._turn:
-            headers = self.headers()
-            return await asyncio.to_thread(self.refresh) if headers is None else headers
-
-    @staticmethod
-    def _fetch(credentials: Credentials) -> Headers:
-        from google.auth.transport.requests import Request
-
-        try:
-            if not credentials.valid:
-                credentials.refresh(Request())
-        except google_errors.GoogleAuthError as error:
-            raise _refresh_error(error) from error
-        headers: dict[str, str] = {}
-        credentials.apply(headers)
-        return tuple((key.lower(), value) for key, value in headers.items())
-
-
-def _refresh_error(error: google_errors.GoogleAuthError) -> LroError:
-    """Tell a token endpoint that is down from one that said no. Blame stays with what it said, never with a token."""
-    if isinstance(error, google_errors.TransportError) or error.retryable:
-        return RpcError(f"the token endpoint cannot be reached: {error}", code=Code.UNAVAILABLE, message=str(error))
-    return CredentialsError(f"the credentials were refused by the token endpoint: {error}", message=str(error))
+    kind = info["type"]
+    if kind == "external_account":
+        source = info.get("credential_source") or {}
+        if str(source.get("environment_id", "")).startswith("aws"):
+            kind = "aws"
+        elif "executable" in source:
+            kind = "pluggable"
+    makers: dict[str, Any] = {
+        "aws": aws.Credentials.from_info,
+        "pluggable": pluggable.Credentials.from_info,
+        "external_account": identity_pool.Credentials.from_info,
+        "external_account_authorized_user": external_account_authorized_user.Credentials.from_info,
+        "authorized_user": user.Credentials.from_authorized_user_info,
+        "service_account": service_account.Credentials.from_service_account_info,
+        "impersonated_service_account": impersonated_credentials.Credentials.from_impersonated_service_account_info,
+    }
+    credentials: Credentials = makers[kind](info, scopes=scopes)
+    return credentials

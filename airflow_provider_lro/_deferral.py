@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.common.compat.sdk import BaseOperator, conf
 
+from airflow_provider_lro._connection import chain_of
 from airflow_provider_lro._wait import WaitArgs, check_name
 from airflow_provider_lro.hooks import LongRunningOperationHook
 
@@ -63,9 +64,11 @@ class ServiceOperator(BaseOperator):
 
     :param lro_conn_id: connection of type ``lro`` (or ``google_cloud_platform``, then with ``endpoint``).
     :param endpoint: host or host:port of the service, instead of the connection's; may hold ``{location}``.
+    :param impersonation_chain: service account to impersonate, or a chain of them (text with commas, or a sequence).
+    :param quota_project_id: project that quota and bills go to.
     """
 
-    template_fields: Sequence[str] = ("lro_conn_id", "endpoint")
+    template_fields: Sequence[str] = ("lro_conn_id", "endpoint", "impersonation_chain", "quota_project_id")
     ui_color = "#d9e7ff"
 
     def __init__(
@@ -73,15 +76,24 @@ class ServiceOperator(BaseOperator):
         *,
         lro_conn_id: str = LongRunningOperationHook.default_conn_name,
         endpoint: str | None = None,
+        impersonation_chain: str | Sequence[str] | None = None,
+        quota_project_id: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.lro_conn_id = lro_conn_id
         self.endpoint = endpoint
+        self.impersonation_chain = impersonation_chain
+        self.quota_project_id = quota_project_id
 
     def hook(self) -> LongRunningOperationHook:
         """Return the hook for the connection; a context manager."""
-        return LongRunningOperationHook(self.lro_conn_id, endpoint=self.endpoint)
+        return LongRunningOperationHook(
+            self.lro_conn_id,
+            endpoint=self.endpoint,
+            impersonation_chain=self.impersonation_chain,
+            quota_project_id=self.quota_project_id,
+        )
 
 
 class WaitingOperator(ServiceOperator):
@@ -125,6 +137,7 @@ class WaitingOperator(ServiceOperator):
     def wait_args(self, name: str, **more: Any) -> WaitArgs:
         """Return the wait for one operation; ``more`` is what the kind of operator adds."""
         own = {field.name: getattr(self, field.name) for field in fields(WaitArgs) if hasattr(self, field.name)}
+        own["impersonation_chain"] = ",".join(chain_of(self.impersonation_chain)) or None  # only scalars cross
         return WaitArgs(**{**own, "operation_name": name, **more})
 
     def defer_wait(self, args: WaitArgs, *, kwargs: dict[str, Any] | None = None) -> NoReturn:

@@ -12,7 +12,7 @@ __all__ = ["FIELDS", "conn_fields", "field_behaviour", "widgets"]
 class Field:
     """One extra of the connection.
 
-    ``kind`` is its JSON type; a ``secret`` is shown as a password.
+    ``kind`` is its JSON type; a ``secret`` is shown as a password, and what has ``lines`` in a box that keeps them.
     """
 
     name: str
@@ -20,11 +20,33 @@ class Field:
     description: str
     kind: str = "string"
     secret: bool = False
+    lines: bool = False
+    least: int | None = None
+    most: int | None = None
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """The JSON schema of its value, with the formats that Airflow's forms know."""
+        limits = {"minimum": self.least, "maximum": self.most}
+        shown = "password" if self.secret else "multiline" if self.lines else None
+        rest = {"format": shown, **limits}
+        return {"type": [self.kind, "null"], **{key: value for key, value in rest.items() if value is not None}}
 
 
 FIELDS = (
     Field(name="key_path", label="Key path", description="Path of a service-account key file, on every worker."),
     Field(name="keyfile_dict", label="Key JSON", description="A service-account key, whole.", secret=True),
+    Field(
+        name="credential_config_file",
+        label="Credential configuration",
+        description="Path or JSON of a credential configuration (workload identity federation).",
+    ),
+    Field(
+        name="impersonation_chain",
+        label="Impersonation chain",
+        description="Service account to impersonate, or several separated by commas.",
+    ),
+    Field(name="quota_project_id", label="Quota project", description="The project that quota and bills go to."),
     Field(name="scope", label="Scopes", description="OAuth scopes, separated by commas. Default: cloud-platform."),
     Field(name="is_anonymous", label="Anonymous", description="Send no credentials.", kind="boolean"),
     Field(name="insecure", label="Plaintext", description="No TLS; sends no credentials.", kind="boolean"),
@@ -32,15 +54,34 @@ FIELDS = (
         name="root_certificates",
         label="Root certificates",
         description="PEM text or a path: the authorities to trust instead of the system's.",
+        lines=True,
     ),
-    Field(name="client_certificate", label="Client certificate", description="PEM text or a path, for mutual TLS."),
-    Field(name="client_key", label="Client key", description="PEM text or a path, for mutual TLS.", secret=True),
+    Field(
+        name="client_certificate",
+        label="Client certificate",
+        description="PEM text or a path, for mutual TLS.",
+        lines=True,
+    ),
+    # PEM text works too, but not through the form: a password's box drops the line breaks.
+    Field(
+        name="client_key",
+        label="Client key",
+        description="Path of its PEM file, on every worker, for mutual TLS.",
+        secret=True,
+    ),
+    Field(
+        name="universe_domain",
+        label="Universe domain",
+        description="Takes the place of googleapis.com in the endpoint.",
+    ),
     Field(name="authority", label="Authority", description="The name to expect in the server's certificate."),
     Field(
         name="max_message_mb",
         label="Largest response (MiB)",
         description="1 to 2047. Default: 64.",
         kind="integer",
+        least=1,
+        most=2047,
     ),
 )
 
@@ -48,12 +89,7 @@ FIELDS = (
 def conn_fields() -> dict[str, Any]:
     """Return ``conn-fields`` of the provider metadata (Airflow 3.2 and newer)."""
     return {
-        field.name: {
-            "label": field.label,
-            "description": field.description,
-            "schema": {"type": [field.kind, "null"], **({"format": "password"} if field.secret else {})},
-        }
-        for field in FIELDS
+        field.name: {"label": field.label, "description": field.description, "schema": field.schema} for field in FIELDS
     }
 
 

@@ -89,6 +89,8 @@ class WaitArgs:
     cancel_grace: float = 60.0
     started_at: float | None = None
     deadline: float | None = None
+    impersonation_chain: str | None = None
+    quota_project_id: str | None = None
 
     def schedule(self) -> Schedule:
         """Return the schedule; raises ValueError for values that make none."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
-from airflow_provider_lro._connection import ConnectionSettings
+from airflow_provider_lro._connection import ConnectionSettings, TaskSettings
 from airflow_provider_lro._wait import check_name
 from airflow_provider_lro.exceptions import (
     Code,
@@ -25,7 +25,7 @@ from airflow_provider_lro.exceptions import (
 from airflow_provider_lro.operation import Operation
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from google.longrunning import operations_proto_pb2 as pb
 
@@ -50,6 +50,8 @@ class LongRunningOperationHook(BaseHook):
 
     :param lro_conn_id: connection of type ``lro`` (or ``google_cloud_platform``, then with ``endpoint``).
     :param endpoint: host or host:port of the service, instead of the connection's; may hold ``{location}``.
+    :param impersonation_chain: service account to impersonate, or a chain of them (text with commas, or a sequence).
+    :param quota_project_id: project that quota and bills go to.
     """
 
     conn_name_attr = "lro_conn_id"
@@ -57,10 +59,20 @@ class LongRunningOperationHook(BaseHook):
     conn_type = "lro"
     hook_name = "Long-running operations"
 
-    def __init__(self, lro_conn_id: str = default_conn_name, *, endpoint: str | None = None) -> None:
+    def __init__(
+        self,
+        lro_conn_id: str = default_conn_name,
+        *,
+        endpoint: str | None = None,
+        impersonation_chain: str | Sequence[str] | None = None,
+        quota_project_id: str | None = None,
+    ) -> None:
         super().__init__()
         self.lro_conn_id = lro_conn_id
         self.endpoint = endpoint
+        self._task = TaskSettings(
+            endpoint=endpoint, impersonation_chain=impersonation_chain, quota_project_id=quota_project_id
+        )
         self._settings: ConnectionSettings | None = None
         self._clients: dict[ChannelConfig, OperationsClient] = {}
 
@@ -84,7 +96,7 @@ class LongRunningOperationHook(BaseHook):
 
         if self._settings is None:
             self._settings = self._read_connection()
-        config = self._settings.channel_config(endpoint=self.endpoint, name=name)
+        config = self._settings.channel_config(self._task, name=name)
         if config not in self._clients:
             self._clients[config] = OperationsClient(config)
         return self._clients[config]
@@ -98,7 +110,7 @@ class LongRunningOperationHook(BaseHook):
         from airflow_provider_lro._client import AsyncOperationsClient
 
         settings = await _shared_settings(self)
-        async with AsyncOperationsClient(settings.channel_config(endpoint=self.endpoint, name=name)) as client:
+        async with AsyncOperationsClient(settings.channel_config(self._task, name=name)) as client:
             yield client
 
     def operation(self, operation: str | pb.Operation) -> Operation:

@@ -55,7 +55,12 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
         clock = steady_clock()
         try:
             steps = wait(self, now=clock(), start=Start.RESUME)
-            hook = LongRunningOperationHook(self.lro_conn_id, endpoint=self.endpoint)
+            hook = LongRunningOperationHook(
+                self.lro_conn_id,
+                endpoint=self.endpoint,
+                impersonation_chain=self.impersonation_chain,
+                quota_project_id=self.quota_project_id,
+            )
             async with hook.async_client(self.operation_name) as client:
                 return await drive_async(steps, self, client, clock=clock)
         except LroError as error:  # the connection describes no channel

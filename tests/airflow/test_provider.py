@@ -25,7 +25,7 @@ EXAMPLES = sorted((ROOT / "example_dags").glob("*.py"))
 BESIDE = {"__init__", "_form", "get_provider_info"}
 ORDER = [
     ["exceptions", "_schedule", "_outcome", "_wait"],
-    ["_credentials", "_channel", "_encoding", "_events", "_rpc", "_client"],
+    ["_credentials", "_tokens", "_channel", "_encoding", "_events", "_rpc", "_client"],
     ["_connection", "_drivers", "operation", "hooks", "triggers"],
     ["_deferral", "sensors", "operators"],
 ]

@@ -955,6 +955,8 @@ def test_every_argument_but_the_name_has_a_default() -> None:
         "cancel_grace": 60.0,
         "started_at": None,
         "deadline": None,
+        "impersonation_chain": None,
+        "quota_project_id": None,
     }
     assert all(field.kw_only for field in dataclasses.fields(WaitArgs))
 

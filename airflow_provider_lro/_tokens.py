@@ -1,0 +1,172 @@
+"""The authorization headers of one channel: fetched once for all its calls, and again ahead of expiry.
+
+Tokens travel as per-call metadata, not through grpc's call-credentials plugin, which costs a thread per call. What
+blocks (files, the metadata server, a token endpoint) blocks in a refresh alone, which is off the event loop. However
+many calls need one, there is one refresh at a time. Floor ½.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import threading
+import time
+from concurrent.futures import Future
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from google.auth import exceptions as google_errors
+
+from airflow_provider_lro.exceptions import Code, CredentialsError, LroError, RpcError
+
+if TYPE_CHECKING:
+    from google.auth.credentials import Credentials
+
+    from airflow_provider_lro._credentials import CredentialsConfig, Headers
+
+__all__ = ["Tokens"]
+
+LONGEST_MARGIN = 225.0
+"""Seconds before its expiry at which a token is refreshed; google-auth's own ``REFRESH_THRESHOLD``."""
+SHARE_OF_LIFE = 0.25
+"""… but not before the last quarter of a token's life."""
+PAUSE_AFTER_FAILURE = 30.0
+"""Seconds until a refresh is tried again that failed while its token still held."""
+RETRYABLE_STATUS = frozenset({408, 429})
+
+log = logging.getLogger(__name__)
+
+
+class Tokens:
+    """The tokens of one channel, for its sync or its aio calls."""
+
+    def __init__(self, config: CredentialsConfig) -> None:
+        self._config = config
+        self._credentials: Credentials | None = None
+        self._headers: Headers | None = None
+        self._refresh_at = math.inf
+        self._expires_at = math.inf
+        self._lock = threading.Lock()
+        self._flight: Future[Headers] | None = None
+        if config.anonymous or config.token:
+            self._headers = config.static_headers()
+
+    def headers(self) -> Headers | None:
+        """Return the headers of a call made now; None when they must be refreshed first."""
+        now = time.monotonic()
+        if now < self._refresh_at:
+            return self._headers
+        # One caller refreshes ahead of expiry, all others go on with the token that still holds.
+        return self._headers if self._flight is not None and now < self._expires_at else None
+
+    def forget(self) -> None:
+        """Take the token for revoked: the service refused it. The next call fetches another."""
+        if self._credentials is not None:
+            self._headers, self._refresh_at = None, math.inf
+
+    def refresh(self) -> Headers:
+        """Return valid headers. Blocks; callers that come at once share one refresh, and its error.
+
+        Raises:
+            CredentialsError: for good.
+            RpcError: the token endpoint could not be reached or was overloaded; worth another try.
+        """
+        flight, mine = self._board()
+        if mine:
+            self._fly(flight)
+        return flight.result()
+
+    async def arefresh(self) -> Headers:
+        """Do as ``refresh`` does, off the event loop; those that only wait take up no thread."""
+        flight, mine = self._board()
+        if mine:
+            asyncio.get_running_loop().run_in_executor(None, self._fly, flight)
+        return await asyncio.wrap_future(flight)
+
+    def _board(self) -> tuple[Future[Headers], bool]:
+        with self._lock:
+            if self._flight is not None:
+                return self._flight, False
+            flight: Future[Headers] = Future()
+            headers = self.headers()
+            if headers is not None:  # refreshed between the caller's look and now
+                flight.set_result(headers)
+                return flight, False
+            flight.set_running_or_notify_cancel()  # a caller that is cancelled leaves the others their refresh
+            self._flight = flight
+            return flight, True
+
+    def _fly(self, flight: Future[Headers]) -> None:
+        failed: BaseException | None = None
+        headers: Headers | None = None
+        try:
+            headers = self._fetch()
+        except BaseException as error:  # noqa: BLE001  (whatever it is, it is every waiting caller's)
+            headers, failed = self._outlive(error), error
+        with self._lock:
+            self._flight = None
+        if headers is not None:
+            flight.set_result(headers)
+        else:
+            flight.set_exception(failed)
+
+    def _outlive(self, error: BaseException) -> Headers | None:
+        """A refresh ahead of expiry may fail: the token that there is still holds."""
+        now = time.monotonic()
+        if self._headers is None or now >= self._expires_at:
+            return None
+        log.warning("%s; the token at hand holds for %.0f s more", error, self._expires_at - now)
+        self._refresh_at = now + min(PAUSE_AFTER_FAILURE, (self._expires_at - now) / 2)
+        return self._headers
+
+    def _fetch(self) -> Headers:
+        first = self._credentials is None
+        if self._credentials is None:
+            self._credentials = self._config.load()
+        request = _request()
+        try:
+            if not (first and self._credentials.valid):
+                self._credentials.refresh(request)
+        except google_errors.GoogleAuthError as error:
+            raise _refresh_error(error, request.status, whose=self._config.whose) from None
+        lifetime = math.inf
+        if self._credentials.expiry is not None:
+            lifetime = (self._credentials.expiry - datetime.now(tz=UTC).replace(tzinfo=None)).total_seconds()
+        now = time.monotonic()
+        self._expires_at = now + lifetime
+        self._refresh_at = self._expires_at - min(LONGEST_MARGIN, SHARE_OF_LIFE * lifetime)
+        self._headers = self._config.applied(self._credentials)
+        return self._headers
+
+
+def _request() -> Any:
+    """Return google-auth's transport, which remembers the status of its last answer."""
+    from google.auth.transport.requests import Request
+
+    class Remembering(Request):
+        status: int | None = None
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            self.status = None
+            response: Any = super().__call__(*args, **kwargs)  # type: ignore[no-untyped-call]
+            self.status = response.status
+            return response
+
+    return Remembering()
+
+
+def _refresh_error(error: google_errors.GoogleAuthError, status: int | None, *, whose: str) -> LroError:
+    """Tell a token endpoint that is down from one that said no; google-auth marks only some of its errors.
+
+    The text is the error's first argument: those behind it are whole answers.
+    """
+    said = str(error.args[0]) if error.args else type(error).__name__
+    transport = any(isinstance(each, google_errors.TransportError) for each in (error, error.__cause__))
+    unreached = transport and status is None
+    overloaded = status is not None and (status >= 500 or status in RETRYABLE_STATUS)  # noqa: PLR2004
+    if unreached or overloaded or error.retryable:
+        return RpcError(
+            f"the token endpoint cannot be reached, to refresh {whose}: {said}", code=Code.UNAVAILABLE, message=said
+        )
+    return CredentialsError(f"{whose} were refused by the token endpoint: {said}", message=said)

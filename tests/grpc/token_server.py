@@ -1,0 +1,128 @@
+"""An OAuth token endpoint on loopback, a key whose tokens come from it, and a simulator that demands them."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from tests.simulator_fixture import running_simulator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    import trustme
+
+    from tests.simulator_fixture import Simulator
+
+TOKEN = "t0ps3cret-t0ken"
+
+
+@dataclass
+class TokenServer:
+    """An OAuth token endpoint on loopback. `refusals` are used up first: (status, JSON), or None to hang up."""
+
+    port: int = 0
+    token: Callable[[int], str] = lambda number: TOKEN
+    seconds: int = 3600
+    delay: float = 0.0
+    refusals: list[tuple[int, Any] | None] = field(default_factory=list)
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    asked: threading.Event = field(default_factory=threading.Event)
+
+    def answer(self, body: str) -> tuple[int, Any] | None:
+        """Answer one request."""
+        form = {key: values[0] for key, values in parse_qs(body).items()}
+        self.requests.append(form)
+        self.asked.set()
+        time.sleep(self.delay)
+        if self.refusals:
+            return self.refusals.pop(0)
+        return 200, {
+            "access_token": self.token(len(self.requests)),
+            "expires_in": self.seconds,
+            "token_type": "Bearer",
+        }
+
+
+@pytest.fixture
+def tokens() -> Iterator[TokenServer]:
+    """Run a token server."""
+    state = TokenServer()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            answer = state.answer(self.rfile.read(int(self.headers["content-length"])).decode())
+            if answer is None:
+                return
+            status, content = answer
+            body = json.dumps(content).encode()
+            self.send_response(status)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    state.port = server.server_address[1]
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield state
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture(scope="session")
+def private_key() -> str:
+    """Make the private key of nobody."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    encoding, kind = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    return key.private_bytes(encoding, kind, serialization.NoEncryption()).decode()
+
+
+@pytest.fixture
+def keyfile(private_key: str, tokens: TokenServer) -> str:
+    """Give the text of a service-account key whose tokens come from that server."""
+    return json.dumps(
+        {
+            "type": "service_account",
+            "project_id": "p",
+            "private_key_id": "k",
+            "private_key": private_key,
+            "client_email": "me@p.iam.gserviceaccount.com",
+            "client_id": "1",
+            "token_uri": f"http://127.0.0.1:{tokens.port}/token",
+        }
+    )
+
+
+@pytest.fixture
+def key_path(keyfile: str, tmp_path: Path) -> str:
+    """Give its path."""
+    path = tmp_path / "key.json"
+    path.write_text(keyfile)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def guarded(leaf: trustme.LeafCert, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
+    """Run a simulator with TLS that demands the token."""
+    directory = tmp_path_factory.mktemp("pem")
+    (directory / "cert.pem").write_bytes(b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
+    leaf.private_key_pem.write_to_path(str(directory / "key.pem"))
+    tls = ("--tls-cert", directory / "cert.pem", "--tls-key", directory / "key.pem")
+    with running_simulator("--token", TOKEN, *tls) as running:
+        yield running
