@@ -6,15 +6,13 @@ Floor 1: floor ½ is imported inside functions.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from airflow_provider_lro.exceptions import CredentialsError, EndpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from airflow_provider_lro._channel import ChannelConfig
     from airflow_provider_lro._credentials import CredentialsConfig
 
@@ -32,6 +30,8 @@ GOOGLE_PROVIDER_EXTRAS = (
     "idp_extra_parameters",
 )
 """What the Google provider needs for what it alone can do: keys in Secret Manager, client credentials of an IdP."""
+
+SECRET_EXTRAS = ("keyfile_dict", "client_key", "client_secret")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +62,16 @@ class ConnectionSettings:
             password=connection.password,
             extra=extra,
         )
+
+    def secrets(self) -> list[str]:
+        """Return what no log may show, for Airflow's masker, which knows only some of these by their names."""
+        texts = [self.password, *(_text(self.extra.get(key)) for key in SECRET_EXTRAS)]
+        key = self.extra.get("keyfile_dict")
+        if isinstance(key, str) and key.lstrip().startswith("{"):
+            key = _json(key)
+        if isinstance(key, Mapping):
+            texts.append(_text(key.get("private_key")))
+        return [text for text in texts if text]
 
     def channel_config(self, task: TaskSettings, *, name: str | None = None) -> ChannelConfig:
         """Return the channel that this connection and a task describe.
@@ -137,6 +147,13 @@ def _unprefixed(extra: Mapping[str, Any]) -> dict[str, Any]:
     """Old forms of the Google provider wrote its extras with a prefix; the bare name goes before it."""
     old = {key.removeprefix(GOOGLE_PREFIX): value for key, value in extra.items() if key.startswith(GOOGLE_PREFIX)}
     return {**old, **{key: value for key, value in extra.items() if not key.startswith(GOOGLE_PREFIX)}}
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:  # said where the key is loaded
+        return None
 
 
 def _text(value: object) -> str | None:

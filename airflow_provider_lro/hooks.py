@@ -10,7 +10,7 @@ import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self
 
-from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook, mask_secret
 
 from airflow_provider_lro._connection import ConnectionSettings, TaskSettings
 from airflow_provider_lro._wait import check_name
@@ -178,9 +178,11 @@ class LongRunningOperationHook(BaseHook):
 
     def _read_connection(self) -> ConnectionSettings:
         try:
-            return ConnectionSettings.of(self.get_connection(self.lro_conn_id))
+            settings = ConnectionSettings.of(self.get_connection(self.lro_conn_id))
         except AirflowNotFoundException:
             return self._without_connection()
+        _mask(settings)
+        return settings
 
     async def _aread_connection(self) -> ConnectionSettings:
         from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
@@ -194,7 +196,9 @@ class LongRunningOperationHook(BaseHook):
                     break
                 await asyncio.sleep(pause)
             else:
-                return ConnectionSettings.of(connection, extra=await get_async_extra_dejson(connection))
+                settings = ConnectionSettings.of(connection, extra=await get_async_extra_dejson(connection))
+                await asyncio.to_thread(_mask, settings)
+                return settings
         return self._without_connection()
 
     def _needs_no_connection(self) -> bool:
@@ -222,6 +226,11 @@ class LongRunningOperationHook(BaseHook):
         from airflow_provider_lro._form import field_behaviour
 
         return field_behaviour()
+
+
+def _mask(settings: ConnectionSettings) -> None:
+    for secret in settings.secrets():
+        mask_secret(secret)
 
 
 _settings: dict[tuple[asyncio.AbstractEventLoop, str], tuple[float, asyncio.Task[ConnectionSettings]]] = {}

@@ -90,6 +90,23 @@ def test_booleans_may_be_text(store: Callable[..., LongRunningOperationHook]) ->
             assert hook.get_conn().config.insecure is plaintext
 
 
+@pytest.mark.parametrize(
+    ("uri", "target", "insecure", "token"),
+    [
+        ("lro://127.0.0.1:50051/?insecure=true", "127.0.0.1:50051", True, None),
+        ("lro://:ya29.token@a.example", "a.example:443", False, "ya29.token"),
+    ],
+)
+def test_connection_as_uri(
+    monkeypatch: pytest.MonkeyPatch, uri: str, target: str, insecure: bool, token: str | None
+) -> None:
+    """The URIs of the documentation mean what it says."""
+    monkeypatch.setenv("AIRFLOW_CONN_STORED", uri)
+    with LongRunningOperationHook("stored") as hook:
+        config = hook.get_conn().config
+    assert (config.target, config.insecure, config.credentials.token) == (target, insecure, token)
+
+
 def test_missing_connection_is_an_error_that_says_what_to_do() -> None:
     """A connection that is asked for by name must be stored; so must the default without an endpoint."""
     for asked in (LongRunningOperationHook("nowhere", endpoint="a.example"), LongRunningOperationHook("nowhere")):
