@@ -21,7 +21,7 @@ from google.longrunning import operations_proto_pb2 as pb
 
 from airflow_provider_lro.operation import AsyncOperation, AsyncOperationsClient, Operation, OperationsClient
 from airflow_provider_lro.simulator import operation_name
-from tests.grpc.token_server import guarded, key_path, keyfile, private_key, tokens  # noqa: F401  (fixtures)
+from tests.grpc.token_server import config, guarded, key_path, keyfile, private_key, tokens  # noqa: F401  (fixtures)
 from tests.simulator_fixture import running_simulator
 
 if TYPE_CHECKING:
@@ -75,9 +75,9 @@ class Shell:
             yield client
 
     @asynccontextmanager
-    async def open(self, config: Any, **options: Any) -> AsyncIterator[Any]:
+    async def open(self, made: Any, **options: Any) -> AsyncIterator[Any]:
         """Connect as the hook does."""
-        async with self.entered(self.client_type(config, **options)) as client:
+        async with self.entered(self.client_type(made, **options)) as client:
             yield client
 
     async def listed(self, pager: Any, most: int | None = None) -> list[pb.Operation]:

@@ -39,16 +39,6 @@ CANARY = "c4n4ry"
 JSON_OF_A_REFUSAL = {"error": "invalid_grant", "error_description": "Invalid JWT Signature."}
 
 
-@pytest.fixture
-def config(guarded: Simulator, trusted: bytes) -> Callable[..., ChannelConfig]:
-    """Give a function from kinds of credentials to the configuration of a channel to that simulator."""
-
-    def make(**kind: Any) -> ChannelConfig:
-        return ChannelConfig(target=guarded.endpoint, credentials=CredentialsConfig(**kind), root_certificates=trusted)
-
-    return make
-
-
 async def polled(shell: Shell, config: ChannelConfig) -> Any:
     """Poll an operation that nobody has seen, which the simulator lets nobody do without the token."""
     async with shell.open(config, rpc_timeout=10) as client:

@@ -14,6 +14,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from airflow_provider_lro._channel import ChannelConfig
+from airflow_provider_lro._credentials import CredentialsConfig
 from tests.simulator_fixture import running_simulator
 
 if TYPE_CHECKING:
@@ -126,3 +128,13 @@ def guarded(leaf: trustme.LeafCert, tmp_path_factory: pytest.TempPathFactory) ->
     tls = ("--tls-cert", directory / "cert.pem", "--tls-key", directory / "key.pem")
     with running_simulator("--token", TOKEN, *tls) as running:
         yield running
+
+
+@pytest.fixture
+def config(guarded: Simulator, trusted: bytes) -> Callable[..., ChannelConfig]:
+    """Give a function from kinds of credentials to the configuration of a channel to that simulator."""
+
+    def make(**kind: Any) -> ChannelConfig:
+        return ChannelConfig(target=guarded.endpoint, credentials=CredentialsConfig(**kind), root_certificates=trusted)
+
+    return make
