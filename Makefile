@@ -8,6 +8,7 @@ PYTHON_OLDEST ?= $(shell for p in "$(PYTHON)" python3.12 python3.11; do \
 
 NEWEST := .venv
 OLDEST := .venv-oldest
+CHROMIUM := /usr/bin/chromium
 # The policy of a wait: no line and no branch of it goes untested.
 FLOOR_0 := */_schedule.py,*/_wait.py,*/_outcome.py,*/exceptions.py
 
@@ -19,7 +20,7 @@ $(foreach v,$(filter AIRFLOW_%,$(.VARIABLES)),$(eval unexport $(v)))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up test test-oldest lint clean
+.PHONY: help demo up test test-oldest test-browser lint clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -38,6 +39,9 @@ test: lint ## lint, types, and all tests under the newest Airflow, with coverage
 test-oldest: $(OLDEST)/.stamp ## all tests under the oldest Airflow we support, 2.11
 	$(OLDEST)/bin/python -m pytest
 
+test-browser: $(NEWEST)/.stamp-browser $(CHROMIUM) ## the connection form of the newest Airflow, in Debian's Chromium
+	LRO_BROWSER_TESTS=1 $(NEWEST)/bin/python -m pytest tests/browser
+
 lint: $(NEWEST)/.stamp ## ruff and mypy
 	$(NEWEST)/bin/python -m ruff check
 	$(NEWEST)/bin/python -m ruff format --check
@@ -47,18 +51,23 @@ clean: ## remove the environments and everything made by tools
 	rm -rf $(NEWEST) $(OLDEST) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# $(call install,<interpreter>,<environment>,<constraints>): uv, because it is several times quicker; pip, when uv cannot
-# reach what the caller's own pip settings (an index, a proxy, a certificate) can.
+# $(call install,<interpreter>,<environment>,<constraints>): a new environment, with what the tests need.
 define install
 	"$(1)" -m venv --clear $(2)
 	$(2)/bin/python -m pip install --quiet --constraint $(3) uv
-	@index="$$($(2)/bin/python -m pip config get global.index-url 2>/dev/null || true)"; \
-	if [ -n "$$index" ] && [ -z "$${UV_DEFAULT_INDEX:-}" ]; then export UV_DEFAULT_INDEX="$$index"; fi; \
-	echo "installing into $(2)"; \
-	$(2)/bin/python -m uv pip install --quiet --python $(2)/bin/python --constraint $(3) --editable '.[dev]' \
-	|| { echo "uv could not; installing with pip" >&2; \
-	     $(2)/bin/python -m pip install --quiet --constraint $(3) --editable '.[dev]'; }
+	$(call add,$(2),$(3),dev)
 	@touch $(2)/.stamp
+endef
+
+# $(call add,<environment>,<constraints>,<extra>): uv, because it is several times quicker; pip, when uv cannot reach what
+# the caller's own pip settings (an index, a proxy, a certificate) can.
+define add
+	@index="$$($(1)/bin/python -m pip config get global.index-url 2>/dev/null || true)"; \
+	if [ -n "$$index" ] && [ -z "$${UV_DEFAULT_INDEX:-}" ]; then export UV_DEFAULT_INDEX="$$index"; fi; \
+	echo "installing into $(1)"; \
+	$(1)/bin/python -m uv pip install --quiet --python $(1)/bin/python --constraint $(2) --editable '.[$(3)]' \
+	|| { echo "uv could not; installing with pip" >&2; \
+	     $(1)/bin/python -m pip install --quiet --constraint $(2) --editable '.[$(3)]'; }
 endef
 
 $(NEWEST)/.stamp: pyproject.toml constraints/airflow-3.3.txt
@@ -72,3 +81,12 @@ $(OLDEST)/.stamp: pyproject.toml constraints/airflow-2.11.txt
 	echo "Airflow 2.11 needs Python 3.11 or 3.12, and none was found. Try: make PYTHON_OLDEST=/path/to/python3.12 …" >&2; \
 	exit 1; }
 	$(call install,$(PYTHON_OLDEST),$(OLDEST),constraints/airflow-2.11.txt)
+
+$(NEWEST)/.stamp-browser: $(NEWEST)/.stamp
+	$(call add,$(NEWEST),constraints/airflow-3.3.txt,browser)
+	@touch $@
+
+$(CHROMIUM):
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then echo "installing Debian's Chromium"; \
+	apt-get update --quiet=2 && apt-get install --quiet=2 --yes --no-install-recommends chromium >/dev/null; \
+	else echo "$@ is missing. On Debian: apt-get install chromium" >&2; exit 1; fi

@@ -85,10 +85,11 @@ def fill_location(endpoint: str, name: str | None) -> str:
     if "{location}" not in endpoint:
         return endpoint
     found = _LOCATION.search(name or "")
-    if not found:
+    # The name may come from anywhere: what is filled in must not be able to turn the call, and its token, elsewhere.
+    if not found or not re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", found[1]):
         raise EndpointError(
-            f"the endpoint {endpoint!r} takes its location from the operation's name, and {name!r} has neither"
-            " 'locations/…' nor 'regions/…' in it; give endpoint= with the location written out"
+            f"the endpoint {endpoint!r} takes its location from the operation's name, and {name!r} has no"
+            " 'locations/…' or 'regions/…' that names one; give endpoint= with the location written out"
         )
     return endpoint.replace("{location}", found[1])
 

@@ -31,7 +31,9 @@ GOOGLE_PROVIDER_EXTRAS = (
 )
 """What the Google provider needs for what it alone can do: keys in Secret Manager, client credentials of an IdP."""
 
-SECRET_EXTRAS = ("keyfile_dict", "client_key", "client_secret")
+SECRET_EXTRAS = ("keyfile_dict", "credential_config_file", "client_key", "client_secret", "idp_extra_parameters")
+SECRET_KEYS = ("private_key", "client_secret", "refresh_token")
+"""What is secret inside those that are JSON."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +54,10 @@ class ConnectionSettings:
             connection: of type ``lro``, or ``google_cloud_platform``, which has no endpoint and no token.
             extra: its extra, where that was read asynchronously.
         """
-        extra = _unprefixed(connection.extra_dejson if extra is None else extra)
+        extra = connection.extra_dejson if extra is None else extra
+        if not isinstance(extra, Mapping):
+            raise EndpointError(f"the extra of connection {connection.conn_id!r} must be a JSON object")
+        extra = _unprefixed(extra)
         if connection.conn_type == GOOGLE_CONNECTION:
             return cls(conn_id=connection.conn_id, extra=extra)
         return cls(
@@ -65,12 +70,14 @@ class ConnectionSettings:
 
     def secrets(self) -> list[str]:
         """Return what no log may show, for Airflow's masker, which knows only some of these by their names."""
-        texts = [self.password, *(_text(self.extra.get(key)) for key in SECRET_EXTRAS)]
-        key = self.extra.get("keyfile_dict")
-        if isinstance(key, str) and key.lstrip().startswith("{"):
-            key = _json(key)
-        if isinstance(key, Mapping):
-            texts.append(_text(key.get("private_key")))
+        texts = [self.password]
+        for key in SECRET_EXTRAS:
+            value = self.extra.get(key)
+            texts.append(_text(value) if key != "credential_config_file" else None)
+            content = _json(value) if isinstance(value, str) else value
+            if isinstance(content, Mapping):
+                texts.append(_text(value))
+                texts.extend(_text(content.get(secret)) for secret in SECRET_KEYS)
         return [text for text in texts if text]
 
     def channel_config(self, task: TaskSettings, *, name: str | None = None) -> ChannelConfig:
@@ -87,15 +94,15 @@ class ConnectionSettings:
         from airflow_provider_lro._channel import ChannelConfig, fill_location, in_universe, parse_endpoint, read_pem
 
         extra = self.extra
-        endpoint = in_universe(task.endpoint or self.host or "", extra.get("universe_domain"))
+        endpoint = in_universe(task.endpoint or self.host or "", _string(extra, "universe_domain"))
         return ChannelConfig(
             target=parse_endpoint(fill_location(endpoint, name), port=None if task.endpoint else self.port),
             credentials=self._credentials(task),
             insecure=_boolean(extra, "insecure"),
-            root_certificates=read_pem(extra.get("root_certificates"), what="root_certificates"),
-            client_certificate=read_pem(extra.get("client_certificate"), what="client_certificate"),
-            client_key=read_pem(extra.get("client_key"), what="client_key"),
-            authority=extra.get("authority") or None,
+            root_certificates=read_pem(_string(extra, "root_certificates"), what="root_certificates"),
+            client_certificate=read_pem(_string(extra, "client_certificate"), what="client_certificate"),
+            client_key=read_pem(_string(extra, "client_key"), what="client_key"),
+            authority=_string(extra, "authority"),
             max_message_mb=_whole_number(extra, "max_message_mb", default=64),
         )
 
@@ -103,19 +110,20 @@ class ConnectionSettings:
         from airflow_provider_lro._credentials import CLOUD_PLATFORM, CredentialsConfig
 
         extra = self.extra
+        scopes = extra.get("scope") or CLOUD_PLATFORM
         google: tuple[tuple[str, str], ...] = ()
         if extra.get("key_secret_name") or extra.get("idp_issuer_url"):
             google = tuple((key, text) for key in GOOGLE_PROVIDER_EXTRAS if (text := _text(extra.get(key))))
         return CredentialsConfig(
-            key_path=extra.get("key_path") or None,
+            key_path=_string(extra, "key_path"),
             keyfile=_text(extra.get("keyfile_dict")),
             config_file=None if google else _text(extra.get("credential_config_file")),
             token=self.password or None,
             anonymous=_boolean(extra, "is_anonymous"),
             google=google,
-            scopes=tuple(str(extra.get("scope") or CLOUD_PLATFORM).replace(",", " ").split()),
+            scopes=tuple(" ".join(scopes if isinstance(scopes, list) else [str(scopes)]).replace(",", " ").split()),
             impersonation_chain=chain_of(task.impersonation_chain or extra.get("impersonation_chain")),
-            quota_project_id=task.quota_project_id or extra.get("quota_project_id") or None,
+            quota_project_id=task.quota_project_id or _string(extra, "quota_project_id"),
             whose=f"the credentials of connection {self.conn_id!r}" if self.conn_id else "the credentials",
         )
 
@@ -161,6 +169,13 @@ def _text(value: object) -> str | None:
     if not value:
         return None
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def _string(extra: Mapping[str, Any], key: str) -> str | None:
+    value = extra.get(key)
+    if value is None or isinstance(value, str):
+        return value or None
+    raise EndpointError(f"{key} in the connection's extra must be text, not a {type(value).__name__}")
 
 
 def _boolean(extra: Mapping[str, Any], key: str) -> bool:

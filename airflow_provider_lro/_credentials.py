@@ -153,10 +153,10 @@ class CredentialsConfig:
                 f"{self.whose} need the Google provider ({names} in the connection's extra); install"
                 " apache-airflow-providers-google, or use key_path, keyfile_dict or credential_config_file"
             ) from None
-        parameters = wanted.pop("idp_extra_parameters", None)
-        if parameters:
-            wanted["idp_extra_params_dict"] = json.loads(parameters)
         try:
+            parameters = wanted.pop("idp_extra_parameters", None)
+            if parameters:
+                wanted["idp_extra_params_dict"] = json.loads(parameters)
             credentials: Credentials = get_credentials_and_project_id(scopes=list(self.scopes), **wanted)[0]
         except (AirflowException, google_errors.GoogleAuthError, *_UNUSABLE, OSError) as error:
             raise CredentialsError(

@@ -6,19 +6,27 @@ their signatures. Floor 2: imports floor 1, and floor ½ inside functions.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.common.compat.sdk import BaseOperator, conf
 
 from airflow_provider_lro._connection import chain_of
-from airflow_provider_lro._wait import WaitArgs, check_name
+from airflow_provider_lro._drivers import drive, steady_clock
+from airflow_provider_lro._wait import WaitArgs, check_name, wait
 from airflow_provider_lro.hooks import LongRunningOperationHook
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_lro._outcome import Outcome
+    from airflow_provider_lro._wait import Pause, Start
 
 __all__ = ["ServiceOperator", "WaitingOperator", "name_of", "names_of", "seconds"]
 
@@ -37,7 +45,12 @@ def name_of(value: object) -> str:
     if isinstance(value, Mapping):
         if "name" not in value:
             raise ValueError(f"operation_name is a mapping without a 'name': it has {sorted(map(str, value))}")
-        return check_name(value["name"])
+        return name_of(value["name"])
+    value = value.strip() if isinstance(value, str) else value
+    if value in ("None", "null"):
+        raise ValueError("operation_name is empty: the XCom or the variable that the template reads has no value")
+    if isinstance(value, str) and value.startswith("{{"):
+        raise ValueError(f"operation_name is a template that was not rendered: {value[:80]!r}")
     if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
         raise ValueError(
             f"operation_name is the text of a whole value, not a name: {value[:80]!r}; pass the XCom itself"
@@ -137,13 +150,32 @@ class WaitingOperator(ServiceOperator):
     def wait_args(self, name: str, **more: Any) -> WaitArgs:
         """Return the wait for one operation; ``more`` is what the kind of operator adds."""
         own = {field.name: getattr(self, field.name) for field in fields(WaitArgs) if hasattr(self, field.name)}
-        own["impersonation_chain"] = ",".join(chain_of(self.impersonation_chain)) or None  # only scalars cross
+        if "impersonation_chain" not in more:
+            own["impersonation_chain"] = ",".join(chain_of(self.impersonation_chain)) or None  # only scalars cross
         return WaitArgs(**{**own, "operation_name": name, **more})
 
-    def defer_wait(self, args: WaitArgs, *, kwargs: dict[str, Any] | None = None) -> NoReturn:
+    def poll(
+        self,
+        args: WaitArgs,
+        *,
+        start: Start,
+        pause: Callable[[LongRunningOperationHook, Pause], None] | None = None,
+    ) -> Outcome:
+        """Wait here and now until there is an outcome; ``pause`` may leave by a deferral."""
+        clock = steady_clock()
+        with self.hook() as hook:
+            client = hook.get_conn(args.operation_name)
+            steps = wait(args, now=clock(), start=start)
+            return drive(steps, args, client, clock=clock, pause=None if pause is None else partial(pause, hook))
+
+    def defer_wait(
+        self, args: WaitArgs, hook: LongRunningOperationHook, *, kwargs: dict[str, Any] | None = None
+    ) -> NoReturn:
         """Hand a wait over to the triggerer; ``execute_complete`` is called with its event and ``kwargs``."""
         from airflow_provider_lro.triggers import LongRunningOperationTrigger
 
+        # Whether the connection is stored is known here; a triggerer that fails to read it must not go on without.
+        args.lro_conn_id = hook.stored_conn_id
         self.log.info("operation %r is not done yet: the triggerer waits for it from here on", args.operation_name)
         self.defer(
             trigger=LongRunningOperationTrigger(**{field.name: getattr(args, field.name) for field in fields(args)}),
@@ -166,9 +198,9 @@ class WaitingOperator(ServiceOperator):
 
 
 def _backstop(args: WaitArgs) -> timedelta | None:
-    if args.deadline is None or args.started_at is None:
+    if args.deadline is None:
         return None
-    last_event = args.deadline - args.started_at + args.rpc_timeout
+    last_event = max(0.0, args.deadline - time.time()) + args.rpc_timeout
     if args.on_timeout == "cancel":
         last_event += args.cancel_grace + 2 * args.rpc_timeout
     return timedelta(seconds=last_event + BACKSTOP_SLACK)

@@ -191,7 +191,8 @@ def _timeout_error(outcome: outcomes.TimedOut, args: WaitArgs) -> OperationTimeo
     within = ""
     if args.started_at is not None and args.deadline is not None:
         within = f" within {args.deadline - args.started_at:.6g} s"
-    text = f"operation {args.operation_name!r} was not done{within}. {_CANCEL_TEXTS[outcome.cancel]}"
+    effect = _CANCEL_TEXTS.get(outcome.cancel, _CANCEL_TEXTS["asked"])
+    text = f"operation {args.operation_name!r} was not done{within}. {effect}"
     if outcome.cancel_error is not None:
         text += f" The cancel failed: {outcome.cancel_error}."
     if operation and operation.get("metadata"):

@@ -16,7 +16,7 @@ from google.protobuf import any_pb2
 from google.rpc import status_pb2
 
 from airflow_provider_lro import _outcome, exceptions
-from airflow_provider_lro._encoding import opaque_to_json, operation_to_json
+from airflow_provider_lro._encoding import opaque_to_json, operation_to_json, read
 from airflow_provider_lro.exceptions import LroError
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ LARGEST_EVENT = 64 * 1024
 LONGEST_TEXT = 8 * 1024
 """Bytes of JSON for one message in an event that is too large."""
 
-_BY_NAME = {
+_DONE = (_outcome.Succeeded, _outcome.Failed, _outcome.Cancelled)
+_BY_NAME: dict[str, Any] = {
     kind.__name__: kind
     for kind in (
         _outcome.Succeeded,
@@ -61,14 +62,25 @@ def outcome_from_event(event: Mapping[str, Any]) -> Outcome:
     Raises:
         ValueError: it is no event of this provider.
     """
-    kind = _BY_NAME.get(event.get("outcome", ""))
-    if kind is None:
+    try:
+        kind = _BY_NAME[event["outcome"]]
+        values = {field.name: event[field.name] for field in fields(kind) if field.name in event}
+        outcome: Outcome = kind(**{name: _DECODE.get(name, _unchanged)(value) for name, value in values.items()})
+        # The last gate: no outcome is taken from an operation that does not bear it out.
+        if isinstance(outcome, _DONE) and _failed(read(outcome.operation)) is not _failed(outcome):
+            raise ValueError(f"an operation that is no {kind.__name__}")  # noqa: TRY301
+        _ = event["name"]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"the trigger's event has the outcome {event.get('outcome')!r}, which this version does not know; do the"
+            f"the trigger's event is none that this version understands ({type(error).__name__}: {error}); do the"
             " workers and the triggerer have the same version of airflow-provider-lro?"
-        )
-    values = {field.name: event[field.name] for field in fields(kind) if field.name in event}
-    return kind(**{name: _DECODE.get(name, _unchanged)(value) for name, value in values.items()})
+        ) from error
+    return outcome
+
+
+def _failed(outcome: Any) -> bool | None:
+    """Whether an operation is done with an error; None while it is not done."""
+    return isinstance(outcome, _outcome.Failed | _outcome.Cancelled) if isinstance(outcome, _DONE) else None
 
 
 def must_read_again(event: Mapping[str, Any]) -> bool:
@@ -108,7 +120,8 @@ def _error_to_wire(error: LroError) -> dict[str, Any]:
 
 def _error_from_wire(wire: Mapping[str, Any]) -> LroError:
     state = dict(wire)
-    kind = getattr(exceptions, state.pop("type"), LroError)
+    name = state.pop("type")
+    kind = getattr(exceptions, name) if name in exceptions.__all__ and name != "Code" else LroError
     error: LroError = kind(state.pop("text"))
     for name, value in state.items():
         setattr(error, name, exceptions.Code.of(value) if name == "code" else value)

@@ -95,7 +95,7 @@ def conn_fields() -> dict[str, Any]:
 
 def widgets() -> dict[str, Any]:
     """Return the form widgets of Airflow below 3.2."""
-    from flask_appbuilder.fieldwidgets import BS3PasswordFieldWidget, BS3TextFieldWidget
+    from flask_appbuilder.fieldwidgets import BS3PasswordFieldWidget, BS3TextAreaFieldWidget, BS3TextFieldWidget
     from flask_babel import lazy_gettext
     from wtforms import BooleanField, IntegerField, PasswordField, StringField
     from wtforms.validators import Optional
@@ -112,7 +112,8 @@ def widgets() -> dict[str, Any]:
         elif field.secret:
             made[field.name] = PasswordField(label, description=field.description, widget=BS3PasswordFieldWidget())
         else:
-            made[field.name] = StringField(label, description=field.description, widget=BS3TextFieldWidget())
+            widget = BS3TextAreaFieldWidget() if field.lines else BS3TextFieldWidget()
+            made[field.name] = StringField(label, description=field.description, widget=widget)
     return made
 
 

@@ -128,12 +128,10 @@ def is_whole(value: object, *, least: int = 0, most: float = math.inf) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
-def check_name(name: object) -> str:
-    """Return the operation's name; raises ValueError for what can be none."""
+def check_name(name: object, *, what: str = "the operation's name") -> str:
+    """Return a resource's name; raises ValueError for what can be none."""
     if not isinstance(name, str) or not name.strip():
-        raise ValueError(
-            f"the operation's name must be a non-empty text such as 'projects/p/locations/l/operations/o', not {name!r}"
-        )
+        raise ValueError(f"{what} must be a non-empty text such as 'projects/p/locations/l/operations/o', not {name!r}")
     return name
 
 
@@ -207,9 +205,9 @@ def wait(args: WaitArgs, *, now: float, start: Start = Start.FRESH) -> Generator
     reading = _Reading(args, started_at=now if args.started_at is None else args.started_at)
     deadline = math.inf if args.deadline is None else args.deadline
     elapsed = max(0.0, now - reading.started_at)
-    # A wait that is rebuilt after its deadline may have asked to cancel before it was lost: what it finds cancelled
-    # then is most likely its own doing.
-    own_cancel = start is Start.RESUME and now >= deadline and args.on_timeout == "cancel"
+    # A wait that is taken up again after its deadline may have asked to cancel before it was lost: what it finds
+    # cancelled then is most likely its own doing.
+    own_cancel = start is not Start.FRESH and now >= deadline and args.on_timeout == "cancel"
     if start is Start.RESUME:
         windows = args.schedule().windows(elapsed=elapsed)
         now = yield from _pause(next(windows), now=now, end=deadline)
@@ -218,12 +216,13 @@ def wait(args: WaitArgs, *, now: float, start: Start = Start.FRESH) -> Generator
     strict = start is Start.FRESH
     while True:
         asked = now
-        answer = yield _get(args, now=now, end=deadline)
+        get = _get(args, now=now, end=deadline)
+        answer = yield get
         now = answer.now
         if strict and isinstance(answer.value, EndpointError):
             return Broken(error=answer.value)
         strict = False
-        outcome = reading.take(answer, asked=asked)
+        outcome = reading.take(answer, asked=asked, cut=get.timeout < args.rpc_timeout)
         if isinstance(outcome, Cancelled) and own_cancel:
             return TimedOut(operation=outcome.operation, cancel="took effect")
         if outcome is not None:
@@ -266,9 +265,10 @@ def _cancel(args: WaitArgs, reading: _Reading, *, now: float) -> Generator[Comma
             elif not is_transient(refusal):
                 effect = "refused"
         asked = now
-        answer = yield _get(args, now=now, end=end)
+        get = _get(args, now=now, end=end)
+        answer = yield get
         now = answer.now
-        outcome = reading.take(answer, asked=asked)
+        outcome = reading.take(answer, asked=asked, cut=get.timeout < args.rpc_timeout)
         if isinstance(outcome, Cancelled):
             return TimedOut(operation=outcome.operation, cancel="took effect")
         if outcome is not None:
@@ -289,8 +289,8 @@ class _Reading:
         self._errors = 0
         self._errors_since = 0.0
 
-    def take(self, answer: Answer, *, asked: float) -> Outcome | None:
-        """Take the answer to a Get; None means: go on."""
+    def take(self, answer: Answer, *, asked: float, cut: bool) -> Outcome | None:
+        """Take the answer to a Get; None means: go on. ``cut``: the call had less time than the user gave it."""
         value = answer.value
         if isinstance(value, Succeeded | Failed | Cancelled):
             return value
@@ -304,6 +304,8 @@ class _Reading:
         if not is_transient(value):
             return self._lost(Broken, value)
         self._error = value
+        if cut and value.code == Code.DEADLINE_EXCEEDED:
+            return None  # our own doing, so it counts for nothing
         if not self._errors:
             self._errors_since = asked
         self._errors += 1

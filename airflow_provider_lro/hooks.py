@@ -109,7 +109,7 @@ class LongRunningOperationHook(BaseHook):
         """
         from airflow_provider_lro._client import AsyncOperationsClient
 
-        settings = await _shared_settings(self)
+        settings = self._or_none_needed(await _shared_settings(self) if self.lro_conn_id else None)
         async with AsyncOperationsClient(settings.channel_config(self._task, name=name)) as client:
             yield client
 
@@ -176,15 +176,21 @@ class LongRunningOperationHook(BaseHook):
             return True, f"{answers} (of {PROBE_NAME!r}, which exists nowhere, it said {said})"
         return True, answers
 
+    @property
+    def stored_conn_id(self) -> str:
+        """The id of the connection that was read, "" if none is stored and none is needed."""
+        return self.lro_conn_id if self._settings is None or self._settings.conn_id else ""
+
     def _read_connection(self) -> ConnectionSettings:
         try:
-            settings = ConnectionSettings.of(self.get_connection(self.lro_conn_id))
+            settings = ConnectionSettings.of(self.get_connection(self.lro_conn_id)) if self.lro_conn_id else None
         except AirflowNotFoundException:
-            return self._without_connection()
-        _mask(settings)
-        return settings
+            settings = None
+        if settings is not None:
+            _mask(settings)
+        return self._or_none_needed(settings)
 
-    async def _aread_connection(self) -> ConnectionSettings:
+    async def _aread_connection(self) -> ConnectionSettings | None:
         from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
 
         for pause in (*PAUSES_TO_FIND, None):
@@ -192,21 +198,19 @@ class LongRunningOperationHook(BaseHook):
                 connection = await get_async_connection(self.lro_conn_id, hook=type(self))
             except AirflowNotFoundException:
                 # Airflow says so, too, when it could not ask, and a worker has found it a moment ago.
-                if pause is None or self._needs_no_connection():
-                    break
-                await asyncio.sleep(pause)
+                if pause is not None:
+                    await asyncio.sleep(pause)
             else:
                 settings = ConnectionSettings.of(connection, extra=await get_async_extra_dejson(connection))
                 await asyncio.to_thread(_mask, settings)
                 return settings
-        return self._without_connection()
+        return None
 
-    def _needs_no_connection(self) -> bool:
-        """With an endpoint on the task, the default connection need not exist; a named one must."""
-        return bool(self.endpoint) and self.lro_conn_id == self.default_conn_name
-
-    def _without_connection(self) -> ConnectionSettings:
-        if self._needs_no_connection():
+    def _or_none_needed(self, settings: ConnectionSettings | None) -> ConnectionSettings:
+        """With an endpoint on the task, the default connection need not be stored; a named one must."""
+        if settings is not None:
+            return settings
+        if self.endpoint and self.lro_conn_id in ("", self.default_conn_name):
             return ConnectionSettings()
         advice = "add it" if self.endpoint else "add it, with the service's host, or give the task endpoint="
         raise EndpointError(f"the connection {self.lro_conn_id!r} is not stored; {advice}") from None
@@ -233,10 +237,10 @@ def _mask(settings: ConnectionSettings) -> None:
         mask_secret(secret)
 
 
-_settings: dict[tuple[asyncio.AbstractEventLoop, str], tuple[float, asyncio.Task[ConnectionSettings]]] = {}
+_settings: dict[tuple[asyncio.AbstractEventLoop, str], tuple[float, asyncio.Task[ConnectionSettings | None]]] = {}
 
 
-async def _shared_settings(hook: LongRunningOperationHook) -> ConnectionSettings:
+async def _shared_settings(hook: LongRunningOperationHook) -> ConnectionSettings | None:
     """Read a connection once for all waits that ask at the same time, or within a minute.
 
     The first read in a triggerer takes seconds; thousands of them would take it down.
@@ -254,4 +258,4 @@ async def _shared_settings(hook: LongRunningOperationHook) -> ConnectionSettings
 
 
 def _failed(task: asyncio.Task[Any]) -> bool:
-    return task.cancelled() or task.exception() is not None
+    return task.cancelled() or task.exception() is not None or task.result() is None

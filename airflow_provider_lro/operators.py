@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_lro import _outcome as outcomes
 from airflow_provider_lro._deferral import ServiceOperator, WaitingOperator, names_of, seconds
-from airflow_provider_lro._drivers import drive, moment, result_of, steady_clock
-from airflow_provider_lro._wait import Start, is_whole, wait
+from airflow_provider_lro._drivers import moment, result_of
+from airflow_provider_lro._wait import Start, is_number, is_whole
 from airflow_provider_lro.exceptions import (
     Code,
     LroError,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from airflow_provider_lro._client import OperationsClient
     from airflow_provider_lro._outcome import Outcome
     from airflow_provider_lro._wait import Pause, WaitArgs
+    from airflow_provider_lro.hooks import LongRunningOperationHook
 
 __all__ = [
     "CancelOperationOperator",
@@ -55,7 +56,7 @@ class CancelOperationOperator(WaitingOperator):
     An operation that is done already is left alone. Its XCom is a mapping for one name, a list of them for a sequence:
     ``name``; ``asked``, whether a cancel was asked for; ``outcome``: ``running`` (asked, and not waited for),
     ``cancelled``, ``succeeded`` or ``failed`` (it finished, perhaps in spite of the cancel), ``missing`` or
-    ``unimplemented``. All names are tried before an error is raised.
+    ``unimplemented``. All names are asked before an error is raised; the first wait that fails ends the others.
 
     :param operation_name: a name, a mapping with a ``name``, or a sequence of them.
     :param wait: wait until each operation is done; deferrable.
@@ -82,16 +83,13 @@ class CancelOperationOperator(WaitingOperator):
         self.interval = seconds(interval)
         self.ignore_missing = ignore_missing
         self.ignore_unimplemented = ignore_unimplemented
-        if self.wait_timeout is not None and not self.wait_timeout >= 0:
+        if self.wait_timeout is not None and not is_number(self.wait_timeout, least=0):
             raise ValueError(f"wait_timeout must be None or a number of seconds of at least 0, not {wait_timeout!r}")
-        self.wait_args("to be rendered").check()
+        self.wait_args("to be rendered", impersonation_chain=None).check()
 
     def execute(self, context: Context) -> Any:
         """Ask to cancel each; then return, or wait."""
-        with self.hook() as hook:
-            results = _each(
-                names_of(self.operation_name), lambda name: self._ask(hook.get_conn(name), name), verb="cancelled"
-            )
+        results = self._ask_all()
         if not self.wait:
             return self._xcom(results)
         now = time.time()
@@ -114,21 +112,24 @@ class CancelOperationOperator(WaitingOperator):
         event = event or {}
         outcome = outcome_from_event(event)
         started_at = time.time() if started_at is None else started_at
-        # `airflow dags test` drops the arguments: then each is looked at again.
-        results = results if results is not None else self._unknown()
+        # `airflow dags test` drops the arguments: then each is asked again, which changes nothing.
+        results = results if results is not None else self._ask_all()
         args = self.wait_args(event["name"], started_at=started_at, deadline=deadline)
         for result in results:
-            if result["name"] == event["name"]:
+            if result["name"] == event["name"] and result["outcome"] == "running":
                 result["outcome"] = self._word(outcome, args)
         return self._await(results, started_at=started_at, deadline=deadline)
 
     def execute_late(self, context: Context) -> Any:
         """Poll each once on the worker: by the deadline no trigger had told us anything."""
         now = time.time()
-        return self._await(self._unknown(), started_at=now - (self.wait_timeout or 0.0), deadline=now)
+        return self._await(self._ask_all(), started_at=now - (self.wait_timeout or 0.0), deadline=now)
 
-    def _unknown(self) -> list[dict[str, Any]]:
-        return [{"name": name, "asked": True, "outcome": "running"} for name in names_of(self.operation_name)]
+    def _ask_all(self) -> list[dict[str, Any]]:
+        with self.hook() as hook:
+            return _each(
+                names_of(self.operation_name), lambda name: self._ask(hook.get_conn(name), name), verb="cancelled"
+            )
 
     def _ask(self, client: OperationsClient, name: str) -> dict[str, Any]:
         from airflow_provider_lro._encoding import read
@@ -168,17 +169,13 @@ class CancelOperationOperator(WaitingOperator):
         return self._xcom(results)
 
     def _wait_for(self, args: WaitArgs, results: list[dict[str, Any]]) -> Outcome:
-        def pause(pause: Pause) -> None:
+        def pause(hook: LongRunningOperationHook, pause: Pause) -> None:
             if self.deferrable:
-                self.defer_wait(
-                    args, kwargs={"results": results, "started_at": args.started_at, "deadline": args.deadline}
-                )
+                known = {"results": results, "started_at": args.started_at, "deadline": args.deadline}
+                self.defer_wait(args, hook, kwargs=known)
             time.sleep(moment(pause.window))
 
-        clock = steady_clock()
-        with self.hook() as hook:
-            client = hook.get_conn(args.operation_name)
-            return drive(wait(args, now=clock(), start=Start.POLL), args, client, clock=clock, pause=pause)
+        return self.poll(args, start=Start.POLL, pause=pause)
 
     def _word(self, outcome: Outcome, args: WaitArgs) -> str:
         if isinstance(outcome, outcomes.NotFound) and self.ignore_missing:
@@ -322,7 +319,7 @@ def _each(names: Sequence[str], act: Callable[[str], dict[str, Any]], *, verb: s
     for name in names:
         try:
             results.append(act(name))
-        except RpcError as error:
+        except LroError as error:
             errors[name] = error
     if len(names) == 1 and errors:
         raise errors[names[0]]

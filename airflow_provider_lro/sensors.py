@@ -19,8 +19,9 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_lro._deferral import WaitingOperator, name_of, seconds
-from airflow_provider_lro._drivers import drive, moment, result_of, steady_clock
-from airflow_provider_lro._wait import Start, WaitArgs, wait
+from airflow_provider_lro._drivers import moment, result_of
+from airflow_provider_lro._outcome import Cancelled, Failed, Succeeded
+from airflow_provider_lro._wait import Start, WaitArgs
 from airflow_provider_lro.exceptions import (
     LroError,
     MalformedOperation,
@@ -28,6 +29,7 @@ from airflow_provider_lro.exceptions import (
     OperationFailed,
     OperationNotFound,
     OperationTimeout,
+    RpcError,
 )
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_lro._outcome import Outcome
     from airflow_provider_lro._wait import Pause
+    from airflow_provider_lro.hooks import LongRunningOperationHook
 
 __all__ = ["LongRunningOperationSensor"]
 
@@ -125,7 +128,7 @@ class LongRunningOperationSensor(WaitingOperator, BaseSensorOperator):
                 "max_consecutive_errors cannot be counted in mode='reschedule', where each poll is a process of its"
                 " own; use deferrable=True, or 0 to tolerate none"
             )
-        self.wait_args("to be rendered").check()
+        self.wait_args("to be rendered", impersonation_chain=None).check()
 
     @property
     def interval(self) -> float:
@@ -143,7 +146,8 @@ class LongRunningOperationSensor(WaitingOperator, BaseSensorOperator):
     def execute_late(self, context: Context) -> Any:
         """Poll once on the worker: by the deadline no trigger had told us anything."""
         now = time.time()
-        return self._read(name_of(self.operation_name), started_at=now - self.timeout, deadline=now)
+        args = self.wait_args(name_of(self.operation_name), started_at=now - self.timeout, deadline=now)
+        return self._result(self.poll(args, start=Start.POLL), args)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume, by the same rules for skipping where no event came: a trigger that crashed, or none that ran."""
@@ -156,34 +160,35 @@ class LongRunningOperationSensor(WaitingOperator, BaseSensorOperator):
         if self.reschedule and not self.deferrable and (first := _first_poke(context, self)) is not None:
             started_at, start = first, Start.POLL
         args = self.wait_args(name_of(self.operation_name), started_at=started_at, deadline=started_at + self.timeout)
-        return self._poll(args, start=start, pause=lambda pause: self._pause(args, pause))
+        outcome = self.poll(args, start=start, pause=lambda hook, pause: self._pause(args, hook, pause))
+        return self._result(outcome, args)
 
     def _take(self, event: Mapping[str, Any]) -> Any:
         from airflow_provider_lro import _events
 
         outcome = _events.outcome_from_event(event)
         if _events.must_read_again(event):
-            now = time.time()
-            return self._read(event["name"], started_at=now, deadline=now + SECONDS_TO_READ_AGAIN)
+            return self._read_again(outcome, event["name"])
+        # The duration is all that a timeout's text takes from these.
         return self._result(outcome, self.wait_args(event["name"], started_at=0.0, deadline=self.timeout))
 
-    def _read(self, name: str, *, started_at: float, deadline: float) -> Any:
-        """Poll here and now until there is an outcome; past the deadline once."""
-        return self._poll(self.wait_args(name, started_at=started_at, deadline=deadline), start=Start.POLL, pause=None)
+    def _read_again(self, known: Outcome, name: str) -> Any:
+        """Read the result that was too large for the event; whatever comes of that, the operation is done."""
+        now = time.time()
+        args = self.wait_args(name, started_at=now, deadline=now + SECONDS_TO_READ_AGAIN, on_timeout="fail")
+        outcome = self.poll(args, start=Start.POLL)
+        if isinstance(outcome, Succeeded | Failed | Cancelled):
+            return self._result(outcome, args)
+        if isinstance(known, Failed | Cancelled):
+            return self._result(known, args)  # the beginning of its message came with the event
+        raise outcome.error or RpcError(f"operation {name!r} has succeeded, but its response could not be read again")
 
-    def _poll(self, args: WaitArgs, *, start: Start, pause: Callable[[Pause], None] | None) -> Any:
-        clock = steady_clock()
-        with self.hook() as hook:
-            client = hook.get_conn(args.operation_name)
-            outcome = drive(wait(args, now=clock(), start=start), args, client, clock=clock, pause=pause)
-        return self._result(outcome, args)
-
-    def _pause(self, args: WaitArgs, pause: Pause) -> None:
+    def _pause(self, args: WaitArgs, hook: LongRunningOperationHook, pause: Pause) -> None:
         """Let the time to the next poll pass, in the way this sensor waits."""
         if pause.final or not (self.deferrable or self.reschedule):
             time.sleep(moment(pause.window))
         elif self.deferrable:
-            self.defer_wait(args)
+            self.defer_wait(args, hook)
         else:
             later = max(SHORTEST_RESCHEDULE, moment(pause.window))
             raise AirflowRescheduleException(datetime.now(tz=UTC) + timedelta(seconds=later))

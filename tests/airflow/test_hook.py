@@ -227,6 +227,46 @@ async def test_connection_that_airflow_fails_to_ask_for_is_asked_for_again(
     assert asked == 3
 
 
+@pytest.mark.parametrize(
+    "location", ["dns:127.0.0.1:1#", "ipv4:127.0.0.1:1?", "evil.example%2F", "-", "a.b", "A", "", "a_b"]
+)
+def test_location_of_a_name_cannot_turn_a_call_elsewhere(
+    store: Callable[..., LongRunningOperationHook], location: str
+) -> None:
+    """Whoever writes the operation's name must not choose the host that gets the token."""
+    with (
+        store(host="{location}-x.googleapis.com", extra={"insecure": True}) as hook,
+        pytest.raises(EndpointError, match="location"),
+    ):
+        hook.get_conn(f"projects/p/locations/{location}/operations/o")
+
+
+async def test_waits_with_and_without_an_endpoint_do_not_disturb_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With no lro_default stored, the one that has an endpoint works and the other says what it lacks."""
+    monkeypatch.delenv("AIRFLOW_CONN_LRO_DEFAULT")
+    monkeypatch.setattr(hooks, "PAUSES_TO_FIND", ())
+
+    async def target(endpoint: str | None) -> str:
+        async with LongRunningOperationHook(endpoint=endpoint).async_client() as client:
+            return str(client.config.target)
+
+    got = await asyncio.gather(target(None), target("a.example"), target(None), return_exceptions=True)
+    assert [type(each) for each in got] == [EndpointError, str, EndpointError]
+
+
+def test_stored_connection_is_remembered_for_the_triggerer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A triggerer that cannot read a connection that is stored must not go on with other credentials."""
+    with LongRunningOperationHook(endpoint="a.example") as hook:
+        hook.get_conn()
+        assert hook.stored_conn_id == "lro_default"
+    monkeypatch.delenv("AIRFLOW_CONN_LRO_DEFAULT")
+    with LongRunningOperationHook(endpoint="a.example") as hook:
+        hook.get_conn()
+        assert hook.stored_conn_id == ""
+    with LongRunningOperationHook("", endpoint="a.example") as hook:
+        assert hook.get_conn().config.target == "a.example:443"
+
+
 class TestTestConnection:
     """The four answers of the connection form's button."""
 

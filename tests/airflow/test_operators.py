@@ -106,7 +106,8 @@ def test_backstop_of_a_cancel_looks_once(name: Callable[..., str]) -> None:
     """Where no triggerer told anything in time, the worker looks itself: done is done, else it is a timeout."""
     done = CancelOperationOperator(task_id="c", operation_name=name(duration=0), wait=True, wait_timeout=1)
     assert done.resume_execution("__fail__", {"error": "Trigger timeout"}, {})["outcome"] == "succeeded"
-    late = CancelOperationOperator(task_id="c", operation_name=name(outcome="never"), wait=True, wait_timeout=1)
+    stubborn = name(outcome="never", cancel="ignore")
+    late = CancelOperationOperator(task_id="c", operation_name=stubborn, wait=True, wait_timeout=1)
     with pytest.raises(OperationTimeout):
         late.resume_execution("__fail__", {"error": "Trigger timeout"}, {})
 

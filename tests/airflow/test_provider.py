@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -179,3 +180,12 @@ print(json.dumps([dags, [name for name in sys.modules if name not in before and 
     dags, heavy = json.loads(done.stdout.splitlines()[-1])
     assert dags
     assert heavy == []
+
+
+def test_documentation_has_no_gaps() -> None:
+    """No placeholder is left in what users read, and what it points to is there."""
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        text = page.read_text()
+        assert not re.search(r"\b[A-Z]+_RATIO\b|\bTODO\b|\bFIXME\b", text), page
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+            assert (page.parent / target).exists(), f"{page.name} points to {target}"

@@ -14,6 +14,7 @@ from airflow.providers.common.compat.sdk import (
     TaskDeferred,
 )
 
+from airflow_provider_lro import _events, sensors
 from airflow_provider_lro._wait import WaitArgs
 from airflow_provider_lro.exceptions import (
     Code,
@@ -356,3 +357,59 @@ def test_defaults_are_those_of_the_contract() -> None:
     plain = LongRunningOperationSensor(task_id="wait", operation_name="operations/x").wait_args("operations/x")
     for name in ("interval", "initial_delay", "multiplier", "jitter", "rpc_timeout", "not_found_grace", "on_timeout"):
         assert getattr(plain, name) == getattr(WaitArgs(operation_name="operations/x"), name), name
+
+
+@pytest.mark.parametrize("outcome", ["ok", "fail"])
+def test_result_that_is_out_of_reach_is_no_timeout(
+    name: Callable[..., str], outcome: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the event said stays true while the result cannot be read again, and nothing is cancelled."""
+    monkeypatch.setattr(sensors, "SECONDS_TO_READ_AGAIN", 0.3)
+    monkeypatch.setattr(_events, "LARGEST_EVENT", 10)
+    waiting = sensor(name(duration=0.2, outcome=outcome), deferrable=True, on_timeout="cancel", initial_delay=0.1)
+
+    def cut_off() -> None:
+        waiting.endpoint = "127.0.0.1:1"
+
+    with pytest.raises(RpcError if outcome == "ok" else OperationFailed) as raised:
+        run(waiting, before_resume=cut_off)
+    assert isinstance(raised.value, AirflowFailException) is (outcome == "fail")
+
+
+@pytest.mark.parametrize("empty", ["None", " null ", "{{ x }}"])
+def test_template_without_a_value_is_told(empty: str) -> None:
+    """An XCom that is not there is no operation called 'None'."""
+    with pytest.raises(ValueError, match="operation_name is"):
+        run(sensor(empty))
+
+
+def test_name_may_be_surrounded_by_white_space(name: Callable[..., str]) -> None:
+    """Templates over several lines leave it behind."""
+    assert run(sensor(f"\n  {name(duration=0)}\n")).result
+
+
+def test_templated_arguments_are_not_read_at_parse_time() -> None:
+    """An impersonation chain may come from another task."""
+    from airflow.providers.common.compat.sdk import DAG
+
+    with DAG("chain", schedule=None):
+        up = sensor("operations/x", task_id="up")
+        assert sensor("operations/y", task_id="down", impersonation_chain=up.output).impersonation_chain
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {},
+        {"outcome": "Succeeded"},
+        {"outcome": [], "name": "o"},
+        {"outcome": "Exploded", "name": "o"},
+        {"outcome": "Broken", "name": "o", "error": {"type": "Code", "text": "x"}},
+        {"outcome": "Succeeded", "name": "o", "operation": {"name": "o", "done": False}},
+        {"outcome": "Succeeded", "name": "o", "operation": {"name": "o", "done": True, "error": {"code": 5}}},
+    ],
+)
+def test_event_that_bears_no_outcome_out_is_no_success(event: dict[str, Any]) -> None:
+    """An event of another version, or one that contradicts itself, is an error that says so."""
+    with pytest.raises((ValueError, LroError)):
+        sensor("operations/x").execute_complete({}, event)

@@ -143,7 +143,7 @@ class Service:
         done_at: when the operation ends by itself.
         ending: what it ends as.
         fault: what polls fail with.
-        latency: seconds that calls take, over and over.
+        latency: seconds that calls take, over and over; a call that would take longer than its timeout takes that.
         refusals: what asking to cancel fails with, in turn; when they are used up, it is accepted.
         cancel_takes: seconds from an accepted cancel to the end by it.
     """
@@ -159,10 +159,15 @@ class Service:
     cancelled_at: float = field(default=math.inf, init=False)
     _refused: int = field(default=0, init=False)
 
-    def takes(self) -> float:
-        """Return how long the next call takes."""
+    def call(self, command: Get | Cancel, now: float, timeout: float) -> tuple[float, Any]:
+        """Answer a call; returns how long it took, and what came of it.
+
+        A call that times out has arrived all the same: what it asked for happens.
+        """
+        takes = self.latency[self.calls % len(self.latency)]
         self.calls += 1
-        return self.latency[(self.calls - 1) % len(self.latency)]
+        value = self.get(now) if isinstance(command, Get) else self.cancel(now)
+        return (takes, value) if takes <= timeout else (timeout, rpc_error(Code.DEADLINE_EXCEEDED))
 
     def get(self, now: float) -> Any:
         """Answer a poll."""
@@ -265,12 +270,11 @@ def run(
             paused = Paused(at=asked, until=now - EPOCH, window=command.window, final=command.final)
             done.pauses.append(paused)
         else:
-            now += service.takes()
-            poll = isinstance(command, Get)
-            if not poll and not isinstance(command, Cancel):
-                raise TypeError(f"a wait said {command!r}")
-            value = service.get(asked) if poll else service.cancel(asked)
-            (done.polls if poll else done.cancels).append(Call(asked=asked, answered=now - EPOCH, value=value))
+            timeout = command.timeout if isinstance(command, Get) else args.rpc_timeout
+            took, value = service.call(command, asked, timeout)
+            now += took
+            call = Call(asked=asked, answered=now - EPOCH, value=value)
+            (done.polls if isinstance(command, Get) else done.cancels).append(call)
         if now - EPOCH > kill_at:
             steps.close()
             done.ended = kill_at

@@ -1,0 +1,72 @@
+"""The DAG of test_secrets.py: every kind of credentials, used and refused.
+
+The test makes the connections, and says in `AUDITED` which tasks there are.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from datetime import UTC, datetime
+from typing import Any
+
+from airflow.providers.common.compat.sdk import DAG, BaseHook, BaseOperator
+
+from airflow_provider_lro.operators import CancelOperationOperator
+from airflow_provider_lro.sensors import LongRunningOperationSensor
+
+AUDITED = os.environ["AUDITED"].split(",")
+BRIEF = "duration=2"
+CASES = {
+    # task: (connection, what the operation does)
+    "bearer": ("bearer", BRIEF),
+    "service_account": ("service_account", BRIEF),
+    "configuration": ("configuration", BRIEF),
+    "mutual_tls": ("mutual_tls", BRIEF),
+    "fails": ("bearer", "duration=2&outcome=fail&code=9"),
+    "refused": ("refused", BRIEF),
+    "refused_later": ("bearer", "duration=60&fault_after=1&fault=16*forever"),
+    "invalid_grant": ("invalid_grant", BRIEF),
+    "invalid_grant_later": ("invalid_grant_later", "duration=60"),
+    "unusable_key": ("unusable_key", BRIEF),
+    "unusable_configuration": ("unusable_configuration", BRIEF),
+    "unusable_client_key": ("unusable_client_key", BRIEF),
+    "unusable_token": ("unusable_token", BRIEF),
+    "client_secret": ("client_secret", BRIEF),
+    "plaintext": ("plaintext", BRIEF),
+}
+CANCELS = {"cancels": "service_account", "cancel_refused": "refused"}
+
+
+class Leak(BaseOperator):
+    """Logs what no masker knows for a secret, plainly and within other text in base64."""
+
+    def execute(self, context: Any) -> None:
+        """Log it."""
+        host = BaseHook.get_connection("planted").host
+        self.log.info("planted: %s", host)
+        self.log.info("planted, encoded: %s", base64.b64encode(f"host={host};".encode()).decode())
+
+
+with DAG("secrets", schedule=None, start_date=datetime(2024, 1, 1, tzinfo=UTC), default_args={"retries": 0}):
+    for task in filter(AUDITED.__contains__, CASES):
+        connection, script = CASES[task]
+        LongRunningOperationSensor(
+            task_id=task,
+            operation_name=f"simulations/{script}/operations/{{{{ run_id }}}}-{task}",
+            lro_conn_id=connection,
+            deferrable=True,
+            poke_interval=1,
+            timeout=45,
+            max_consecutive_errors=2,
+        )
+    for task in filter(AUDITED.__contains__, CANCELS):
+        CancelOperationOperator(
+            task_id=task,
+            operation_name=f"simulations/outcome=never&cancel_delay=2/operations/{{{{ run_id }}}}-{task}",
+            lro_conn_id=CANCELS[task],
+            wait=True,
+            interval=1,
+            deferrable=True,
+        )
+    Leak(task_id="leaks")
