@@ -2,7 +2,7 @@
 
 A generator that does no I/O and knows no clock, like h11 and h2: it yields what is to be done (``Get``, ``Pause``,
 ``Cancel``) and is sent an ``Answer`` with the time at which it came; its return value is the outcome. Its two drivers,
-sync and aio, are in ``operation.py``; the tests drive it in virtual time. Floor 0: imports floor 0.
+sync and aio, are in ``_drivers.py``; the tests drive it in virtual time. Floor 0: imports floor 0.
 """
 
 from __future__ import annotations
