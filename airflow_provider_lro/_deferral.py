@@ -1,4 +1,4 @@
-"""What the operators share: the arguments of a connection and of a wait, and how a wait is deferred and resumed.
+"""What the operators share: the arguments of a connection and of a wait, and how a wait is deferred, resumed, killed.
 
 The bases derive from BaseOperator, not from object: ``default_args``, ``.partial()``, templating and editors read
 their signatures. Floor 2: imports floor 1, and floor ½ inside functions.
@@ -10,30 +10,79 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import timedelta
-from functools import partial
+from functools import cached_property
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from airflow.providers.common.compat.sdk import BaseOperator, conf
+from airflow.providers.common.compat.sdk import AirflowTaskTimeout, BaseOperator, conf
 
+from airflow_provider_lro import _kill
 from airflow_provider_lro._connection import chain_of
-from airflow_provider_lro._drivers import drive, steady_clock
-from airflow_provider_lro._wait import WaitArgs, check_name, wait
+from airflow_provider_lro._drivers import drive, moment, result_of, steady_clock, timeout_error
+from airflow_provider_lro._outcome import TimedOut
+from airflow_provider_lro._task_state import state_of
+from airflow_provider_lro._wait import Start, WaitArgs, check_name, wait
+from airflow_provider_lro.exceptions import OperationTimeout
 from airflow_provider_lro.hooks import LongRunningOperationHook
+
+try:
+    from airflow.sdk.exceptions import AirflowTaskTerminated
+except ImportError:  # Airflow 2
+    from airflow.exceptions import AirflowTaskTerminated  # type: ignore[no-redef]
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from airflow.providers.common.compat.sdk import Context
 
+    from airflow_provider_lro._client import OperationsClient
     from airflow_provider_lro._outcome import Outcome
-    from airflow_provider_lro._wait import Pause, Start
+    from airflow_provider_lro._wait import Pause
+    from airflow_provider_lro.exceptions import LroError
 
-__all__ = ["ServiceOperator", "WaitingOperator", "name_of", "names_of", "seconds"]
+__all__ = [
+    "ExecutionTimeout",
+    "OutcomeOperator",
+    "ServiceOperator",
+    "WaitingOperator",
+    "name_of",
+    "names_of",
+    "retyped",
+    "seconds",
+]
 
 TRIGGER_TIMEOUTS = ("Trigger timeout", "Trigger/execution timeout")
 """What Airflow 3 and Airflow 2.11 say when ``defer(timeout=…)`` has run out."""
 BACKSTOP_SLACK = 60.0
 """Seconds by which Airflow's own timeout is later than our last event can be: it acts only if no triggerer does."""
+SECONDS_TO_CANCEL = 4.0
+"""How long a cancel may take that a kill on a worker asks for: Airflow 3 ends the process 5 s after its signal."""
+KILLED_BY_USER = frozenset({None, "failed", "success", "skipped", "restarting", "removed"})
+"""States that a user puts a running task into. In the others it runs on, or another try has it: leave it alone."""
+ON_CANCELLED = ("fail", "skip")
+
+
+class ExecutionTimeout(OperationTimeout, AirflowTaskTimeout):
+    """``execution_timeout`` is over: the time of this try, so that Airflow's retries apply."""
+
+
+class KillSwitch:
+    """A flag that a signal handler may raise, and that wakes who sleeps on it."""
+
+    def __init__(self) -> None:
+        # Unlike threading.Event, whose lock the interrupted sleeper may hold, its put may be called from a handler.
+        self._pulls: SimpleQueue[None] = SimpleQueue()
+
+    def pull(self) -> None:
+        self._pulls.put(None)
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep; returns early, and True, when it was pulled. Each pull wakes once."""
+        try:
+            self._pulls.get(timeout=seconds)
+        except Empty:
+            return False
+        return True
 
 
 def name_of(value: object) -> str:
@@ -70,6 +119,13 @@ def names_of(value: object) -> list[str]:
 def seconds(value: float | timedelta) -> float:
     """Return a duration in seconds."""
     return value.total_seconds() if isinstance(value, timedelta) else value
+
+
+def retyped(error: LroError, kind: type[LroError]) -> LroError:
+    """Return an error with all its fields as one of another class."""
+    other = kind(str(error))
+    vars(other).update(vars(error))
+    return other
 
 
 class ServiceOperator(BaseOperator):
@@ -112,7 +168,6 @@ class ServiceOperator(BaseOperator):
 class WaitingOperator(ServiceOperator):
     """An operator that waits for operations; its arguments are those of ``WaitArgs``.
 
-    :param operation_name: name of the operation, or a mapping with a ``name``.
     :param initial_delay: seconds (or timedelta) between the first poll and the second.
     :param multiplier: growth of each pause over the one before, until the interval is reached.
     :param jitter: share of each pause that may be left out, 0 to 1, so that waits spread.
@@ -122,12 +177,9 @@ class WaitingOperator(ServiceOperator):
     :param deferrable: wait in the triggerer, which takes no worker. Default: ``[operators] default_deferrable``.
     """
 
-    template_fields: Sequence[str] = ("operation_name", *ServiceOperator.template_fields)
-
     def __init__(
         self,
         *,
-        operation_name: Any,
         initial_delay: float | timedelta = 1.0,
         multiplier: float = 2.0,
         jitter: float = 0.1,
@@ -138,7 +190,6 @@ class WaitingOperator(ServiceOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.operation_name = operation_name
         self.initial_delay = seconds(initial_delay)
         self.multiplier = multiplier
         self.jitter = jitter
@@ -149,24 +200,52 @@ class WaitingOperator(ServiceOperator):
 
     def wait_args(self, name: str, **more: Any) -> WaitArgs:
         """Return the wait for one operation; ``more`` is what the kind of operator adds."""
-        own = {field.name: getattr(self, field.name) for field in fields(WaitArgs) if hasattr(self, field.name)}
+        known = {field.name for field in fields(WaitArgs)} - {"operation_name"}
+        own = {name: getattr(self, name) for name in known if hasattr(self, name)}
         if "impersonation_chain" not in more:
             own["impersonation_chain"] = ",".join(chain_of(self.impersonation_chain)) or None  # only scalars cross
         return WaitArgs(**{**own, "operation_name": name, **more})
 
     def poll(
         self,
+        context: Context,
         args: WaitArgs,
         *,
         start: Start,
-        pause: Callable[[LongRunningOperationHook, Pause], None] | None = None,
+        leave: Callable[[LongRunningOperationHook, Pause], None] | None = None,
     ) -> Outcome:
-        """Wait here and now until there is an outcome; ``pause`` may leave by a deferral."""
+        """Wait here and now until there is an outcome.
+
+        Before each pause but the short ones after a cancel ``leave`` is called, which may leave the worker by an
+        exception: a deferral, a reschedule.
+
+        Raises:
+            AirflowTaskTerminated: a user has killed the task.
+            ExecutionTimeout: ``execution_timeout`` is over, and so the operation was looked at for the last time.
+        """
         clock = steady_clock()
         with self.hook() as hook:
             client = hook.get_conn(args.operation_name)
-            steps = wait(args, now=clock(), start=start)
-            return drive(steps, args, client, clock=clock, pause=None if pause is None else partial(pause, hook))
+
+            def rest(pause: Pause) -> None:
+                if self._kill_switch.wait(0.0):
+                    self._heed_kill(context, args, client)
+                if leave is not None and not pause.final:
+                    leave(hook, pause)
+                if self._kill_switch.wait(moment(pause.window)):
+                    self._heed_kill(context, args, client)
+
+            try:
+                return drive(wait(args, now=clock(), start=start), args, client, clock=clock, pause=rest)
+            except AirflowTaskTerminated:  # Airflow 2 raises it out of its signal handler
+                self._cancel_if_killed(context, args, client)
+                raise
+            except AirflowTaskTimeout:
+                args.deadline = clock()
+                outcome = drive(wait(args, now=clock(), start=Start.POLL), args, client, clock=clock)
+        if isinstance(outcome, TimedOut):
+            raise retyped(timeout_error(outcome, args), ExecutionTimeout)
+        return outcome
 
     def defer_wait(
         self, args: WaitArgs, hook: LongRunningOperationHook, *, kwargs: dict[str, Any] | None = None
@@ -195,6 +274,66 @@ class WaitingOperator(ServiceOperator):
     def execute_late(self, context: Context) -> Any:
         """Read the truth on the worker, after the deadline."""
         raise NotImplementedError
+
+    @cached_property
+    def _kill_switch(self) -> KillSwitch:
+        return KillSwitch()
+
+    def on_kill(self) -> None:
+        """Wake the wait. Called from a signal handler, and not by a user's kill alone, so no more is done here."""
+        self._kill_switch.pull()
+
+    def _heed_kill(self, context: Context, args: WaitArgs, client: OperationsClient) -> None:
+        if self._cancel_if_killed(context, args, client):
+            raise AirflowTaskTerminated(f"a user has killed the task that waited for operation {args.operation_name!r}")
+
+    def _cancel_if_killed(self, context: Context, args: WaitArgs, client: OperationsClient) -> bool:
+        if not args.cancel_on_kill:
+            return False
+        state = state_of(context["ti"])
+        if state not in KILLED_BY_USER:
+            self.log.info("operation %r: the worker is told to stop; the operation is left alone", args.operation_name)
+            return False
+        clock = steady_clock()
+        drive(_kill.cancel(now=clock(), within=SECONDS_TO_CANCEL), args, client, clock=clock)
+        return True
+
+
+class OutcomeOperator(WaitingOperator):
+    """An operator whose own outcome is that of an operation; its XCom is the response, as JSON.
+
+    :param on_timeout: ``"fail"`` leaves an operation alone that takes too long; ``"cancel"`` asks to cancel it, and
+        waits up to ``cancel_grace`` for the truth.
+    :param cancel_grace: seconds (or timedelta) that a cancel may take.
+    :param on_cancelled: what to do about an operation that somebody cancelled: ``"fail"`` or ``"skip"``.
+    :param cancel_on_kill: ask to cancel the operation when a user marks or clears the task while it waits.
+    :param require_result: fail when the operation is done with neither response nor error.
+    """
+
+    def __init__(
+        self,
+        *,
+        on_timeout: str = "fail",
+        cancel_grace: float | timedelta = 60.0,
+        on_cancelled: str = "fail",
+        cancel_on_kill: bool = False,
+        require_result: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.on_timeout = on_timeout
+        self.cancel_grace = seconds(cancel_grace)
+        self.on_cancelled = on_cancelled
+        self.cancel_on_kill = cancel_on_kill
+        self.require_result = require_result
+        if on_cancelled not in ON_CANCELLED:
+            raise ValueError(f"on_cancelled must be one of {', '.join(map(repr, ON_CANCELLED))}, not {on_cancelled!r}")
+
+    def result(self, outcome: Outcome, args: WaitArgs) -> Any:
+        """Return the response as JSON, or raise what the outcome is instead."""
+        from airflow_provider_lro._encoding import response_to_json
+
+        return response_to_json(result_of(outcome, args, require_result=self.require_result))
 
 
 def _backstop(args: WaitArgs) -> timedelta | None:

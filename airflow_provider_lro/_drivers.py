@@ -11,7 +11,7 @@ import json
 import logging
 import random
 import time
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from airflow_provider_lro import _outcome as outcomes
 from airflow_provider_lro._wait import Answer, Cancel, Get
@@ -27,12 +27,13 @@ if TYPE_CHECKING:
     from airflow_provider_lro._schedule import Window
     from airflow_provider_lro._wait import Command, Pause, WaitArgs
 
-__all__ = ["WaitGenerator", "drive", "drive_async", "moment", "result_of", "steady_clock"]
+__all__ = ["WaitGenerator", "drive", "drive_async", "moment", "result_of", "steady_clock", "timeout_error"]
 
 LONGEST_PROGRESS = 500
 """Characters of an operation's metadata in the text of a timeout."""
 
 WaitGenerator: TypeAlias = "Generator[Command, Answer, Outcome]"
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -44,18 +45,18 @@ def steady_clock() -> Callable[[], float]:
 
 
 def drive(
-    steps: WaitGenerator,
+    steps: Generator[Command, Answer, T],
     args: WaitArgs,
     client: OperationsClient,
     *,
     clock: Callable[[], float],
     pause: Callable[[Pause], None] | None = None,
     metadata: Sequence[tuple[str, str | bytes]] = (),
-) -> Outcome:
+) -> T:
     """Do what a wait says until it has its outcome, blocking.
 
     Args:
-        steps: from ``_wait.wait``.
+        steps: from ``_wait.wait`` or ``_kill.cancel``.
         args: what it was made from.
         client: who makes the calls.
         clock: epoch seconds; never steps back.
@@ -72,7 +73,8 @@ def drive(
             if isinstance(command, Get):
                 value = read(client.get_operation(args.operation_name, rpc_timeout=command.timeout, metadata=metadata))
             elif isinstance(command, Cancel):
-                client.cancel_operation(args.operation_name, rpc_timeout=args.rpc_timeout, metadata=metadata)
+                timeout = args.rpc_timeout if command.timeout is None else command.timeout
+                client.cancel_operation(args.operation_name, rpc_timeout=timeout, metadata=metadata)
             elif pause is not None:
                 pause(command)
             else:
@@ -87,13 +89,13 @@ def drive(
 
 
 async def drive_async(
-    steps: WaitGenerator,
+    steps: Generator[Command, Answer, T],
     args: WaitArgs,
     client: AsyncOperationsClient,
     *,
     clock: Callable[[], float],
     metadata: Sequence[tuple[str, str | bytes]] = (),
-) -> Outcome:
+) -> T:
     """Do as ``drive`` does, without blocking."""
     from airflow_provider_lro._encoding import read
 
@@ -107,7 +109,8 @@ async def drive_async(
                     await client.get_operation(args.operation_name, rpc_timeout=command.timeout, metadata=metadata)
                 )
             elif isinstance(command, Cancel):
-                await client.cancel_operation(args.operation_name, rpc_timeout=args.rpc_timeout, metadata=metadata)
+                timeout = args.rpc_timeout if command.timeout is None else command.timeout
+                await client.cancel_operation(args.operation_name, rpc_timeout=timeout, metadata=metadata)
             else:
                 await asyncio.sleep(moment(command.window))
         except LroError as error:
@@ -135,7 +138,7 @@ class _Journal:
     def note(self, command: Command, value: Any) -> None:
         if isinstance(command, Cancel):
             if value is None:
-                log.info("operation %r: asked to cancel, as its time is up", self._name)
+                log.info("operation %r: asked to cancel, as %s", self._name, command.because)
             else:
                 log.warning("operation %r: could not be asked to cancel: %s", self._name, value)
         elif isinstance(value, LroError):
@@ -164,7 +167,7 @@ def result_of(outcome: Outcome, args: WaitArgs, response_type: Any = None, *, re
     if isinstance(outcome, outcomes.Failed | outcomes.Cancelled):
         raise _encoding.failure(outcome.operation)
     if isinstance(outcome, outcomes.TimedOut):
-        raise _timeout_error(outcome, args)
+        raise timeout_error(outcome, args)
     if isinstance(outcome, outcomes.NotFound):
         raise OperationNotFound(
             f"operation {args.operation_name!r} is not known to the service (any more): it has expired, was deleted, or"
@@ -184,7 +187,8 @@ _CANCEL_TEXTS = {
 }
 
 
-def _timeout_error(outcome: outcomes.TimedOut, args: WaitArgs) -> OperationTimeout:
+def timeout_error(outcome: outcomes.TimedOut, args: WaitArgs) -> OperationTimeout:
+    """Return the error of a wait whose time is up: whether it was cancelled, how far it was, what failed last."""
     from airflow_provider_lro._encoding import operation_to_json
 
     operation = None if outcome.operation is None else operation_to_json(outcome.operation)

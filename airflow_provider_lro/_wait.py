@@ -91,6 +91,7 @@ class WaitArgs:
     deadline: float | None = None
     impersonation_chain: str | None = None
     quota_project_id: str | None = None
+    cancel_on_kill: bool = False
 
     def schedule(self) -> Schedule:
         """Return the schedule; raises ValueError for values that make none."""
@@ -163,7 +164,10 @@ class Pause:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cancel:
-    """Ask to cancel. The answer's value: None, or an LroError."""
+    """Ask to cancel, within ``timeout`` seconds (None: those of a call). The answer's value: None, or an LroError."""
+
+    because: str = "its time is up"
+    timeout: float | None = None
 
 
 Command: TypeAlias = Get | Pause | Cancel

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_lro import _outcome as outcomes
 from airflow_provider_lro._deferral import ServiceOperator, WaitingOperator, names_of, seconds
-from airflow_provider_lro._drivers import moment, result_of
+from airflow_provider_lro._drivers import result_of
 from airflow_provider_lro._wait import Start, is_number, is_whole
 from airflow_provider_lro.exceptions import (
     Code,
@@ -67,9 +67,12 @@ class CancelOperationOperator(WaitingOperator):
     :param ignore_unimplemented: take a service that cannot cancel for an outcome instead of an error.
     """
 
+    template_fields: Sequence[str] = ("operation_name", *ServiceOperator.template_fields)
+
     def __init__(
         self,
         *,
+        operation_name: Any,
         wait: bool = False,
         wait_timeout: float | timedelta | None = None,
         interval: float | timedelta = 60.0,
@@ -78,6 +81,7 @@ class CancelOperationOperator(WaitingOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.operation_name = operation_name
         self.wait = wait
         self.wait_timeout = None if wait_timeout is None else seconds(wait_timeout)
         self.interval = seconds(interval)
@@ -94,7 +98,7 @@ class CancelOperationOperator(WaitingOperator):
             return self._xcom(results)
         now = time.time()
         limits = [seconds(limit) for limit in (self.wait_timeout, self.execution_timeout) if limit is not None]
-        return self._await(results, started_at=now, deadline=now + min(limits) if limits else None)
+        return self._await(context, results, started_at=now, deadline=now + min(limits) if limits else None)
 
     def execute_complete(
         self,
@@ -118,12 +122,12 @@ class CancelOperationOperator(WaitingOperator):
         for result in results:
             if result["name"] == event["name"] and result["outcome"] == "running":
                 result["outcome"] = self._word(outcome, args)
-        return self._await(results, started_at=started_at, deadline=deadline)
+        return self._await(context, results, started_at=started_at, deadline=deadline)
 
     def execute_late(self, context: Context) -> Any:
         """Poll each once on the worker: by the deadline no trigger had told us anything."""
         now = time.time()
-        return self._await(self._ask_all(), started_at=now - (self.wait_timeout or 0.0), deadline=now)
+        return self._await(context, self._ask_all(), started_at=now - (self.wait_timeout or 0.0), deadline=now)
 
     def _ask_all(self) -> list[dict[str, Any]]:
         with self.hook() as hook:
@@ -161,21 +165,22 @@ class CancelOperationOperator(WaitingOperator):
             return result(WORDS[type(found)], asked=False)
         return result("running", asked=True)
 
-    def _await(self, results: list[dict[str, Any]], *, started_at: float, deadline: float | None) -> Any:
+    def _await(
+        self, context: Context, results: list[dict[str, Any]], *, started_at: float, deadline: float | None
+    ) -> Any:
         for result in results:
             if result["outcome"] == "running":
                 args = self.wait_args(result["name"], started_at=started_at, deadline=deadline)
-                result["outcome"] = self._word(self._wait_for(args, results), args)
+                result["outcome"] = self._word(self._wait_for(context, args, results), args)
         return self._xcom(results)
 
-    def _wait_for(self, args: WaitArgs, results: list[dict[str, Any]]) -> Outcome:
-        def pause(hook: LongRunningOperationHook, pause: Pause) -> None:
+    def _wait_for(self, context: Context, args: WaitArgs, results: list[dict[str, Any]]) -> Outcome:
+        def leave(hook: LongRunningOperationHook, _: Pause) -> None:
             if self.deferrable:
                 known = {"results": results, "started_at": args.started_at, "deadline": args.deadline}
                 self.defer_wait(args, hook, kwargs=known)
-            time.sleep(moment(pause.window))
 
-        return self.poll(args, start=Start.POLL, pause=pause)
+        return self.poll(context, args, start=Start.POLL, leave=leave)
 
     def _word(self, outcome: Outcome, args: WaitArgs) -> str:
         if isinstance(outcome, outcomes.NotFound) and self.ignore_missing:

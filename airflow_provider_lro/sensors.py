@@ -18,8 +18,8 @@ from airflow.providers.common.compat.sdk import (
     BaseSensorOperator,
 )
 
-from airflow_provider_lro._deferral import WaitingOperator, name_of, seconds
-from airflow_provider_lro._drivers import moment, result_of
+from airflow_provider_lro._deferral import ExecutionTimeout, OutcomeOperator, ServiceOperator, name_of, retyped
+from airflow_provider_lro._drivers import moment
 from airflow_provider_lro._outcome import Cancelled, Failed, Succeeded
 from airflow_provider_lro._wait import Start, WaitArgs
 from airflow_provider_lro.exceptions import (
@@ -33,7 +33,7 @@ from airflow_provider_lro.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from airflow.providers.common.compat.sdk import Context
 
@@ -47,7 +47,6 @@ SHORTEST_RESCHEDULE = 10.0
 """Seconds: in reschedule mode each poll is the start of a process on a worker."""
 SECONDS_TO_READ_AGAIN = 300.0
 """How long to try to read a result again that was too large for the trigger's event."""
-ON_CANCELLED = ("fail", "skip")
 REFUSED = {
     "exponential_backoff": "the schedule backs off already: initial_delay, multiplier and poke_interval shape it",
     "max_wait": "poke_interval is the longest pause already",
@@ -85,7 +84,7 @@ FINAL: dict[type[LroError], type[LroError]] = {
 """What says something about the operation itself, and so is never retried. All other errors are about reaching it."""
 
 
-class LongRunningOperationSensor(WaitingOperator, BaseSensorOperator):
+class LongRunningOperationSensor(OutcomeOperator, BaseSensorOperator):
     """Waits until an operation is done; its response, as JSON, is the XCom.
 
     Polls once on the worker, then by exponential backoff up to ``poke_interval``: in the triggerer
@@ -93,36 +92,21 @@ class LongRunningOperationSensor(WaitingOperator, BaseSensorOperator):
 
     :param operation_name: name of the operation, or a mapping with a ``name``, as other operators leave in XCom.
     :param poke_interval: seconds (or timedelta) between polls once the backoff has reached it; at least 0.1.
-    :param timeout: seconds (or timedelta) until the sensor fails with ``OperationTimeout``.
-    :param on_timeout: ``"fail"`` leaves the operation alone then; ``"cancel"`` asks to cancel it, and waits up to
-        ``cancel_grace`` for the truth.
-    :param cancel_grace: seconds (or timedelta) that a cancel may take.
-    :param on_cancelled: what to do about an operation that somebody cancelled: ``"fail"`` or ``"skip"``.
-    :param require_result: fail when the operation is done with neither response nor error.
+    :param timeout: seconds (or timedelta) until the sensor fails with ``OperationTimeout``, without a retry. An
+        ``execution_timeout`` that is shorter counts instead, for each try.
     :param soft_fail: skip instead of failing when the operation failed, was cancelled, is not found or took too long;
         not when it could not be reached.
     :param never_fail: skip instead of failing, whatever went wrong.
     """
 
-    def __init__(
-        self,
-        *,
-        on_timeout: str = "fail",
-        cancel_grace: float | timedelta = 60.0,
-        on_cancelled: str = "fail",
-        require_result: bool = False,
-        **kwargs: Any,
-    ) -> None:
+    template_fields: Sequence[str] = ("operation_name", *ServiceOperator.template_fields)
+
+    def __init__(self, *, operation_name: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.operation_name = operation_name
         refused = [f"{name}: {why}" for name, why in REFUSED.items() if getattr(self, name)]
         if refused:
             raise ValueError(f"{type(self).__name__} does not take {'; '.join(refused)}")
-        self.on_timeout = on_timeout
-        self.cancel_grace = seconds(cancel_grace)
-        self.on_cancelled = on_cancelled
-        self.require_result = require_result
-        if on_cancelled not in ON_CANCELLED:
-            raise ValueError(f"on_cancelled must be one of {', '.join(map(repr, ON_CANCELLED))}, not {on_cancelled!r}")
         if self.reschedule and not self.deferrable and self.max_consecutive_errors:
             raise ValueError(
                 "max_consecutive_errors cannot be counted in mode='reschedule', where each poll is a process of its"
@@ -141,13 +125,13 @@ class LongRunningOperationSensor(WaitingOperator, BaseSensorOperator):
 
     def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None, **_: Any) -> Any:
         """Turn the trigger's event into the result, or into the error."""
-        return self._settle(lambda: self._take(event or {}))
+        return self._settle(lambda: self._take(context, event or {}))
 
     def execute_late(self, context: Context) -> Any:
         """Poll once on the worker: by the deadline no trigger had told us anything."""
         now = time.time()
-        args = self.wait_args(name_of(self.operation_name), started_at=now - self.timeout, deadline=now)
-        return self._result(self.poll(args, start=Start.POLL), args)
+        args = self.wait_args(name_of(self.operation_name), started_at=now - self._limit, deadline=now)
+        return self._verdict(self.poll(context, args, start=Start.POLL), args)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume, by the same rules for skipping where no event came: a trigger that crashed, or none that ran."""
@@ -159,44 +143,54 @@ class LongRunningOperationSensor(WaitingOperator, BaseSensorOperator):
         started_at, start = time.time(), Start.FRESH
         if self.reschedule and not self.deferrable and (first := _first_poke(context, self)) is not None:
             started_at, start = first, Start.POLL
-        args = self.wait_args(name_of(self.operation_name), started_at=started_at, deadline=started_at + self.timeout)
-        outcome = self.poll(args, start=start, pause=lambda hook, pause: self._pause(args, hook, pause))
-        return self._result(outcome, args)
+        args = self.wait_args(name_of(self.operation_name), started_at=started_at, deadline=started_at + self._limit)
+        outcome = self.poll(context, args, start=start, leave=lambda hook, pause: self._leave(args, hook, pause))
+        return self.result(outcome, args)
 
-    def _take(self, event: Mapping[str, Any]) -> Any:
+    @property
+    def _limit(self) -> float:
+        """Seconds to the deadline. Airflow itself does not look at ``execution_timeout`` while a task is deferred."""
+        if not self.deferrable or self.execution_timeout is None:
+            return float(self.timeout)
+        return min(float(self.timeout), self.execution_timeout.total_seconds())
+
+    def _leave(self, args: WaitArgs, hook: LongRunningOperationHook, pause: Pause) -> None:
+        """Leave the worker until the next poll, unless this sensor waits there."""
+        if self.deferrable:
+            self.defer_wait(args, hook)
+        if self.reschedule:
+            later = max(SHORTEST_RESCHEDULE, moment(pause.window))
+            raise AirflowRescheduleException(datetime.now(tz=UTC) + timedelta(seconds=later))
+
+    def _take(self, context: Context, event: Mapping[str, Any]) -> Any:
         from airflow_provider_lro import _events
 
         outcome = _events.outcome_from_event(event)
         if _events.must_read_again(event):
-            return self._read_again(outcome, event["name"])
+            return self._read_again(context, outcome, event["name"])
         # The duration is all that a timeout's text takes from these.
-        return self._result(outcome, self.wait_args(event["name"], started_at=0.0, deadline=self.timeout))
+        args = self.wait_args(event["name"], started_at=0.0, deadline=self._limit)
+        return self._verdict(outcome, args)
 
-    def _read_again(self, known: Outcome, name: str) -> Any:
+    def _verdict(self, outcome: Outcome, args: WaitArgs) -> Any:
+        """Return the result after a deferral; what took too long was perhaps this try, not the wait."""
+        try:
+            return self.result(outcome, args)
+        except OperationTimeout as error:
+            if self._limit < self.timeout:
+                raise retyped(error, ExecutionTimeout) from None
+            raise
+
+    def _read_again(self, context: Context, known: Outcome, name: str) -> Any:
         """Read the result that was too large for the event; whatever comes of that, the operation is done."""
         now = time.time()
         args = self.wait_args(name, started_at=now, deadline=now + SECONDS_TO_READ_AGAIN, on_timeout="fail")
-        outcome = self.poll(args, start=Start.POLL)
+        outcome = self.poll(context, args, start=Start.POLL)
         if isinstance(outcome, Succeeded | Failed | Cancelled):
-            return self._result(outcome, args)
+            return self.result(outcome, args)
         if isinstance(known, Failed | Cancelled):
-            return self._result(known, args)  # the beginning of its message came with the event
+            return self.result(known, args)  # the beginning of its message came with the event
         raise outcome.error or RpcError(f"operation {name!r} has succeeded, but its response could not be read again")
-
-    def _pause(self, args: WaitArgs, hook: LongRunningOperationHook, pause: Pause) -> None:
-        """Let the time to the next poll pass, in the way this sensor waits."""
-        if pause.final or not (self.deferrable or self.reschedule):
-            time.sleep(moment(pause.window))
-        elif self.deferrable:
-            self.defer_wait(args, hook)
-        else:
-            later = max(SHORTEST_RESCHEDULE, moment(pause.window))
-            raise AirflowRescheduleException(datetime.now(tz=UTC) + timedelta(seconds=later))
-
-    def _result(self, outcome: Outcome, args: WaitArgs) -> Any:
-        from airflow_provider_lro._encoding import response_to_json
-
-        return response_to_json(result_of(outcome, args, require_result=self.require_result))
 
     def _settle(self, attempt: Callable[[], Any]) -> Any:
         """Make a skip, a failure for good or one worth a retry of what went wrong; the same in all modes.
@@ -219,9 +213,7 @@ class LongRunningOperationSensor(WaitingOperator, BaseSensorOperator):
             kind = FINAL.get(type(error))
             if kind is None:
                 raise
-            final = kind(str(error))
-            vars(final).update(vars(error))
-            raise final from None
+            raise retyped(error, kind) from None
         except Exception as error:
             if self.never_fail:
                 raise AirflowSkipException(f"skipped: {error}") from error

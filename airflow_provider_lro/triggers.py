@@ -5,13 +5,16 @@ Floor 1: floor ½ is imported inside functions.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from airflow_provider_lro import _kill
 from airflow_provider_lro._drivers import drive_async, steady_clock
 from airflow_provider_lro._outcome import Broken
+from airflow_provider_lro._task_state import state_of
 from airflow_provider_lro._wait import Start, WaitArgs, wait
 from airflow_provider_lro.exceptions import LroError
 from airflow_provider_lro.hooks import LongRunningOperationHook
@@ -23,6 +26,11 @@ if TYPE_CHECKING:
 
 __all__ = ["LongRunningOperationTrigger"]
 
+AIRFLOW_TELLS_OF_KILLS = hasattr(BaseTrigger, "on_kill")
+"""Since Airflow 3.3. Below it a kill looks like a shutdown: the trigger is cancelled, no more."""
+SECONDS_TO_CANCEL = 20.0
+"""How long a cancel may take that a kill asks for; Airflow gives ``on_kill`` 30 s."""
+
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
@@ -31,10 +39,14 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
     Its arguments are the fields of ``WaitArgs``; each is stored in plain text in Airflow's database, so none is a
     secret. They are checked in ``run``: a constructor that raised would stop the whole triggerer. Every start, first
     or rebuilt, resumes the wait that began at ``started_at``.
+
+    With ``cancel_on_kill`` it asks to cancel the operation when a user has marked or cleared the task; never when the
+    triggerer stops, the trigger moves to another one, its time is up, or it has fired.
     """
 
     def __post_init__(self) -> None:
         BaseTrigger.__init__(self)
+        self._fired = False
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments; what equals its default is left out, so that older code reads it."""
@@ -48,20 +60,57 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
         """Wait, and yield the one event; see ``_events`` for what it holds."""
         from airflow_provider_lro._events import event_from_outcome
 
-        # The channel is given back before the event is fired, not in cleanup(), which `airflow dags test` never calls.
-        yield TriggerEvent(event_from_outcome(await self._wait(), name=self.operation_name))
+        try:
+            # The channel is given back before the event is fired, not in cleanup(), which `dags test` never calls.
+            outcome = await self._wait()
+        except asyncio.CancelledError:
+            if not AIRFLOW_TELLS_OF_KILLS:
+                await self.on_kill()
+            raise
+        self._fired = True
+        yield TriggerEvent(event_from_outcome(outcome, name=self.operation_name))
+
+    async def on_kill(self) -> None:
+        """Ask to cancel the operation, if a user has taken the task away from it and ``cancel_on_kill`` is set."""
+        overdue = self.deadline is not None and steady_clock()() >= self.deadline
+        if self.cancel_on_kill and not self._fired and not overdue and await self._was_killed():
+            async with self._hook().async_client(self.operation_name) as client:
+                clock = steady_clock()
+                await drive_async(_kill.cancel(now=clock(), within=SECONDS_TO_CANCEL), self, client, clock=clock)
+
+    async def _was_killed(self) -> bool:
+        """Tell a user's kill from a shutdown, a move to another triggerer, and a try that waits already.
+
+        In each of these the task is deferred still, or again: then somebody else looks after the operation.
+        """
+        if self.task_instance is None:  # `airflow dags test`: no triggerer, and nobody to kill anything
+            return False
+        from asgiref.sync import sync_to_async
+
+        # Not asyncio.to_thread: below Airflow 3.3 the way to the supervisor leads through asgiref's threads alone.
+        state = await sync_to_async(state_of)(self.task_instance)
+        killed = state != "deferred"
+        self.log.info(
+            "operation %r: the trigger was stopped, and its task is %s: %s",
+            self.operation_name,
+            state or "cleared",
+            "killed by a user" if killed else "the operation is left alone",
+        )
+        return killed
 
     async def _wait(self) -> Outcome:
         clock = steady_clock()
         try:
             steps = wait(self, now=clock(), start=Start.RESUME)
-            hook = LongRunningOperationHook(
-                self.lro_conn_id,
-                endpoint=self.endpoint,
-                impersonation_chain=self.impersonation_chain,
-                quota_project_id=self.quota_project_id,
-            )
-            async with hook.async_client(self.operation_name) as client:
+            async with self._hook().async_client(self.operation_name) as client:
                 return await drive_async(steps, self, client, clock=clock)
         except LroError as error:  # the connection describes no channel
             return Broken(error=error)
+
+    def _hook(self) -> LongRunningOperationHook:
+        return LongRunningOperationHook(
+            self.lro_conn_id,
+            endpoint=self.endpoint,
+            impersonation_chain=self.impersonation_chain,
+            quota_project_id=self.quota_project_id,
+        )

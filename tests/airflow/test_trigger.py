@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_lro import hooks
 from airflow_provider_lro._channel import open_channels
-from airflow_provider_lro._deferral import ServiceOperator, WaitingOperator
+from airflow_provider_lro._deferral import OutcomeOperator, ServiceOperator, WaitingOperator
 from airflow_provider_lro._events import outcome_from_event
 from airflow_provider_lro._outcome import Broken, Cancelled, Succeeded, TimedOut
 from airflow_provider_lro._wait import WaitArgs
@@ -37,6 +37,7 @@ VALUES = {
     "str | None": st.none() | st.text(),
     "float": st.floats(allow_nan=False),
     "float | None": st.none() | st.floats(allow_nan=False),
+    "bool": st.booleans(),
     "int | None": st.none() | st.integers(),
 }
 KWARGS = st.fixed_dictionaries(
@@ -96,7 +97,7 @@ def test_subclass_names_itself_in_its_row() -> None:
 def test_operators_spell_out_the_arguments_of_a_wait() -> None:
     """Every argument of a wait can be given to the operators that wait, by the same name and default."""
     spelled: dict[str, inspect.Parameter] = {}
-    for kind in (ServiceOperator, WaitingOperator, LongRunningOperationSensor):
+    for kind in (ServiceOperator, WaitingOperator, OutcomeOperator, LongRunningOperationSensor):
         spelled.update(inspect.signature(kind.__init__).parameters)
     own = {field.name: field.default for field in fields(WaitArgs)}
     # The interval has the name that each kind of operator gives it; the times are the operator's to know.

@@ -26,6 +26,11 @@ class FakeTaskInstance:
 
     first_reschedule: datetime | None = None
     xcoms: dict[str, Any] = field(default_factory=dict)
+    dag_id: str = "dag"
+    run_id: str = "run"
+    task_id: str = "task"
+    map_index: int = -1
+    try_number: int = 1
 
     def get_first_reschedule_date(self, context: Any) -> datetime | None:
         return self.first_reschedule
@@ -33,6 +38,23 @@ class FakeTaskInstance:
     def xcom_push(self, key: str, value: Any) -> None:
         json.dumps(value)
         self.xcoms[key] = value
+
+
+class FakeStore:
+    """Airflow 3.3's `task_state_store`, in memory; its keys survive tries and clears, and hold JSON."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return json.loads(self.values[key]) if key in self.values else default
+
+    def set(self, key: str, value: Any) -> None:
+        assert value is not None
+        self.values[key] = json.dumps(value)
+
+    def delete(self, key: str) -> None:
+        self.values.pop(key, None)
 
 
 @dataclass
@@ -49,16 +71,23 @@ class Run:
     events: list[dict[str, Any]] = field(default_factory=list)
 
 
-def run(operator: Any, *, ti: FakeTaskInstance | None = None, before_resume: Callable[[], None] = lambda: None) -> Run:
+def run(
+    operator: Any,
+    *,
+    ti: FakeTaskInstance | None = None,
+    store: FakeStore | None = None,
+    before_resume: Callable[[], None] = lambda: None,
+) -> Run:
     """Run a task to its end; raises what the task raises.
 
     Args:
         operator: the task.
         ti: its task instance.
+        store: what survives its tries, where there is such a thing.
         before_resume: called between the trigger's event and the worker that takes it.
     """
     outcome = Run(ti=ti or FakeTaskInstance())
-    context = {"ti": outcome.ti}
+    context: dict[str, Any] = {"ti": outcome.ti, **({} if store is None else {"task_state_store": store})}
     step = lambda: operator.execute(context)  # noqa: E731
     while True:
         try:

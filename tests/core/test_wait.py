@@ -1021,6 +1021,7 @@ def test_every_argument_but_the_name_has_a_default() -> None:
         "deadline": None,
         "impersonation_chain": None,
         "quota_project_id": None,
+        "cancel_on_kill": False,
     }
     assert all(field.kw_only for field in dataclasses.fields(WaitArgs))
 

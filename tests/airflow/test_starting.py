@@ -1,0 +1,349 @@
+"""The operator that starts an operation: once per start that is meant, whatever dies in between."""
+
+from __future__ import annotations
+
+import uuid
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowSkipException, TaskDeferred
+from google.longrunning import operations_proto_pb2 as pb
+
+from airflow_provider_lro.exceptions import (
+    MalformedOperation,
+    OperationCancelled,
+    OperationFailed,
+    OperationNotFound,
+    OperationTimeout,
+    RpcError,
+)
+from airflow_provider_lro.hooks import LongRunningOperationHook
+from airflow_provider_lro.operation import Operation
+from airflow_provider_lro.simulator import SimulatorClient
+from airflow_provider_lro.starting import StartOperationOperator
+from tests.airflow.worker import FakeStore, FakeTaskInstance, fire, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.simulator_fixture import Simulator
+
+WAYS = pytest.mark.parametrize("deferrable", [True, False], ids=["deferrable", "on the worker"])
+
+
+class Died(BaseException):
+    """What a SIGKILL does to the process, for a test that lives in it."""
+
+
+class StartSimulation(StartOperationOperator):
+    """Starts what it is told to, and counts."""
+
+    def __init__(self, *, endpoint: str, script: dict[str, Any], dies_after_start: bool = False, **kwargs: Any) -> None:
+        super().__init__(task_id="start", interval=0.1, jitter=0, **kwargs)
+        self.server = endpoint
+        self.script = script
+        self.starts: list[str] = []
+        self.request_ids: list[str] = []
+        self.dies_after_start = dies_after_start
+
+    def start(self, context: Any) -> Any:
+        with SimulatorClient(self.server) as client:
+            script = self.script.pop(0) if isinstance(self.script, list) else self.script
+            operation = client.start(request_id=self.request_id, **script)
+        self.starts.append(operation.name)
+        self.request_ids.append(self.request_id)
+        if self.dies_after_start:
+            raise Died
+        return operation
+
+
+@pytest.fixture
+def start(simulator: Simulator) -> Callable[..., StartSimulation]:
+    """Make a task that starts operations; several scripts are started one after the other."""
+
+    def make(*scripts: dict[str, Any], **kwargs: Any) -> StartSimulation:
+        return StartSimulation(endpoint=simulator.endpoint, script=list(scripts), **kwargs)  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture
+def ti() -> FakeTaskInstance:
+    """Give a task instance of a run that no other test has."""
+    return FakeTaskInstance(run_id=uuid.uuid4().hex)
+
+
+@pytest.fixture
+def store() -> FakeStore:
+    """Give an empty store."""
+    return FakeStore()
+
+
+@WAYS
+@pytest.mark.parametrize("stored", [True, False], ids=["store", "no store"])
+def test_starts_and_waits(
+    start: Callable[..., StartSimulation],
+    ti: FakeTaskInstance,
+    store: FakeStore,
+    deferrable: bool,
+    stored: bool,
+) -> None:
+    """The response is the XCom; nothing is left in the store that a later start could take for its own."""
+    task = start({"duration": 0.3, "response": {"rows": 5}}, deferrable=deferrable)
+    done = run(task, ti=ti, store=store if stored else None)
+    assert done.result == {"rows": 5.0}
+    assert len(task.starts) == 1
+    assert done.deferrals == (1 if deferrable else 0)
+    assert store.get("lro_operation") is None
+
+
+def test_name_is_stored_before_anything_else(
+    start: Callable[..., StartSimulation], ti: FakeTaskInstance, store: FakeStore
+) -> None:
+    """When the task defers, and when its first poll fails, the name is in the store."""
+    task = start({"duration": 5}, deferrable=True)
+    with pytest.raises(TaskDeferred):
+        task.execute({"ti": ti, "task_state_store": store})
+    assert store.get("lro_operation")["name"] == task.starts[0]
+    broken = start({"duration": 5, "fault": "PERMISSION_DENIED*forever"})
+    with pytest.raises(RpcError):
+        run(broken, store=(other := FakeStore()))
+    assert other.get("lro_operation")["name"] == broken.starts[0]
+
+
+@WAYS
+def test_retry_goes_on_waiting(
+    start: Callable[..., StartSimulation], ti: FakeTaskInstance, store: FakeStore, deferrable: bool
+) -> None:
+    """A try that was lost, or could not reach the service, is continued by the next, which starts nothing."""
+    first = start({"duration": 0.6, "fault": "PERMISSION_DENIED*1"}, deferrable=deferrable)
+    with pytest.raises(RpcError):
+        run(first, ti=ti, store=store)
+    second = start({}, deferrable=deferrable)
+    assert "id" in run(second, ti=ti, store=store).result
+    assert second.starts == []
+
+
+def test_result_that_was_not_returned_is_found(
+    start: Callable[..., StartSimulation], ti: FakeTaskInstance, store: FakeStore
+) -> None:
+    """A worker that dies with the result in its hands costs a poll, not a second operation."""
+    first = start({"duration": 0.2}, deferrable=True)
+    with pytest.raises(TaskDeferred) as deferred:
+        first.execute({"ti": ti, "task_state_store": store})
+    fire(deferred.value.trigger.serialize())
+    second = start({}, deferrable=True)
+    done = run(second, ti=ti, store=store)
+    assert (second.starts, done.deferrals) == ([], 0)
+
+
+def test_cleared_task_starts_anew(
+    start: Callable[..., StartSimulation], ti: FakeTaskInstance, store: FakeStore
+) -> None:
+    """What has returned its outcome is over: the same task instance, cleared, starts another, with another id."""
+    task = start({"duration": 0}, {"duration": 0})
+    run(task, ti=ti, store=store)
+    run(task, ti=ti, store=store)
+    assert len(set(task.starts)) == 2
+    assert len(set(task.request_ids)) == 2
+
+
+@WAYS
+@pytest.mark.parametrize(
+    ("script", "error"),
+    [
+        ({"outcome": "fail", "code": 9}, OperationFailed),
+        ({"outcome": "cancelled"}, OperationCancelled),
+        ({"not_found_for": 60}, OperationNotFound),
+        ({"outcome": "neither"}, MalformedOperation),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_retry_after_a_failed_operation_starts_anew(
+    start: Callable[..., StartSimulation],
+    ti: FakeTaskInstance,
+    script: dict[str, Any],
+    error: type[Exception],
+    deferrable: bool,
+) -> None:
+    """An operation that will never bring a result fails the try, retryably, and the next starts another."""
+    store = FakeStore()
+    options = {"deferrable": deferrable, "not_found_grace": 0, "require_result": True}
+    first = start({"duration": 0.2, **script}, **options)
+    with pytest.raises(error) as failed:
+        run(first, ti=ti, store=store)
+    assert "AirflowFailException" not in {kind.__name__ for kind in type(failed.value).__mro__}
+    second = start({"duration": 0}, **options)
+    assert "id" in run(second, ti=ti, store=store).result
+    assert len(second.starts) == 1
+    assert first.request_ids != second.request_ids
+
+
+def test_failure_that_nobody_saw_does_not_cost_the_retry(
+    start: Callable[..., StartSimulation], ti: FakeTaskInstance, store: FakeStore
+) -> None:
+    """A retry that finds the lost try's operation failed long ago starts another at once."""
+    first = start({"duration": 0.2, "outcome": "fail"}, deferrable=True)
+    with pytest.raises(TaskDeferred) as deferred:
+        first.execute({"ti": ti, "task_state_store": store})
+    fire(deferred.value.trigger.serialize())
+    second = start({"duration": 0}, deferrable=True)
+    assert "id" in run(second, ti=ti, store=store).result
+    assert len(second.starts) == 1
+
+
+@WAYS
+def test_timed_out_operation_is_found_again(
+    start: Callable[..., StartSimulation], ti: FakeTaskInstance, store: FakeStore, deferrable: bool
+) -> None:
+    """An operation that took too long may still succeed: the retry waits for it."""
+    first = start({"duration": 0.8}, wait_timeout=0.2, deferrable=deferrable)
+    with pytest.raises(OperationTimeout, match=first.task_id and r"was not done within 0\.2"):
+        run(first, ti=ti, store=store)
+    second = start({}, deferrable=deferrable)
+    assert "id" in run(second, ti=ti, store=store).result
+    assert second.starts == []
+
+
+@WAYS
+def test_operation_that_its_own_kill_is_cancelling_is_waited_for_and_replaced(
+    start: Callable[..., StartSimulation],
+    ti: FakeTaskInstance,
+    store: FakeStore,
+    deferrable: bool,
+) -> None:
+    """After a clear the next try waits for the end of what the kill cancelled, and starts another."""
+    first = start({"outcome": "never", "cancel_delay": 0.3}, deferrable=True)
+    with pytest.raises(TaskDeferred):
+        first.execute({"ti": ti, "task_state_store": store})
+    with LongRunningOperationHook() as hook:
+        hook.cancel_operation(first.starts[0])
+    second = start({"duration": 0.2}, deferrable=deferrable)
+    done = run(second, ti=ti, store=store)
+    assert "id" in done.result
+    assert len(second.starts) == 1
+    assert done.deferrals == (2 if deferrable else 0)
+
+
+def test_operation_that_somebody_cancelled_fails_the_try_that_started_it(
+    start: Callable[..., StartSimulation], ti: FakeTaskInstance, store: FakeStore
+) -> None:
+    """Only what an earlier try left behind is replaced within a try; `on_cancelled="skip"` skips."""
+    task = start({"outcome": "cancelled", "duration": 0.2}, deferrable=True, on_cancelled="skip")
+    with pytest.raises(AirflowSkipException):
+        run(task, ti=ti, store=store)
+    assert len(task.starts) == 1
+    assert store.get("lro_operation") is None
+
+
+def test_request_id_is_the_same_until_the_operation_is_over(
+    start: Callable[..., StartSimulation], ti: FakeTaskInstance, store: FakeStore, simulator: Simulator
+) -> None:
+    """A worker that dies between the start and the store has its retry ask for the very same operation."""
+    for _ in range(3):
+        with pytest.raises(Died):
+            run(start({"duration": 0.1}, dies_after_start=True), ti=ti, store=store)
+    last = start({"duration": 0.1})
+    run(last, ti=ti, store=store)
+    started = [call for call in simulator.calls("Start") if call["name"] == last.starts[0]]
+    assert len(started) == 4
+    assert uuid.UUID(last.request_id)
+
+
+def test_request_ids_differ_by_everything_that_makes_a_start_another(
+    start: Callable[..., StartSimulation], ti: FakeTaskInstance
+) -> None:
+    """Another DAG, run, task, map index, or try without a store: another id."""
+    ids = set()
+    for change in ({}, {"dag_id": "d"}, {"run_id": "r"}, {"task_id": "t"}, {"map_index": 0}, {"try_number": 2}):
+        task = start({"duration": 0})
+        run(task, ti=FakeTaskInstance(**{**vars(ti), **change, "xcoms": {}}))
+        ids.update(task.request_ids)
+    assert len(ids) == 6
+
+
+def test_store_that_fails_does_not_lose_the_operation(
+    start: Callable[..., StartSimulation], ti: FakeTaskInstance, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The operation runs: failing now would have the retry start a second one; the log has its name."""
+
+    class Full(FakeStore):
+        def set(self, key: str, value: Any) -> None:
+            raise RuntimeError("the disk is full")
+
+    task = start({"duration": 0.2}, deferrable=True)
+    assert "id" in run(task, ti=ti, store=Full()).result
+    assert task.starts[0] in caplog.text
+    assert "the disk is full" in caplog.text
+
+
+def forms(message: pb.Operation) -> dict[str, Any]:
+    with warnings.catch_warnings(action="ignore", category=ImportWarning):  # it would like grpcio-status
+        from google.api_core import operation as api_core
+    return {
+        "name": message.name,
+        "mapping": {"name": message.name, "done": False},
+        "message": message,
+        "api-core": api_core.Operation(message, lambda: message, lambda: None, pb.Operation),
+        "ours": Operation.from_name(None, message.name),
+    }
+
+
+@pytest.mark.parametrize("form", ["name", "mapping", "message", "api-core", "ours"])
+def test_takes_what_clients_return(form: str, name: Callable[..., str], ti: FakeTaskInstance) -> None:
+    """A name, a mapping, the message, google-api-core's Operation or ours."""
+    operation = forms(pb.Operation(name=name(duration=0.1)))[form]
+
+    class Start(StartOperationOperator):
+        def start(self, context: Any) -> Any:
+            return operation
+
+    assert "id" in run(Start(task_id="start", interval=0.1), ti=ti).result
+
+
+def test_outcome_that_comes_with_the_start(ti: FakeTaskInstance, simulator: Simulator) -> None:
+    """A done operation without a name (`validate_only`) is an outcome, and nothing is polled."""
+    before = len(simulator.calls())
+
+    class Start(StartOperationOperator):
+        def start(self, context: Any) -> Any:
+            done = pb.Operation(done=True)
+            done.error.code = 3
+            return done
+
+    with pytest.raises(OperationFailed):
+        run(Start(task_id="start"), ti=ti)
+    assert len(simulator.calls()) == before
+
+
+@pytest.mark.parametrize("nonsense", [None, 7, pb.Operation(), "", {"id": 1}], ids=repr)
+def test_start_that_returns_no_operation(nonsense: Any, ti: FakeTaskInstance, store: FakeStore) -> None:
+    """What cannot be waited for says what was expected, and stores nothing."""
+
+    class Start(StartOperationOperator):
+        def start(self, context: Any) -> Any:
+            return nonsense
+
+    with pytest.raises((TypeError, ValueError), match=r"operation|name"):
+        run(Start(task_id="start"), ti=ti, store=store)
+    assert store.values == {}
+
+
+def test_start_must_be_overridden(ti: FakeTaskInstance) -> None:
+    """The base by itself starts nothing, and says so."""
+    with pytest.raises(NotImplementedError, match="must override start"):
+        run(StartOperationOperator(task_id="start"), ti=ti)
+
+
+def test_kill_cancels_unless_turned_off() -> None:
+    """Who starts the work is asked to stop it; the trigger's row says so."""
+    assert StartOperationOperator(task_id="start").cancel_on_kill
+    assert not StartOperationOperator(task_id="start", cancel_on_kill=False).cancel_on_kill
+
+
+@pytest.mark.parametrize("wrong", [{"wait_timeout": -1}, {"interval": 0}, {"on_timeout": "?"}, {"on_cancelled": "?"}])
+def test_nonsense_is_refused_as_the_dag_is_read(wrong: dict[str, Any]) -> None:
+    """Arguments are checked where the DAG's author sees it."""
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        StartOperationOperator(task_id="start", **wrong)
