@@ -176,6 +176,10 @@ class ChannelConfig:
             # gRPC's own pause between connection attempts grows to two minutes: longer than the interval of the wait
             # that is to notice that the server is back.
             ("grpc.max_reconnect_backoff_ms", 10_000),
+            # Without pings a connection that died without a word (a NAT's table, a hung balancer) is kept for ever.
+            ("grpc.keepalive_time_ms", 10_000),
+            ("grpc.keepalive_timeout_ms", 10_000),
+            ("grpc.http2.ping_timeout_ms", 10_000),
         ]
         if self.authority:
             options.append(("grpc.default_authority", self.authority))

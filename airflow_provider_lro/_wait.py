@@ -218,9 +218,10 @@ def wait(args: WaitArgs, *, now: float, start: Start = Start.FRESH) -> Generator
     else:
         windows = args.schedule().windows(elapsed=elapsed, polled=True)
     strict = start is Start.FRESH
+    late = 0.0
     while True:
         asked = now
-        get = _get(args, now=now, end=deadline)
+        get = _get(args, now=now, end=deadline, late=late)
         answer = yield get
         now = answer.now
         if strict and isinstance(answer.value, EndpointError):
@@ -233,16 +234,21 @@ def wait(args: WaitArgs, *, now: float, start: Start = Start.FRESH) -> Generator
             return outcome
         if asked >= deadline:
             break
+        late = max(0.0, now - deadline)
         now = yield from _pause(reading.delay(next(windows)), now=now, end=deadline)
     if args.on_timeout == "cancel":
         return (yield from _cancel(args, reading, now=now))
     return reading.timed_out()
 
 
-def _get(args: WaitArgs, *, now: float, end: float) -> Get:
-    """Poll, but do not let a server that hangs take the wait far beyond ``end``; the last poll has all its time."""
+def _get(args: WaitArgs, *, now: float, end: float, late: float = 0.0) -> Get:
+    """Poll, but do not let a server that hangs take the wait far beyond ``end``; the last poll has all its time.
+
+    ``late``: how long the poll before has lasted beyond ``end``; both together last one call beyond it.
+    """
     left = end - now
-    return Get(timeout=args.rpc_timeout if left <= 0 else min(args.rpc_timeout, max(left, SHORTEST_CALL)))
+    most = args.rpc_timeout - late if left <= 0 else left
+    return Get(timeout=min(args.rpc_timeout, max(most, SHORTEST_CALL)))
 
 
 def _pause(window: Window, *, now: float, end: float, final: bool = False) -> Generator[Command, Answer, float]:
@@ -258,6 +264,7 @@ def _cancel(args: WaitArgs, reading: _Reading, *, now: float) -> Generator[Comma
     end = now + args.cancel_grace
     windows = args.schedule().windows()
     effect: CancelEffect = "none"
+    late = 0.0
     while True:
         refusal: LroError | None = None
         if effect == "none":
@@ -269,7 +276,7 @@ def _cancel(args: WaitArgs, reading: _Reading, *, now: float) -> Generator[Comma
             elif not is_transient(refusal):
                 effect = "refused"
         asked = now
-        get = _get(args, now=now, end=end)
+        get = _get(args, now=now, end=end, late=late)
         answer = yield get
         now = answer.now
         outcome = reading.take(answer, asked=asked, cut=get.timeout < args.rpc_timeout)
@@ -279,6 +286,7 @@ def _cancel(args: WaitArgs, reading: _Reading, *, now: float) -> Generator[Comma
             return outcome
         if effect == "refused" or asked >= end:
             return reading.timed_out(effect=effect if refusal is None else "refused", refusal=refusal)
+        late = max(0.0, now - end)
         now = yield from _pause(reading.delay(next(windows)), now=now, end=end, final=True)
 
 
