@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from google.auth import exceptions as google_errors
 from google.auth.credentials import AnonymousCredentials
 
-from airflow_provider_lro.exceptions import CredentialsError
+from airflow_provider_lro.exceptions import Code, CredentialsError, RpcError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from google.auth.credentials import Credentials
 
@@ -24,6 +24,8 @@ CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
 _SOURCES = ("key_path", "keyfile", "config_file", "token", "given", "google")
 _UNUSABLE = (ValueError, TypeError, AttributeError, KeyError)
 """What google-auth raises for JSON that is not what it expects."""
+
+_PASSING_STATUS = frozenset({408, 429, *range(500, 600)})
 
 Headers: TypeAlias = tuple[tuple[str, str], ...]
 
@@ -98,10 +100,11 @@ class CredentialsConfig:
         return (("x-goog-user-project", self.quota_project_id),) if self.quota_project_id else ()
 
     def load(self) -> Credentials:
-        """Return google-auth credentials. Blocks: reads files, may ask the metadata server.
+        """Return google-auth credentials. Blocks: reads files, may ask the metadata server or Secret Manager.
 
         Raises:
             CredentialsError: there are none, or they cannot be used; says where they were looked for.
+            RpcError: Secret Manager could not be reached or was overloaded; worth another try.
         """
         credentials = self._load_source()
         if self.impersonation_chain:
@@ -124,7 +127,7 @@ class CredentialsConfig:
         if self.google:
             return self._load_with_google_provider()
         if self.config_file:
-            return self._load_config_file()
+            return _from_config_file(self.config_file, self.scopes)
         import google.auth
 
         try:
@@ -140,52 +143,47 @@ class CredentialsConfig:
         return credentials
 
     def _load_with_google_provider(self) -> Credentials:
-        from airflow.providers.common.compat.sdk import AirflowException
-
-        wanted: dict[str, Any] = dict(self.google)
-        names = ", ".join(wanted)
+        wanted = dict(self.google)
         try:
-            from airflow.providers.google.cloud.utils.credentials_provider import (  # type: ignore[import-not-found]
-                get_credentials_and_project_id,
+            from airflow.providers.google.cloud.utils.credentials_provider import get_credentials_and_project_id
+            from airflow.providers.google.cloud.utils.external_token_supplier import (
+                ClientCredentialsGrantFlowTokenSupplier as Supplier,
             )
+            from google.api_core.exceptions import GoogleAPICallError, RetryError, ServerError, TooManyRequests
         except ImportError:
             raise CredentialsError(
-                f"{self.whose} need the Google provider ({names} in the connection's extra); install"
+                f"{self.whose} need the Google provider ({', '.join(wanted)} in the connection's extra); install"
                 " apache-airflow-providers-google, or use key_path, keyfile_dict or credential_config_file"
             ) from None
-        try:
-            parameters = wanted.pop("idp_extra_parameters", None)
-            if parameters:
-                wanted["idp_extra_params_dict"] = json.loads(parameters)
-            credentials: Credentials = get_credentials_and_project_id(scopes=list(self.scopes), **wanted)[0]
-        except (AirflowException, google_errors.GoogleAuthError, *_UNUSABLE, OSError) as error:
-            raise CredentialsError(
-                f"{self.whose}: the Google provider could make none of {names} ({type(error).__name__})"
-            ) from None
-        return credentials
+        if "key_secret_name" not in wanted:
+            # Not by get_credentials_and_project_id: it asks Cloud Resource Manager for the project, at once, and keeps
+            # the extra parameters to itself (22.8.0).
+            return _from_config_file(wanted.get("credential_config_file"), self.scopes, _supplier(Supplier, wanted))
+        from airflow.providers.common.compat.sdk import AirflowException
 
-    def _load_config_file(self) -> Credentials:
-        text = self.config_file or ""
+        name = wanted["key_secret_name"]
+        known = ("key_secret_name", "key_secret_project_id", "credential_config_file")
+        given = {key: wanted[key] for key in known if key in wanted}
         try:
-            info = json.loads(text if text.lstrip().startswith("{") else Path(text).expanduser().read_text())
-            return _from_configuration(info, list(self.scopes))
-        except OSError as error:
-            raise CredentialsError(f"credential_config_file cannot be read: {error.strerror}") from None
-        except (google_errors.GoogleAuthError, *_UNUSABLE) as error:
-            raise CredentialsError(
-                f"credential_config_file is no usable credential configuration ({type(error).__name__}); expected the"
-                " path or the JSON text of one, such as `gcloud iam workload-identity-pools create-cred-config` writes"
-            ) from None
+            credentials: Credentials = get_credentials_and_project_id(scopes=list(self.scopes), **given)[0]
+        except (ServerError, TooManyRequests, RetryError) as error:
+            said = f"{self.whose}: Secret Manager cannot be reached ({type(error).__name__})"
+            raise RpcError(said, code=Code.UNAVAILABLE, message=said) from None
+        except (AirflowException, GoogleAPICallError, google_errors.GoogleAuthError, *_UNUSABLE, OSError) as error:
+            # The Google provider's own texts name fields; those of the others may quote what is in them.
+            why = str(error) if isinstance(error, AirflowException) else type(error).__name__
+            raise CredentialsError(f"{self.whose}: no key comes of the secret {name!r}: {why}") from None
+        return credentials
 
     def _load_key(self) -> Credentials:
         from google.oauth2 import service_account
 
         what = f"the file {self.key_path!r}" if self.key_path else "keyfile_dict"
         try:
-            text = self.keyfile or Path(self.key_path or "").read_text()
-            credentials: Credentials = service_account.Credentials.from_service_account_info(
-                json.loads(text), scopes=self.scopes
-            )
+            info = json.loads(self.keyfile or Path(self.key_path or "").read_text())
+            # Escaped twice on its way into the connection; the Google provider takes such a key, too.
+            info["private_key"] = info["private_key"].replace("\\n", "\n")
+            credentials: Credentials = service_account.Credentials.from_service_account_info(info, scopes=self.scopes)
         except OSError as error:
             raise CredentialsError(f"the service-account key {self.key_path!r} cannot be read: {error}") from None
         except (google_errors.GoogleAuthError, *_UNUSABLE) as error:
@@ -195,6 +193,57 @@ class CredentialsConfig:
                 " the cloud console gives out, whole"
             ) from None
         return credentials
+
+
+def _from_config_file(text: str | None, scopes: Sequence[str], supplier: Any = None) -> Credentials:
+    """Return the credentials of a configuration, its path or its text, whose subject a supplier may give."""
+    if not text:
+        raise CredentialsError("idp_issuer_url needs a credential_config_file that says where its tokens are exchanged")
+    try:
+        info = json.loads(text if text.lstrip().startswith("{") else Path(text).expanduser().read_text())
+        if supplier is not None:
+            info["subject_token_supplier"] = supplier
+        return _from_configuration(info, list(scopes))
+    except OSError as error:
+        raise CredentialsError(f"credential_config_file cannot be read: {error.strerror}") from None
+    except (google_errors.GoogleAuthError, *_UNUSABLE) as error:
+        raise CredentialsError(
+            f"credential_config_file is no usable credential configuration ({type(error).__name__}); expected the"
+            " path or the JSON text of one, such as `gcloud iam workload-identity-pools create-cred-config` writes"
+        ) from None
+
+
+def _supplier(base: Any, wanted: Mapping[str, str]) -> Any:
+    """Return what fetches the identity of a client, by the Google provider's class for it."""
+    import requests
+
+    class Supplier(base):  # type: ignore[misc]
+        def get_subject_key(self) -> str:
+            """Name the token by all that it is asked for with; the base leaves out what the parameters say."""
+            return json.dumps([self.oidc_issuer_url, self.client_id, self.client_secret, self.extra_params_kwargs])
+
+        def get_subject_token(self, context: Any, request: Any) -> str:
+            """Mark errors that pass as such; the base raises all of them alike."""
+            try:
+                return str(super().get_subject_token(context, request))
+            except google_errors.RefreshError as error:
+                cause = error.__context__
+                answer = cause.response if isinstance(cause, requests.HTTPError) else None
+                overloaded = answer is not None and answer.status_code in _PASSING_STATUS
+                passes = overloaded or isinstance(cause, requests.ConnectionError)
+                raise google_errors.RefreshError(*error.args, retryable=passes) from None
+
+    try:
+        return Supplier(
+            oidc_issuer_url=wanted["idp_issuer_url"],
+            client_id=wanted["client_id"],
+            client_secret=wanted["client_secret"],
+            **json.loads(wanted.get("idp_extra_parameters") or "{}"),
+        )
+    except KeyError as error:
+        raise CredentialsError(f"idp_issuer_url needs {error.args[0]} beside it") from None
+    except (ValueError, TypeError):
+        raise CredentialsError("idp_extra_parameters must be a JSON object of further parameters") from None
 
 
 def _from_configuration(info: Mapping[str, Any], scopes: list[str]) -> Credentials:

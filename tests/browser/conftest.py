@@ -4,4 +4,9 @@ from __future__ import annotations
 
 import os
 
-collect_ignore_glob = [] if os.environ.get("LRO_BROWSER_TESTS") == "1" else ["test_*.py"]
+if os.environ.get("LRO_BROWSER_TESTS") == "1":
+    from tests.browser.form import airflow, browser, page, settings  # noqa: F401  (fixtures)
+
+    collect_ignore_glob = []
+else:
+    collect_ignore_glob = ["test_*.py"]

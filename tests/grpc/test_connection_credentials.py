@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,7 @@ def forms(keyfile: str, key_path: str, federation: dict[str, Any], tmp_path: Pat
         "key path": {"conn_type": "lro", "extra": {"key_path": key_path}},
         "key text": {"conn_type": "lro", "extra": {"keyfile_dict": keyfile}},
         "key mapping": {"conn_type": "lro", "extra": {"keyfile_dict": json.loads(keyfile)}},
+        "key escaped twice": {"conn_type": "lro", "extra": {"keyfile_dict": keyfile.replace("\\n", "\\\\n")}},
         "federation path": {"conn_type": "lro", "extra": {"credential_config_file": str(path)}},
         "federation text": {"conn_type": "lro", "extra": {"credential_config_file": json.dumps(federation)}},
         "google form": {
@@ -73,6 +75,7 @@ FORMS = [
     "key path",
     "key text",
     "key mapping",
+    "key escaped twice",
     "federation path",
     "federation text",
     "google form",
@@ -189,8 +192,11 @@ def test_universe_domain_takes_the_place_of_googleapis() -> None:
         {"idp_issuer_url": "https://idp.example", "client_id": "c", "client_secret": "c4n4ry"},
     ],
 )
-def test_what_only_the_google_provider_can_do_says_what_to_install(extra: dict[str, str]) -> None:
+def test_what_only_the_google_provider_can_do_says_what_to_install(
+    extra: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without it the error names the extras and the package, and no secret."""
+    monkeypatch.setitem(sys.modules, "airflow.providers.google.cloud.utils.credentials_provider", None)
     config = ConnectionSettings(conn_id="mine", host="h", extra=extra).channel_config(TaskSettings()).credentials
     with pytest.raises(CredentialsError, match="install apache-airflow-providers-google") as caught:
         config.load()
