@@ -10,7 +10,7 @@ NEWEST := .venv
 OLDEST := .venv-oldest
 CHROMIUM := /usr/bin/chromium
 # The policy of a wait: no line and no branch of it goes untested.
-FLOOR_0 := */_schedule.py,*/_wait.py,*/_outcome.py,*/exceptions.py
+FLOOR_0 := */_schedule.py,*/_wait.py,*/_kill.py,*/_outcome.py,*/exceptions.py
 
 # An Airflow of the caller's, or modules on its path, must not leak into ours. `user = true` in a pip.conf breaks venvs.
 unexport PYTHONPATH PYTHONHOME PYTHONWARNINGS VIRTUAL_ENV
@@ -20,7 +20,7 @@ $(foreach v,$(filter AIRFLOW_%,$(.VARIABLES)),$(eval unexport $(v)))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up test test-oldest test-browser lint clean
+.PHONY: help demo up test test-oldest test-browser test-ha lint clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -41,6 +41,9 @@ test-oldest: $(OLDEST)/.stamp ## all tests under the oldest Airflow we support, 
 
 test-browser: $(NEWEST)/.stamp-browser $(CHROMIUM) ## the connection form of the newest Airflow, in Debian's Chromium
 	LRO_BROWSER_TESTS=1 $(NEWEST)/bin/python -m pytest tests/browser
+
+test-ha: $(NEWEST)/.stamp-ha ## two triggerers of the newest Airflow on PostgreSQL, killed while 100 tasks wait
+	LRO_HA_TESTS=1 $(NEWEST)/bin/python -m pytest tests/ha
 
 lint: $(NEWEST)/.stamp ## ruff and mypy
 	$(NEWEST)/bin/python -m ruff check
@@ -84,6 +87,10 @@ $(OLDEST)/.stamp: pyproject.toml constraints/airflow-2.11.txt
 
 $(NEWEST)/.stamp-browser: $(NEWEST)/.stamp
 	$(call add,$(NEWEST),constraints/airflow-3.3.txt,browser)
+	@touch $@
+
+$(NEWEST)/.stamp-ha: $(NEWEST)/.stamp
+	$(call add,$(NEWEST),constraints/airflow-3.3.txt,ha)
 	@touch $@
 
 $(CHROMIUM):

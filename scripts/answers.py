@@ -17,7 +17,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from pathlib import Path
 
 __all__ = ["AirflowError", "Answers", "Database", "Rest", "TaskState", "get_json"]
@@ -36,7 +36,10 @@ class AirflowError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TaskState:
-    """A task instance as Airflow has it now."""
+    """A task instance as Airflow has it now.
+
+    `pid` is its last worker process. `triggerer`, only on 3.x, is the login name of the triggerer that has its trigger.
+    """
 
     task_id: str
     map_index: int
@@ -44,6 +47,8 @@ class TaskState:
     try_number: int
     start: datetime | None
     end: datetime | None
+    pid: int | None = None
+    triggerer: str | None = None
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> TaskState:
@@ -55,6 +60,8 @@ class TaskState:
             try_number=row["try_number"],
             start=_moment(row["start_date"]),
             end=_moment(row["end_date"]),
+            pid=row["pid"],
+            triggerer=(row.get("triggerer_job") or {}).get("unixname"),
         )
 
 
@@ -87,12 +94,14 @@ class Rest:
         url: Of the API server.
         user: The name to log in with.
         password: Read when first needed: the API server writes it down as it starts.
+        triggerers: The login names of several, if there are; Airflow's own health is that of any one.
     """
 
-    def __init__(self, url: str, user: str, password: Callable[[], str]) -> None:
+    def __init__(self, url: str, user: str, password: Callable[[], str], *, triggerers: Collection[str] = ()) -> None:
         self._url = url
         self._user = user
         self._password = password
+        self._triggerers = triggerers
         self._token: str | None = None
 
     def request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
@@ -112,7 +121,18 @@ class Rest:
         for key in ("scheduler", "triggerer", "dag_processor"):
             if moment := _moment((health.get(key) or {}).get(f"latest_{key}_heartbeat")):
                 beats[key.replace("_", "-")] = moment
-        return beats
+        return beats | self._triggerer_heartbeats()
+
+    def _triggerer_heartbeats(self) -> dict[str, datetime]:
+        """The newest job of each; one that was killed leaves its job behind."""
+        if not self._triggerers:
+            return {}
+        jobs = self.request("GET", "jobs?job_type=TriggererJob&order_by=latest_heartbeat&limit=1000")["jobs"]
+        return {
+            job["unixname"]: moment
+            for job in jobs
+            if job["unixname"] in self._triggerers and (moment := _moment(job["latest_heartbeat"]))
+        }
 
     def knows(self, dag_id: str) -> bool:
         """See Answers."""
@@ -142,6 +162,17 @@ class Rest:
         """See Answers."""
         listing = self.request("GET", f"{_run(dag_id, run_id)}/taskInstances?limit=1000")
         return [TaskState.of(row) for row in listing["task_instances"]]
+
+    def mark(self, dag_id: str, run_id: str, task_id: str, map_index: int, state: str) -> None:
+        """See AirflowStack."""
+        path = f"{_run(dag_id, run_id)}/taskInstances/{_quote(task_id)}/{map_index}"
+        self.request("PATCH", path, {"new_state": state})
+
+    def clear(self, dag_id: str, run_id: str, task_id: str, map_index: int) -> None:
+        """See AirflowStack."""
+        which = task_id if map_index < 0 else [task_id, map_index]
+        body = {"dry_run": False, "only_failed": False, "dag_run_id": run_id, "task_ids": [which]}
+        self.request("POST", f"dags/{_quote(dag_id)}/clearTaskInstances", body)
 
     def xcom(self, dag_id: str, run_id: str, task_id: str, key: str, map_index: int) -> Any:
         """See Answers."""

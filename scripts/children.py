@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -101,8 +102,10 @@ class Children:
         self._tell("directory", str(path))
         return path
 
-    def start(self, name: str, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path) -> int:
-        """Start a process whose output goes to `log`, appended; returns its process id."""
+    def start(
+        self, name: str, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path, user: str | None = None
+    ) -> int:
+        """Start a process whose output goes to `log`, appended; returns its process id. Root may give it a `user`."""
         if self.alive(name):
             raise RuntimeError(f"{name} runs already")
         if self.owns(name):  # it ended by itself; what it started may not have
@@ -116,6 +119,9 @@ class Children:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                user=user,
+                group=None if user is None else pwd.getpwnam(user).pw_gid,
+                extra_groups=None if user is None else [],
             )
         self._children[name] = child
         self._logs[name] = log

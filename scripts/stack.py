@@ -1,6 +1,6 @@
-"""A real Airflow on SQLite in a home of its own, for the demo and the tests. Standard library only.
+"""A real Airflow in a home of its own, for the demo and the tests; on SQLite unless told. Standard library only.
 
-On 3.x: scheduler, DAG processor, triggerer and API server; on 2.11: scheduler, triggerer and, when asked, webserver.
+On 3.x: scheduler, DAG processor, triggerers and API server; on 2.11: scheduler, triggerer and, when asked, webserver.
 
     with AirflowStack(home, dags_folder) as airflow:
         run_id = airflow.trigger("my_dag")
@@ -12,26 +12,25 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
-import os
 import secrets
 import sys
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from scripts.answers import AirflowError, Answers, Database, Rest, TaskState
 from scripts.children import Children, free_ports
+from scripts.environment import airflow_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
     from types import TracebackType
 
 __all__ = ["AirflowError", "AirflowStack", "TaskState"]
 
 FINAL_STATES: Final = frozenset({"success", "failed"})
 
-_REPOSITORY = Path(__file__).resolve().parent.parent
 _HOST = "127.0.0.1"
 _USER = "admin"
 _NEVER = datetime.min.replace(tzinfo=UTC)
@@ -48,6 +47,9 @@ class AirflowStack:
         api_port: Of the API server (3.x) or webserver (2.11); a free one unless given.
         with_ui: On 2.11, start the webserver too. On 3.x the API server is always there and has the UI.
         serve_logs: Let scheduler and triggerer serve the logs of tasks that still run to the UI.
+        database: SQLAlchemy URL for a driver that is both sync and async; SQLite in `home` unless given. Only on 3.x.
+        triggerers: How many; several, only on 3.x, are the components `triggerer-1`, `triggerer-2`, ….
+        parallelism: How many tasks run at once.
         timeout: Seconds that Airflow may take to start.
         children: Who owns the processes and ends them; the stack itself, unless given.
     """
@@ -62,6 +64,9 @@ class AirflowStack:
         api_port: int | None = None,
         with_ui: bool = False,
         serve_logs: bool = False,
+        database: str | None = None,
+        triggerers: int = 1,
+        parallelism: int = 4,
         timeout: float = 120.0,
         children: Children | None = None,
     ) -> None:
@@ -72,7 +77,9 @@ class AirflowStack:
         self.log_dir = log_dir or self.home / "components"
         self.version = importlib.metadata.version("apache-airflow")
         self.is_3 = not self.version.startswith("2.")
-        free_api_port, *self._log_ports = free_ports(3)
+        if not self.is_3 and (database is not None or triggerers > 1):
+            raise ValueError("on Airflow 2.11 there is SQLite and one triggerer: what it knows is read from that file")
+        free_api_port, *log_ports = free_ports(3)
         self.api_port = api_port or free_api_port
         self.url = f"http://{_HOST}:{self.api_port}"
         self.user = _USER
@@ -80,20 +87,31 @@ class AirflowStack:
         self._password = secrets.token_urlsafe(12)
         self._started: dict[str, datetime] = {}
         skip = [] if serve_logs else ["--skip-serve-logs"]
-        self._commands: dict[str, Sequence[str]] = {
-            "scheduler": ["scheduler", *skip],
-            "triggerer": ["triggerer", *skip],
-        }
+        self.triggerers = tuple(f"triggerer-{number + 1}" for number in range(triggerers)) if triggerers > 1 else ()
+        self._commands: dict[str, Sequence[str]] = {"scheduler": ["scheduler", *skip]}
+        for name in self.triggerers or ("triggerer",):
+            self._commands[name] = ["triggerer", *skip]
+            skip = ["--skip-serve-logs"]  # there is one port for it
         if self.is_3:
             self._commands["dag-processor"] = ["dag-processor"]
             self._commands["api-server"] = ["api-server", "--host", _HOST, "--port", str(self.api_port)]
         elif with_ui:
             self._commands["webserver"] = ["webserver", "--hostname", _HOST, "--port", str(self.api_port)]
-        self._rest = Rest(self.url, self.user, lambda: self.password)
+        self._rest = Rest(self.url, self.user, lambda: self.password, triggerers=self.triggerers)
         self._answers: Answers = (
             self._rest if self.is_3 else Database(self.home / "airflow.db", self.url if with_ui else None)
         )
-        self.env = self._environment(dags_folder.resolve()) | dict(env or {})
+        self.env = airflow_environment(
+            self.home,
+            dags_folder.resolve(),
+            url=self.url,
+            user=self.user,
+            is_3=self.is_3,
+            log_ports=(log_ports[0], log_ports[1]),
+            parallelism=parallelism,
+            database=database,
+        )
+        self.env |= env or {}
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -220,6 +238,14 @@ class AirflowStack:
         files = sorted(folder.glob(f"attempt={try_number}.log*"))
         return "".join(file.read_text(errors="replace") for file in files)
 
+    def mark(self, dag_id: str, run_id: str, task_id: str, state: str, *, map_index: int = -1) -> None:
+        """Give a task instance of Airflow 3 the state `success`, `failed` or `skipped`, as a user does in the UI."""
+        self._rest.mark(dag_id, run_id, task_id, map_index, state)
+
+    def clear(self, dag_id: str, run_id: str, task_id: str, *, map_index: int = -1) -> None:
+        """Let a task of Airflow 3 run once more, as a user does in the UI; of a mapped one all, without an index."""
+        self._rest.clear(dag_id, run_id, task_id, map_index)
+
     def request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """One call of the REST API of Airflow 3; `path` is what follows `/api/v2/`.
 
@@ -230,52 +256,11 @@ class AirflowStack:
 
     # Below
 
-    def _environment(self, dags_folder: Path) -> dict[str, str]:
-        """The caller's environment without any Airflow of theirs, and with ours."""
-        env = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW_", "_AIRFLOW_"))}
-        local = ",".join(filter(None, [env.get("NO_PROXY") or env.get("no_proxy"), _HOST, "localhost"]))
-        env |= {
-            "AIRFLOW_HOME": str(self.home),
-            # 2.11's executor starts `airflow` by its name.
-            "PATH": os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)]),
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(_REPOSITORY), env.get("PYTHONPATH")])),
-            "NO_PROXY": local,
-            "no_proxy": local,
-            "PYTHONUNBUFFERED": "1",
-        }
-        worker_port, trigger_port = self._log_ports
-        options: dict[str, dict[str, object]] = {
-            "core": {
-                "dags_folder": dags_folder,
-                "dags_are_paused_at_creation": False,
-                "load_examples": False,
-                "parallelism": 4,
-                # 2.11 refuses any other executor on SQLite.
-                "executor": "scripts.executor.CountingLocalExecutor" if self.is_3 else "SequentialExecutor",
-                "execution_api_server_url": f"{self.url}/execution/",
-                "simple_auth_manager_users": f"{self.user}:admin",
-            },
-            "api": {"base_url": self.url, "workers": 1, "secret_key": secrets.token_hex(16)},
-            "api_auth": {"jwt_secret": secrets.token_hex(32)},
-            "webserver": {"base_url": self.url, "workers": 1, "secret_key": secrets.token_hex(16)},
-            "scheduler": {
-                "scheduler_heartbeat_sec": 1,
-                "job_heartbeat_sec": 2,
-                "dag_dir_list_interval": 5,
-                "enable_health_check": False,
-            },
-            "triggerer": {"job_heartbeat_sec": 2},
-            "dag_processor": {"refresh_interval": 5, "bundle_refresh_check_interval": 2},
-            "logging": {"worker_log_server_port": worker_port, "trigger_log_server_port": trigger_port},
-            "usage_data_collection": {"enabled": False},
-        }
-        for section, values in options.items():
-            env |= {f"AIRFLOW__{section}__{name}".upper(): str(value) for name, value in values.items()}
-        return env
-
     def _spawn(self, name: str, arguments: Sequence[str], log: Path) -> None:
         argv = [sys.executable, "-m", "airflow", *arguments]
-        self.children.start(name, argv, env=self.env, cwd=self.home, log=log)
+        # Airflow writes down who runs a triggerer, and answers with it: so they are told apart.
+        own = {"LOGNAME": name} if name in self.triggerers else {}
+        self.children.start(name, argv, env=self.env | own, cwd=self.home, log=log)
 
     def _cli(self, *arguments: str) -> None:
         """Run `airflow …` to its end."""
