@@ -57,13 +57,17 @@ BACKSTOP_SLACK = 60.0
 """Seconds by which Airflow's own timeout is later than our last event can be: it acts only if no triggerer does."""
 SECONDS_TO_CANCEL = 4.0
 """How long a cancel may take that a kill on a worker asks for: Airflow 3 ends the process 5 s after its signal."""
-KILLED_BY_USER = frozenset({None, "failed", "success", "skipped", "restarting", "removed"})
+USERS_STATES = frozenset({None, "failed", "success", "skipped", "restarting", "removed"})
 """States that a user puts a running task into. In the others it runs on, or another try has it: leave it alone."""
 ON_CANCELLED = ("fail", "skip")
 
 
 class ExecutionTimeout(OperationTimeout, AirflowTaskTimeout):
     """``execution_timeout`` is over: the time of this try, so that Airflow's retries apply."""
+
+
+class KilledByUser(AirflowTaskTerminated):
+    """A user has killed the task, and its operation was asked to cancel."""
 
 
 class KillSwitch:
@@ -220,7 +224,7 @@ class WaitingOperator(ServiceOperator):
         exception: a deferral, a reschedule.
 
         Raises:
-            AirflowTaskTerminated: a user has killed the task.
+            KilledByUser: a user has killed the task, which ``cancel_on_kill`` heeds.
             ExecutionTimeout: ``execution_timeout`` is over, and so the operation was looked at for the last time.
         """
         clock = steady_clock()
@@ -237,6 +241,8 @@ class WaitingOperator(ServiceOperator):
 
             try:
                 return drive(wait(args, now=clock(), start=start), args, client, clock=clock, pause=rest)
+            except KilledByUser:
+                raise
             except AirflowTaskTerminated:  # Airflow 2 raises it out of its signal handler
                 self._cancel_if_killed(context, args, client)
                 raise
@@ -285,13 +291,13 @@ class WaitingOperator(ServiceOperator):
 
     def _heed_kill(self, context: Context, args: WaitArgs, client: OperationsClient) -> None:
         if self._cancel_if_killed(context, args, client):
-            raise AirflowTaskTerminated(f"a user has killed the task that waited for operation {args.operation_name!r}")
+            raise KilledByUser(f"a user has killed the task that waited for operation {args.operation_name!r}")
 
     def _cancel_if_killed(self, context: Context, args: WaitArgs, client: OperationsClient) -> bool:
         if not args.cancel_on_kill:
             return False
         state = state_of(context["ti"])
-        if state not in KILLED_BY_USER:
+        if state not in USERS_STATES:
             self.log.info("operation %r: the worker is told to stop; the operation is left alone", args.operation_name)
             return False
         clock = steady_clock()

@@ -2,55 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from scripts.children import free_ports
-from scripts.stack import AirflowStack
+from tests.airflow.running import tasks, until
 from tests.simulator_fixture import running_simulator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from scripts.stack import TaskState
+    from scripts.stack import AirflowStack
     from tests.simulator_fixture import Simulator
 
 pytestmark = [pytest.mark.airflow, pytest.mark.timeout(480)]
-
-DAGS = Path(__file__).parent / "dags"
-
-
-@pytest.fixture(scope="module")
-def service() -> Iterator[Simulator]:
-    with running_simulator() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def airflow(service: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowStack]:
-    """Airflow, with the connection where most have theirs: in the database."""
-    stored = {"conn_type": "lro", "host": "127.0.0.1", "port": service.port, "extra": {"insecure": True}}
-    with AirflowStack(tmp_path_factory.mktemp("airflow"), DAGS) as running:
-        add = ["connections", "add", "lro_default", "--conn-json", json.dumps(stored)]
-        subprocess.run([sys.executable, "-m", "airflow", *add], check=True, env=running.env, capture_output=True)
-        yield running
-
-
-def tasks(airflow: AirflowStack, dag: str, run: str) -> dict[tuple[str, int], TaskState]:
-    return {(task.task_id, task.map_index): task for task in airflow.task_states(dag, run)}
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + 180
-    while not condition():
-        assert time.monotonic() < end, f"waited 180 s for {what}"
-        time.sleep(0.2)
 
 
 def test_outcomes(airflow: AirflowStack, service: Simulator) -> None:
