@@ -108,25 +108,23 @@ def test_kill_of_a_task_that_waits_on_a_worker(airflow: AirflowStack, service: S
     def name(task: str) -> str:
         return f"simulations/outcome=never/operations/{run}-{task}"
 
-    if not airflow.is_3:  # where one task runs at a time, and a signal ends it
-        until(lambda: bool(polls(service, name("failed")) or polls(service, name("evicted"))), "a worker to poll")
-        task = "failed" if polls(service, name("failed")) else "evicted"
-        mark(airflow, "on_worker", run, task, "failed")
-        until(lambda: cancels(service, name(task)) == 1, "the cancel")
-        until(lambda: airflow.run_state("on_worker", run) == "running", "the other task")
-    else:
+    if airflow.is_3:
         until(lambda: all(polls(service, name(task)) >= 2 for task in ("failed", "evicted")), "the workers to poll")
         pid = tasks(airflow, "on_worker", run)["evicted", -1].pid
         assert pid is not None
         os.kill(pid, signal.SIGTERM)
-        mark(airflow, "on_worker", run, "failed", "failed")
-        until(lambda: cancels(service, name("failed")) == 1, "the cancel")
-        before = polls(service, name("evicted"))
-        until(lambda: polls(service, name("evicted")) >= before + 2, "the other worker to go on polling")
-        assert cancels(service, name("evicted")) == 0
-        assert "told to stop; the operation is left alone" in airflow.task_log("on_worker", run, "evicted")
-    for task in ("failed", "evicted"):
-        mark(airflow, "on_worker", run, task, "failed")
+        killed, other = "failed", "evicted"
+    else:  # where one task runs at a time, and a signal ends it
+        until(lambda: bool(polls(service, name("failed")) or polls(service, name("evicted"))), "a worker to poll")
+        killed, other = ("failed", "evicted") if polls(service, name("failed")) else ("evicted", "failed")
+    mark(airflow, "on_worker", run, killed, "failed")
+    until(lambda: cancels(service, name(killed)) > 0, "the cancel")
+    before = polls(service, name(other))
+    until(lambda: polls(service, name(other)) >= before + 2, "the other worker to poll")
+    assert (cancels(service, name(killed)), cancels(service, name(other))) == (1, 0)
+    if airflow.is_3:
+        assert "told to stop; the operation is left alone" in airflow.task_log("on_worker", run, other)
+    mark(airflow, "on_worker", run, other, "failed")
 
 
 def test_execution_timeout_is_heeded(airflow: AirflowStack, service: Simulator) -> None:
