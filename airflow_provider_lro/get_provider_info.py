@@ -17,7 +17,7 @@ def get_provider_info() -> dict[str, Any]:
     return {
         "package-name": "airflow-provider-lro",
         "name": INTEGRATION,
-        "description": "Wait for, cancel, delete, get and list google.longrunning operations of any service.",
+        "description": "Start, wait for, cancel, delete, get and list google.longrunning operations of any service.",
         "integrations": [
             {
                 "integration-name": INTEGRATION,
@@ -26,7 +26,12 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "hooks": [{"integration-name": INTEGRATION, "python-modules": ["airflow_provider_lro.hooks"]}],
-        "operators": [{"integration-name": INTEGRATION, "python-modules": ["airflow_provider_lro.operators"]}],
+        "operators": [
+            {
+                "integration-name": INTEGRATION,
+                "python-modules": ["airflow_provider_lro.operators", "airflow_provider_lro.starting"],
+            }
+        ],
         "sensors": [{"integration-name": INTEGRATION, "python-modules": ["airflow_provider_lro.sensors"]}],
         "triggers": [{"integration-name": INTEGRATION, "python-modules": ["airflow_provider_lro.triggers"]}],
         "connection-types": [

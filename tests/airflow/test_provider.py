@@ -152,6 +152,7 @@ CONTRACT = {
         "GetOperationOperator",
         "ListOperationsOperator",
     ],
+    "starting": ["StartOperationOperator"],
 }
 
 
