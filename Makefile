@@ -20,7 +20,7 @@ $(foreach v,$(filter AIRFLOW_%,$(.VARIABLES)),$(eval unexport $(v)))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up test test-oldest test-browser test-ha lint clean
+.PHONY: help demo up test test-oldest test-browser test-ha bench lint clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -44,6 +44,10 @@ test-browser: $(NEWEST)/.stamp-browser $(CHROMIUM) ## the connection form of the
 
 test-ha: $(NEWEST)/.stamp-ha ## two triggerers of the newest Airflow on PostgreSQL, killed while 100 tasks wait
 	LRO_HA_TESTS=1 $(NEWEST)/bin/python -m pytest tests/ha
+
+bench: $(NEWEST)/.stamp-bench ## every benchmark, with tables and plots in docs/bench; a quarter of an hour
+	for each in import_cost token_cost detection poll_cost memory herd; do \
+	$(NEWEST)/bin/python benchmarks/$$each.py || exit; done
 
 lint: $(NEWEST)/.stamp ## ruff and mypy
 	$(NEWEST)/bin/python -m ruff check
@@ -91,6 +95,10 @@ $(NEWEST)/.stamp-browser: $(NEWEST)/.stamp
 
 $(NEWEST)/.stamp-ha: $(NEWEST)/.stamp
 	$(call add,$(NEWEST),constraints/airflow-3.3.txt,ha)
+	@touch $@
+
+$(NEWEST)/.stamp-bench: $(NEWEST)/.stamp
+	$(call add,$(NEWEST),constraints/airflow-3.3.txt,bench)
 	@touch $@
 
 $(CHROMIUM):

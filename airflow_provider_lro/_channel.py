@@ -6,24 +6,25 @@ closed when its last holder has given it back. Floor ½.
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import os
 import re
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 
 from airflow_provider_lro import __version__
 from airflow_provider_lro._credentials import CredentialsConfig
+from airflow_provider_lro._pacing import CALLS_IN_FLIGHT
 from airflow_provider_lro._tokens import Tokens
 from airflow_provider_lro._wait import is_whole
 from airflow_provider_lro.exceptions import CredentialsError, EndpointError
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
 
 __all__ = ["ChannelConfig", "Lease", "acquire", "fill_location", "in_universe", "open_channels", "parse_endpoint"]
@@ -139,6 +140,7 @@ class ChannelConfig:
         client_key: PEM key of this side.
         authority: the name to expect in the server's certificate instead of the target's host.
         max_message_mb: largest response, in MiB.
+        max_polls_per_second: by all waits of a process together; makes no channel differ.
 
     Raises:
         CredentialsError: credentials on a plaintext channel.
@@ -153,6 +155,7 @@ class ChannelConfig:
     client_key: bytes | None = field(default=None, repr=False)
     authority: str | None = None
     max_message_mb: int = 64
+    max_polls_per_second: float | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.insecure and self.credentials.explicit:
@@ -168,8 +171,8 @@ class ChannelConfig:
         if not is_whole(self.max_message_mb, least=1, most=2047):
             raise EndpointError(f"max_message_mb must be a whole number from 1 to 2047, not {self.max_message_mb!r}")
 
-    def open(self, module: Any) -> Any:
-        """Open a channel with ``grpc`` or ``grpc.aio``."""
+    def open(self, module: Any, *, number: int = 0) -> Any:
+        """Open a channel with ``grpc`` or ``grpc.aio``; a number above 0 gives it a connection of its own."""
         options: list[tuple[str, Any]] = [
             ("grpc.primary_user_agent", f"airflow-provider-lro/{__version__}"),
             ("grpc.max_receive_message_length", self.max_message_mb * 1024 * 1024),
@@ -181,6 +184,8 @@ class ChannelConfig:
             ("grpc.keepalive_timeout_ms", 10_000),
             ("grpc.http2.ping_timeout_ms", 10_000),
         ]
+        if number:  # gRPC itself shares connections between channels whose options are equal
+            options.append(("lro.channel_number", number))
         if self.authority:
             options.append(("grpc.default_authority", self.authority))
             options.append(("grpc.ssl_target_name_override", self.authority))
@@ -193,10 +198,11 @@ class ChannelConfig:
 class _Shared:
     """A channel with what belongs to it, and the number of its holders."""
 
-    __slots__ = ("channel", "config", "holders", "stubs", "tokens")
+    __slots__ = ("channel", "config", "gate", "holders", "stubs", "tokens")
 
     def __init__(self, config: ChannelConfig, channel: Any, stubs: dict[str, Callable[..., Any]]) -> None:
         self.config = config
+        self.gate = asyncio.Semaphore(CALLS_IN_FLIGHT)  # for the calls of an event loop
         self.channel = channel
         self.stubs = stubs
         plaintext = CredentialsConfig(anonymous=True)
@@ -205,7 +211,8 @@ class _Shared:
 
 
 _lock = threading.Lock()
-_shared: dict[tuple[asyncio.AbstractEventLoop | None, ChannelConfig], _Shared] = {}
+_Key: TypeAlias = tuple[asyncio.AbstractEventLoop | None, ChannelConfig, int]
+_shared: dict[_Key, _Shared] = {}
 
 
 class Lease:
@@ -213,8 +220,8 @@ class Lease:
 
     __slots__ = ("_key", "shared")
 
-    def __init__(self, key: tuple[asyncio.AbstractEventLoop | None, ChannelConfig], shared: _Shared) -> None:
-        self._key: tuple[asyncio.AbstractEventLoop | None, ChannelConfig] | None = key
+    def __init__(self, key: _Key, shared: _Shared) -> None:
+        self._key: _Key | None = key
         self.shared = shared
 
     def release(self) -> Any:
@@ -235,6 +242,7 @@ def acquire(
     make_stubs: Callable[[Any], dict[str, Callable[..., Any]]],
     *,
     loop: asyncio.AbstractEventLoop | None = None,
+    most: int | None = None,
 ) -> Lease:
     """Take a share in the channel for ``config``; opens it for its first holder.
 
@@ -242,12 +250,16 @@ def acquire(
         config: which channel.
         make_stubs: makes the callables of a channel, once for all its holders.
         loop: the running loop, for an aio channel; None for a sync one.
+        most: of its holders, where each has a call on its way all the time; there are as many channels as it takes.
     """
-    key = (loop, config)
+    number = 0 if most is None else 1
     with _lock:
+        while most is not None and (full := _shared.get((loop, config, number))) and full.holders >= most:
+            number += 1
+        key = (loop, config, number)
         shared = _shared.get(key)
         if shared is None:
-            channel = config.open(grpc if loop is None else grpc.aio)
+            channel = config.open(grpc if loop is None else grpc.aio, number=number)
             shared = _shared[key] = _Shared(config, channel, make_stubs(channel))
         shared.holders += 1
         return Lease(key, shared)

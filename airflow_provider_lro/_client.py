@@ -25,7 +25,7 @@ from airflow_provider_lro._rpc import (
     rpc_error,
     wait_call,
 )
-from airflow_provider_lro.exceptions import Code
+from airflow_provider_lro.exceptions import Code, RpcError
 
 if TYPE_CHECKING:
     import os
@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from airflow_provider_lro.exceptions import LroError
 
 __all__ = ["AsyncOperationsClient", "AsyncOperationsPager", "OperationsClient", "OperationsPager"]
+
+
+QUEUED = ("GetOperation", "ListOperations")
+"""What polls: all others are rare, and a request to cancel must not stand behind ten thousand polls."""
 
 
 class _Pager:
@@ -85,10 +89,11 @@ class _Shell:
         *,
         rpc_timeout: float = DEFAULT_RPC_TIMEOUT,
         loop: asyncio.AbstractEventLoop | None = None,
+        most: int | None = None,
     ) -> None:
         self.config = config
         self.rpc_timeout = rpc_timeout
-        self._lease = acquire(config, make_stubs, loop=loop)
+        self._lease = acquire(config, make_stubs, loop=loop, most=most)
         self._tokens = self._lease.shared.tokens
         self._stubs = self._lease.shared.stubs
 
@@ -139,7 +144,11 @@ class _Shell:
         rpc_timeout = options.get("rpc_timeout")
         if rpc_timeout is None:
             rpc_timeout = call.timeout or self.rpc_timeout
-        return {"timeout": rpc_timeout, "metadata": headers(call, tokens, options)}
+        return {
+            "timeout": rpc_timeout,
+            "metadata": headers(call, tokens, options),
+            "wait_for_ready": options.get("wait_for_ready"),
+        }
 
     def _failed(self, error: grpc.RpcError, call: Call) -> LroError:
         failed = rpc_error(error, call, target=self.config.target)
@@ -170,7 +179,7 @@ class OperationsClient(_Shell):
 
     def get_operation(self, name: str, **options: Unpack[CallOptions]) -> pb.Operation:
         """Return the latest state of an operation."""
-        return self._call(get_call(name), options)  # type: ignore[no-any-return]
+        return self.send(get_call(name), options)  # type: ignore[no-any-return]
 
     def list_operations(
         self,
@@ -182,23 +191,24 @@ class OperationsClient(_Shell):
     ) -> OperationsPager:
         """List the operations under a parent; the first page is fetched when the first operation is asked for."""
         listing = Listing(parent, filter, page_size, return_partial_success)
-        return OperationsPager(listing, lambda call: self._call(call, options))
+        return OperationsPager(listing, lambda call: self.send(call, options))
 
     def cancel_operation(self, name: str, **options: Unpack[CallOptions]) -> None:
         """Ask to cancel an operation; that it was asked is all that success means."""
-        self._call(cancel_call(name), options)
+        self.send(cancel_call(name), options)
 
     def delete_operation(self, name: str, **options: Unpack[CallOptions]) -> None:
         """Tell that nobody is interested in the result any more; does not cancel."""
-        self._call(delete_call(name), options)
+        self.send(delete_call(name), options)
 
     def wait_operation(
         self, name: str, timeout: float = DEFAULT_SERVER_WAIT, **options: Unpack[CallOptions]
     ) -> pb.Operation:
         """Let the server hold the call until the operation is done, ``timeout`` seconds at most; it may end early."""
-        return self._call(wait_call(name, timeout), options)  # type: ignore[no-any-return]
+        return self.send(wait_call(name, timeout), options)  # type: ignore[no-any-return]
 
-    def _call(self, call: Call, options: CallOptions) -> Any:
+    def send(self, call: Call, options: CallOptions) -> Any:
+        """Make a call that was prepared."""
         tokens = self._tokens.headers()
         if tokens is None:
             tokens = self._tokens.refresh()
@@ -212,8 +222,10 @@ class OperationsClient(_Shell):
 class AsyncOperationsClient(_Shell):
     """``OperationsClient`` for asyncio: the same methods, awaited. Made inside a running event loop."""
 
-    def __init__(self, config: ChannelConfig, *, rpc_timeout: float = DEFAULT_RPC_TIMEOUT) -> None:
-        super().__init__(config, rpc_timeout=rpc_timeout, loop=asyncio.get_running_loop())
+    def __init__(
+        self, config: ChannelConfig, *, rpc_timeout: float = DEFAULT_RPC_TIMEOUT, most: int | None = None
+    ) -> None:
+        super().__init__(config, rpc_timeout=rpc_timeout, loop=asyncio.get_running_loop(), most=most)
 
     async def __aenter__(self) -> Self:
         return self
@@ -229,7 +241,7 @@ class AsyncOperationsClient(_Shell):
 
     async def get_operation(self, name: str, **options: Unpack[CallOptions]) -> pb.Operation:
         """Return the latest state of an operation."""
-        return await self._call(get_call(name), options)  # type: ignore[no-any-return]
+        return await self.send(get_call(name), options)  # type: ignore[no-any-return]
 
     def list_operations(
         self,
@@ -241,15 +253,15 @@ class AsyncOperationsClient(_Shell):
     ) -> AsyncOperationsPager:
         """List the operations under a parent, for ``async for``."""
         listing = Listing(parent, filter, page_size, return_partial_success)
-        return AsyncOperationsPager(listing, lambda call: self._call(call, options))
+        return AsyncOperationsPager(listing, lambda call: self.send(call, options))
 
     async def cancel_operation(self, name: str, **options: Unpack[CallOptions]) -> None:
         """Ask to cancel an operation; that it was asked is all that success means."""
-        await self._call(cancel_call(name), options)
+        await self.send(cancel_call(name), options)
 
     async def delete_operation(self, name: str, **options: Unpack[CallOptions]) -> None:
         """Tell that nobody is interested in the result any more; does not cancel."""
-        await self._call(delete_call(name), options)
+        await self.send(delete_call(name), options)
 
     async def wait_operation(
         self,
@@ -258,14 +270,38 @@ class AsyncOperationsClient(_Shell):
         **options: Unpack[CallOptions],
     ) -> pb.Operation:
         """Let the server hold the call until the operation is done, ``timeout`` seconds at most; it may end early."""
-        return await self._call(wait_call(name, timeout), options)  # type: ignore[no-any-return]
+        return await self.send(wait_call(name, timeout), options)  # type: ignore[no-any-return]
 
-    async def _call(self, call: Call, options: CallOptions) -> Any:
+    async def send(self, call: Call, options: CallOptions) -> Any:
+        """Make a call that was prepared."""
         tokens = self._tokens.headers()
         if tokens is None:
             tokens = await self._tokens.arefresh()
+        arguments = self._call_arguments(call, tokens, options)
+        if call.method not in QUEUED:
+            return await self._send_now(call, arguments)
+        gate = self._lease.shared.gate
+        if gate.locked():
+            await self._queue(call, gate, options.get("queue"))
+        else:
+            await gate.acquire()
         try:
-            raw = await self._stubs[call.method](call.request, **self._call_arguments(call, tokens, options))
+            return await self._send_now(call, arguments)
+        finally:
+            gate.release()
+
+    async def _send_now(self, call: Call, arguments: dict[str, Any]) -> Any:
+        try:
+            raw = await self._stubs[call.method](call.request, **arguments)
         except grpc.RpcError as error:
             raise self._failed(error, call) from None
         return parse(raw, call, target=self.config.target)
+
+    async def _queue(self, call: Call, gate: asyncio.Semaphore, seconds: float | None) -> None:
+        """Wait for one's turn where it costs nothing: not in gRPC, whose deadline would run meanwhile."""
+        try:
+            async with asyncio.timeout(seconds):
+                await gate.acquire()
+        except TimeoutError:
+            text = f"{call.method} of {call.name!r} at {self.config.target}: had no turn, as other calls last too long"
+            raise RpcError(text, code=Code.DEADLINE_EXCEEDED) from None

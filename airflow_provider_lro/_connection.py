@@ -6,10 +6,12 @@ Floor 1: floor ½ is imported inside functions.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
+from airflow_provider_lro._wait import SLOWEST_PACE, is_number
 from airflow_provider_lro.exceptions import CredentialsError, EndpointError
 
 if TYPE_CHECKING:
@@ -104,6 +106,7 @@ class ConnectionSettings:
             client_key=read_pem(_string(extra, "client_key"), what="client_key"),
             authority=_string(extra, "authority"),
             max_message_mb=_whole_number(extra, "max_message_mb", default=64),
+            max_polls_per_second=_pace(extra, "max_polls_per_second"),
         )
 
     def _credentials(self, task: TaskSettings) -> CredentialsConfig:
@@ -200,3 +203,16 @@ def _whole_number(extra: Mapping[str, Any], key: str, *, default: int) -> int:
         return int(value)
     except (TypeError, ValueError):
         raise EndpointError(f"{key} in the connection's extra must be a whole number, not {value!r}") from None
+
+
+def _pace(extra: Mapping[str, Any], key: str) -> float | None:
+    value = extra.get(key)
+    if value in (None, ""):
+        return None
+    try:
+        pace = float(value)
+    except (TypeError, ValueError):
+        pace = math.nan
+    if not is_number(pace, least=SLOWEST_PACE):
+        raise EndpointError(f"{key} in the connection's extra must be a number above 0, not {value!r}") from None
+    return pace

@@ -6,9 +6,10 @@ their signatures. Floor 2: imports floor 1, and floor ½ inside functions.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import timedelta
 from functools import cached_property
 from queue import Empty, SimpleQueue
@@ -19,10 +20,11 @@ from airflow.providers.common.compat.sdk import AirflowTaskTimeout, BaseOperator
 from airflow_provider_lro import _kill
 from airflow_provider_lro._connection import chain_of
 from airflow_provider_lro._drivers import drive, moment, result_of, steady_clock, timeout_error
-from airflow_provider_lro._outcome import TimedOut
+from airflow_provider_lro._names import name_of
+from airflow_provider_lro._outcome import Broken, Cancelled, Failed, Succeeded, TimedOut
 from airflow_provider_lro._task_state import state_of
-from airflow_provider_lro._wait import Start, WaitArgs, check_name, wait
-from airflow_provider_lro.exceptions import OperationTimeout
+from airflow_provider_lro._wait import Start, WaitArgs, wait
+from airflow_provider_lro.exceptions import OperationTimeout, RpcError
 from airflow_provider_lro.hooks import LongRunningOperationHook
 
 try:
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from airflow.providers.common.compat.sdk import Context
+    from airflow.triggers.base import BaseTrigger
 
     from airflow_provider_lro._client import OperationsClient
     from airflow_provider_lro._outcome import Outcome
@@ -45,6 +48,7 @@ __all__ = [
     "OutcomeOperator",
     "ServiceOperator",
     "WaitingOperator",
+    "backstop",
     "name_of",
     "names_of",
     "retyped",
@@ -59,6 +63,8 @@ SECONDS_TO_CANCEL = 4.0
 """How long a cancel may take that a kill on a worker asks for: Airflow 3 ends the process 5 s after its signal."""
 USERS_STATES = frozenset({None, "failed", "success", "skipped", "restarting", "removed"})
 """States that a user puts a running task into. In the others it runs on, or another try has it: leave it alone."""
+SECONDS_TO_READ_AGAIN = 300.0
+"""How long to try to read an operation again that was too large for the trigger's event."""
 ON_CANCELLED = ("fail", "skip")
 
 
@@ -87,30 +93,6 @@ class KillSwitch:
         except Empty:
             return False
         return True
-
-
-def name_of(value: object) -> str:
-    """Return the operation's name from a name, or from a mapping that holds one, as other operators leave in XCom.
-
-    Raises:
-        ValueError: there is none in it.
-    """
-    if isinstance(value, Mapping):
-        if "name" not in value:
-            raise ValueError(f"operation_name is a mapping without a 'name': it has {sorted(map(str, value))}")
-        return name_of(value["name"])
-    value = value.strip() if isinstance(value, str) else value
-    if value in ("None", "null"):
-        raise ValueError("operation_name is empty: the XCom or the variable that the template reads has no value")
-    if isinstance(value, str) and value.startswith("{{"):
-        raise ValueError(f"operation_name is a template that was not rendered: {value[:80]!r}")
-    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
-        raise ValueError(
-            f"operation_name is the text of a whole value, not a name: {value[:80]!r}; pass the XCom itself"
-            " (operation_name=task.output) or the name alone ({{ ti.xcom_pull(…)['name'] }}), or give the DAG"
-            " render_template_as_native_obj=True"
-        )
-    return check_name(value)
 
 
 def names_of(value: object) -> list[str]:
@@ -178,6 +160,12 @@ class WaitingOperator(ServiceOperator):
     :param rpc_timeout: seconds (or timedelta) that one call may take.
     :param not_found_grace: seconds (or timedelta) from the first poll for which NOT_FOUND means "not yet".
     :param max_consecutive_errors: failed polls in a row that are tolerated; None goes on until the deadline.
+    :param max_polls_per_second: polls of this endpoint by all deferred waits of a triggerer together, at most; of
+        several limits (the connection has one, too) the lowest holds.
+    :param poll_method: ``"get"``; or, while deferred and where the service can do that, ``"wait"`` or ``"auto"``, which
+        have the server hold the answer until the operation is done, or ``"list"``, by which all waits under one parent
+        share one listing an interval.
+    :param list_parent: what to list then; None: what is before ``/operations/`` in the operation's name.
     :param deferrable: wait in the triggerer, which takes no worker. Default: ``[operators] default_deferrable``.
     """
 
@@ -190,6 +178,9 @@ class WaitingOperator(ServiceOperator):
         rpc_timeout: float | timedelta = 30.0,
         not_found_grace: float | timedelta = 60.0,
         max_consecutive_errors: int | None = None,
+        max_polls_per_second: float | None = None,
+        poll_method: str = "get",
+        list_parent: str | None = None,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         **kwargs: Any,
     ) -> None:
@@ -200,6 +191,9 @@ class WaitingOperator(ServiceOperator):
         self.rpc_timeout = seconds(rpc_timeout)
         self.not_found_grace = seconds(not_found_grace)
         self.max_consecutive_errors = max_consecutive_errors
+        self.max_polls_per_second = max_polls_per_second
+        self.poll_method = poll_method
+        self.list_parent = list_parent
         self.deferrable = deferrable
 
     def wait_args(self, name: str, **more: Any) -> WaitArgs:
@@ -235,6 +229,7 @@ class WaitingOperator(ServiceOperator):
                 if self._kill_switch.wait(0.0):
                     self._heed_kill(context, args, client)
                 if leave is not None and not pause.final:
+                    args.consecutive_errors = 0 if args.max_consecutive_errors is None else pause.errors
                     leave(hook, pause)
                 if self._kill_switch.wait(moment(pause.window)):
                     self._heed_kill(context, args, client)
@@ -254,16 +249,25 @@ class WaitingOperator(ServiceOperator):
         return outcome
 
     def defer_wait(
-        self, args: WaitArgs, hook: LongRunningOperationHook, *, kwargs: dict[str, Any] | None = None
+        self,
+        args: WaitArgs,
+        hook: LongRunningOperationHook,
+        *,
+        kwargs: dict[str, Any] | None = None,
+        make: Callable[..., BaseTrigger] | None = None,
     ) -> NoReturn:
-        """Hand a wait over to the triggerer; ``execute_complete`` is called with its event and ``kwargs``."""
+        """Hand a wait over to the triggerer; ``execute_complete`` is called with its event and ``kwargs``.
+
+        ``make`` makes the trigger of the wait's arguments.
+        """
         from airflow_provider_lro.triggers import LongRunningOperationTrigger
 
         # Whether the connection is stored is known here; a triggerer that fails to read it must not go on without.
         args.lro_conn_id = hook.stored_conn_id
         self.log.info("operation %r is not done yet: the triggerer waits for it from here on", args.operation_name)
+        make = make or LongRunningOperationTrigger
         self.defer(
-            trigger=LongRunningOperationTrigger(**{field.name: getattr(args, field.name) for field in fields(args)}),
+            trigger=make(**{field.name: getattr(args, field.name) for field in fields(args)}),
             method_name="execute_complete",
             kwargs=kwargs,
             timeout=_backstop(args),
@@ -335,17 +339,45 @@ class OutcomeOperator(WaitingOperator):
         if on_cancelled not in ON_CANCELLED:
             raise ValueError(f"on_cancelled must be one of {', '.join(map(repr, ON_CANCELLED))}, not {on_cancelled!r}")
 
+    @property
+    def own_timeout(self) -> float | None:
+        """Seconds that the wait may take, without a look at ``execution_timeout``; None: any time."""
+        raise NotImplementedError
+
     def result(self, outcome: Outcome, args: WaitArgs) -> Any:
         """Return the response as JSON, or raise what the outcome is instead."""
         from airflow_provider_lro._encoding import response_to_json
 
-        return response_to_json(result_of(outcome, args, require_result=self.require_result))
+        try:
+            return response_to_json(result_of(outcome, args, require_result=self.require_result))
+        except OperationTimeout as error:
+            one_try = math.inf if self.execution_timeout is None else self.execution_timeout.total_seconds()
+            if one_try < (math.inf if self.own_timeout is None else self.own_timeout):
+                raise retyped(error, ExecutionTimeout) from None
+            raise
+
+    def read_again(self, context: Context, known: Outcome, name: str) -> Outcome:
+        """Read an operation again that was too large for the event; whatever comes of that, the verdict stands."""
+        now = time.time()
+        args = self.wait_args(name, started_at=now, deadline=now + SECONDS_TO_READ_AGAIN, on_timeout="fail")
+        found = self.poll(context, args, start=Start.POLL)
+        if isinstance(known, TimedOut):
+            return replace(known, operation=found.operation or known.operation)
+        if isinstance(found, Succeeded | Failed | Cancelled):
+            return found
+        if isinstance(known, Failed | Cancelled):
+            return known  # the beginning of its message came with the event
+        why = f"operation {name!r} has succeeded, but its response could not be read again"
+        return Broken(error=found.error or RpcError(why), operation=found.operation)
 
 
 def _backstop(args: WaitArgs) -> timedelta | None:
-    if args.deadline is None:
-        return None
-    last_event = max(0.0, args.deadline - time.time()) + args.rpc_timeout
+    return None if args.deadline is None else backstop(args, left=max(0.0, args.deadline - time.time()))
+
+
+def backstop(args: WaitArgs, *, left: float) -> timedelta:
+    """Return Airflow's own timeout for a wait that has ``left`` seconds to its deadline."""
+    last_event = left + args.rpc_timeout
     if args.on_timeout == "cancel":
         last_event += args.cancel_grace + 2 * args.rpc_timeout
     return timedelta(seconds=last_event + BACKSTOP_SLACK)

@@ -6,7 +6,6 @@ is imported inside functions.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import random
@@ -95,31 +94,42 @@ async def drive_async(
     *,
     clock: Callable[[], float],
     metadata: Sequence[tuple[str, str | bytes]] = (),
+    shared: bool = False,
 ) -> T:
-    """Do as ``drive`` does, without blocking."""
-    from airflow_provider_lro._encoding import read
+    """Do as ``drive`` does, without blocking.
+
+    Args:
+        steps: from ``_wait.wait`` or ``_kill.cancel``.
+        args: what it was made from.
+        client: who makes the calls.
+        clock: epoch seconds; never steps back.
+        metadata: more headers for each call.
+        shared: one of many waits of this process: they share wake-ups, and polls wait for a connection.
+    """
+    from airflow_provider_lro._polling import Poller
 
     journal = _Journal(args.operation_name)
-    command = next(steps)
-    while True:
-        value: Any = None
-        try:
-            if isinstance(command, Get):
-                value = read(
-                    await client.get_operation(args.operation_name, rpc_timeout=command.timeout, metadata=metadata)
-                )
-            elif isinstance(command, Cancel):
-                timeout = args.rpc_timeout if command.timeout is None else command.timeout
-                await client.cancel_operation(args.operation_name, rpc_timeout=timeout, metadata=metadata)
-            else:
-                await asyncio.sleep(moment(command.window))
-        except LroError as error:
-            value = error
-        journal.note(command, value)
-        try:
-            command = steps.send(Answer(now=clock(), value=value))
-        except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]
+    poller = Poller(args, client, metadata=metadata, shared=shared)
+    try:
+        command = next(steps)
+        while True:
+            value: Any = None
+            try:
+                if isinstance(command, Get):
+                    value = await poller.get(command)
+                elif isinstance(command, Cancel):
+                    await poller.cancel(command)
+                else:
+                    await poller.pause(command)
+            except LroError as error:
+                value = error
+            journal.note(command, value)
+            try:
+                command = steps.send(Answer(now=clock(), value=value))
+            except StopIteration as stop:
+                return stop.value  # type: ignore[no-any-return]
+    finally:
+        await poller.close()
 
 
 def moment(window: Window) -> float:

@@ -149,8 +149,9 @@ def _cut(event: dict[str, Any]) -> None:
         cut(event, operation)
 
 
-def _cut_metadata(_: dict[str, Any], operation: dict[str, Any]) -> None:
-    operation.pop("metadata", None)
+def _cut_metadata(event: dict[str, Any], operation: dict[str, Any]) -> None:
+    if operation.pop("metadata", None) and operation["done"] and "response" not in operation:
+        event["read_again"] = True  # it is part of what a failure tells
 
 
 def _cut_errors(event: dict[str, Any], _: dict[str, Any]) -> None:

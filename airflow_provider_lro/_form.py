@@ -83,6 +83,11 @@ FIELDS = (
         least=1,
         most=2047,
     ),
+    Field(
+        name="max_polls_per_second",
+        label="Polls per second",
+        description="At most so many by all deferred waits of a triggerer together. Default: no limit.",
+    ),
 )
 
 

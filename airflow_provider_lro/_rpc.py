@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 from urllib.parse import urlencode
 
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_RPC_TIMEOUT",
     "DEFAULT_SERVER_WAIT",
+    "WAIT_MARGIN",
     "Call",
     "CallOptions",
     "Listing",
@@ -81,14 +81,8 @@ _API_CLIENT = (
 
 
 def make_stubs(channel: Any) -> dict[str, Callable[..., Any]]:
-    """Return the callables of a channel; each returns the bytes of the answer, for ``parse``."""
-    return {
-        method: channel.unary_unary(
-            _SERVICE + method,
-            request_serializer=lambda request: request.SerializeToString(),
-        )
-        for method in _RESPONSES
-    }
+    """Return the callables of a channel; each takes the bytes of a request and returns those of the answer."""
+    return {method: channel.unary_unary(_SERVICE + method) for method in _RESPONSES}
 
 
 def parse(raw: bytes, call: Call, *, target: str) -> Any:
@@ -121,16 +115,23 @@ class CallOptions(TypedDict, total=False):
     """Seconds this call may take; None: the client's."""
     metadata: Sequence[tuple[str, str | bytes]]
     """More headers."""
+    wait_for_ready: bool
+    """Wait for a connection, as long as the call may last, instead of failing where there is none."""
+    queue: float
+    """asyncio: seconds that the call may wait for its turn when too many are on their way, before ``rpc_timeout``."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One call, before anything is sent."""
+    """One call, before anything is sent; may be sent again and again."""
 
-    method: str
-    request: Message
-    name: str
-    timeout: float | None = None
+    __slots__ = ("headers", "method", "name", "request", "timeout")
+
+    def __init__(self, *, method: str, request: Message, name: str, timeout: float | None = None) -> None:
+        self.method = method
+        self.request = request.SerializeToString()
+        self.name = name
+        self.timeout = timeout
+        self.headers = (routing_header(name), _API_CLIENT)
 
 
 def wait_call(name: str, timeout: float) -> Call:
@@ -209,7 +210,7 @@ def headers(call: Call, tokens: Headers, options: CallOptions) -> tuple[tuple[st
                 f"metadata: {key!r} is no header that can be sent; expected a lower-case name, and printable ASCII text"
                 " (bytes for a name that ends in '-bin')"
             )
-    return (routing_header(call.name), _API_CLIENT, *tokens, *more)
+    return (*call.headers, *tokens, *more)
 
 
 def rpc_error(error: grpc.RpcError, call: Call, *, target: str) -> LroError:

@@ -35,6 +35,10 @@ class Window:
         shortest = max(self.shortest, seconds)
         return Window(shortest=shortest, longest=max(self.longest, shortest))
 
+    def earlier(self, seconds: float) -> Window:
+        """Return the window moved ``seconds`` towards now, as so much of the pause is over."""
+        return Window(shortest=max(0.0, self.shortest - seconds), longest=max(0.0, self.longest - seconds))
+
     def at_most(self, seconds: float) -> Window:
         """Return the window cut so that it ends ``seconds`` from now at the latest."""
         longest = min(self.longest, seconds)

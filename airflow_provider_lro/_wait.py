@@ -61,6 +61,11 @@ LONGEST_RETRY_INFO = 300.0
 """Seconds: the most that a server's RetryInfo may delay a poll."""
 SHORTEST_CALL = 1.0
 """Seconds: the least a call gets, however near the deadline is."""
+LONGEST_HOLD = 60.0
+"""Seconds that a server is asked to hold a long poll."""
+POLL_METHODS = ("get", "wait", "auto", "list")
+SLOWEST_PACE = 1e-6
+"""Polls a second: one in eleven days."""
 LATEST = 1e11
 """Epoch seconds, in the year 5138: no time beyond it makes sense."""
 ON_TIMEOUT = ("fail", "cancel")
@@ -92,6 +97,10 @@ class WaitArgs:
     impersonation_chain: str | None = None
     quota_project_id: str | None = None
     cancel_on_kill: bool = False
+    consecutive_errors: int = 0
+    max_polls_per_second: float | None = None
+    poll_method: str = "get"
+    list_parent: str | None = None
 
     def schedule(self) -> Schedule:
         """Return the schedule; raises ValueError for values that make none."""
@@ -99,9 +108,21 @@ class WaitArgs:
             interval=self.interval, initial=self.initial_delay, multiplier=self.multiplier, jitter=self.jitter
         )
 
+    def parent(self) -> str:
+        """Return what to list to find the operation; raises ValueError where its name does not tell."""
+        parent = self.list_parent or self.operation_name.rpartition("/operations/")[0]
+        if not parent:
+            raise ValueError(
+                f"list_parent must say under what {self.operation_name!r} is listed: its name has no '/operations/'"
+            )
+        return parent
+
     def check(self) -> None:
         """Raise ValueError, saying which value is wrong and what would do."""
         check_name(self.operation_name)
+        fastest = self.max_polls_per_second
+        if fastest is not None and not is_number(fastest, least=SLOWEST_PACE):
+            raise ValueError(f"max_polls_per_second must be None or a number above {SLOWEST_PACE:g}, not {fastest!r}")
         self.schedule()
         for name, exclusive in (("rpc_timeout", True), ("not_found_grace", False), ("cancel_grace", False)):
             value = getattr(self, name)
@@ -115,6 +136,11 @@ class WaitArgs:
         most = self.max_consecutive_errors
         if most is not None and not is_whole(most):
             raise ValueError(f"max_consecutive_errors must be None or a whole number of at least 0, not {most!r}")
+        if self.poll_method not in POLL_METHODS:
+            known = ", ".join(map(repr, POLL_METHODS))
+            raise ValueError(f"poll_method must be one of {known}, not {self.poll_method!r}")
+        if self.poll_method == "list" and "/" in self.operation_name:
+            self.parent()
         if self.on_timeout not in ON_TIMEOUT:
             raise ValueError(f"on_timeout must be one of {', '.join(map(repr, ON_TIMEOUT))}, not {self.on_timeout!r}")
 
@@ -148,18 +174,31 @@ class Start(Enum):
 class Get:
     """Poll the operation, within ``timeout`` seconds.
 
-    The answer's value: Running, Succeeded, Failed, Cancelled or an LroError.
+    ``queue``: seconds that it may wait for its turn besides, where many waits share what they poll through.
+    ``prompt``: that nobody is there is worth an answer at once. ``hold``: seconds for which the server may be asked to
+    hold the answer until the operation is done; 0 for an ordinary poll. ``listed``: a listing will do, if it is as
+    fresh as a poll would be. The answer's value: Running, Succeeded, Failed, Cancelled or an LroError.
     """
 
     timeout: float
+    queue: float = math.inf
+    prompt: bool = False
+    hold: float = 0.0
+    listed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pause:
-    """Let time pass, to any moment of the window. ``final`` pauses are short ones, after a cancel at the deadline."""
+    """Let time pass, to any moment of the window.
+
+    ``final`` pauses are short ones, after a cancel at the deadline. ``errors`` counts the polls that failed in a row.
+    ``listed``: the backoff is over, so the next listing will do.
+    """
 
     window: Window
     final: bool = False
+    errors: int = 0
+    listed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,14 +253,17 @@ def wait(args: WaitArgs, *, now: float, start: Start = Start.FRESH) -> Generator
     own_cancel = start is not Start.FRESH and now >= deadline and args.on_timeout == "cancel"
     if start is Start.RESUME:
         windows = args.schedule().windows(elapsed=elapsed)
-        now = yield from _pause(next(windows), now=now, end=deadline)
+        window = next(windows)
+        listed = _is_listed(args, window)
+        now = yield from _pause(window, now=now, end=deadline, errors=args.consecutive_errors, listed=listed)
     else:
         windows = args.schedule().windows(elapsed=elapsed, polled=True)
+        listed = False
     strict = start is Start.FRESH
     late = 0.0
     while True:
         asked = now
-        get = _get(args, now=now, end=deadline, late=late)
+        get = _get(args, now=now, end=deadline, late=late, prompt=strict, listed=listed)
         answer = yield get
         now = answer.now
         if strict and isinstance(answer.value, EndpointError):
@@ -235,27 +277,42 @@ def wait(args: WaitArgs, *, now: float, start: Start = Start.FRESH) -> Generator
         if asked >= deadline:
             break
         late = max(0.0, now - deadline)
-        now = yield from _pause(reading.delay(next(windows)), now=now, end=deadline)
+        window = reading.delay(next(windows))
+        listed = _is_listed(args, window)
+        if get.hold and isinstance(answer.value, Running):
+            window = window.earlier(now - asked)  # the server has done the pausing
+        now = yield from _pause(window, now=now, end=deadline, errors=reading.errors, listed=listed)
     if args.on_timeout == "cancel":
         return (yield from _cancel(args, reading, now=now))
     return reading.timed_out()
 
 
-def _get(args: WaitArgs, *, now: float, end: float, late: float = 0.0) -> Get:
+def _get(args: WaitArgs, *, now: float, end: float, late: float, prompt: bool = False, listed: bool = False) -> Get:
     """Poll, but do not let a server that hangs take the wait far beyond ``end``; the last poll has all its time.
 
     ``late``: how long the poll before has lasted beyond ``end``; both together last one call beyond it.
     """
     left = end - now
     most = args.rpc_timeout - late if left <= 0 else left
-    return Get(timeout=min(args.rpc_timeout, max(most, SHORTEST_CALL)))
+    timeout = min(args.rpc_timeout, max(most, SHORTEST_CALL))
+    if left > 0:
+        hold = min(left, LONGEST_HOLD) if args.poll_method in ("wait", "auto") and not prompt else 0.0
+        return Get(timeout=timeout, queue=left, prompt=prompt, hold=hold, listed=listed)
+    return Get(timeout=timeout, queue=timeout, prompt=True)
 
 
-def _pause(window: Window, *, now: float, end: float, final: bool = False) -> Generator[Command, Answer, float]:
+def _is_listed(args: WaitArgs, window: Window) -> bool:
+    """Tell whether the next poll may be a look at a listing: only when the backoff is over is it as early as a poll."""
+    return args.poll_method == "list" and window.longest >= args.interval
+
+
+def _pause(
+    window: Window, *, now: float, end: float, final: bool = False, errors: int = 0, listed: bool = False
+) -> Generator[Command, Answer, float]:
     """Pause, but not beyond ``end``; a poll asked before it and answered after it is followed by one at once."""
-    if now >= end:
+    if now >= end or window.longest <= 0.0:
         return now
-    answer = yield Pause(window=window.at_most(end - now), final=final)
+    answer = yield Pause(window=window.at_most(end - now), final=final, errors=errors, listed=listed)
     return answer.now
 
 
@@ -298,7 +355,7 @@ class _Reading:
         self._args = args
         self._last: Running | None = None
         self._error: LroError | None = None
-        self._errors = 0
+        self.errors = args.consecutive_errors
         self._errors_since = 0.0
 
     def take(self, answer: Answer, *, asked: float, cut: bool) -> Outcome | None:
@@ -307,7 +364,7 @@ class _Reading:
         if isinstance(value, Succeeded | Failed | Cancelled):
             return value
         if isinstance(value, Running):
-            self._last, self._error, self._errors = value, None, 0
+            self._last, self._error, self.errors = value, None, 0
             return None
         if isinstance(value, OperationNotFound):
             self._error = value
@@ -318,9 +375,9 @@ class _Reading:
         self._error = value
         if cut and value.code == Code.DEADLINE_EXCEEDED:
             return None  # our own doing, so it counts for nothing
-        if not self._errors:
+        if not self.errors:
             self._errors_since = asked
-        self._errors += 1
+        self.errors += 1
         return self._lost(Broken, value) if self._gave_up(answer.now) else None
 
     def _lost(self, kind: type[NotFound | Broken], error: LroError) -> NotFound | Broken:
@@ -329,7 +386,7 @@ class _Reading:
     def _gave_up(self, now: float) -> bool:
         most = self._args.max_consecutive_errors
         if most is not None:
-            return self._errors > most
+            return self.errors > most
         return self._args.deadline is None and now - self._errors_since >= LONGEST_OUTAGE
 
     def delay(self, window: Window) -> Window:

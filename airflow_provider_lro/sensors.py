@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow.exceptions import AirflowRescheduleException
@@ -18,9 +19,9 @@ from airflow.providers.common.compat.sdk import (
     BaseSensorOperator,
 )
 
-from airflow_provider_lro._deferral import ExecutionTimeout, OutcomeOperator, ServiceOperator, name_of, retyped
+from airflow_provider_lro._deferral import OutcomeOperator, ServiceOperator, name_of, retyped
 from airflow_provider_lro._drivers import moment
-from airflow_provider_lro._outcome import Cancelled, Failed, Succeeded
+from airflow_provider_lro._skip import is_skip
 from airflow_provider_lro._wait import Start, WaitArgs
 from airflow_provider_lro.exceptions import (
     LroError,
@@ -29,15 +30,14 @@ from airflow_provider_lro.exceptions import (
     OperationFailed,
     OperationNotFound,
     OperationTimeout,
-    RpcError,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from airflow.providers.common.compat.sdk import Context
+    from airflow.triggers.base import BaseTrigger
 
-    from airflow_provider_lro._outcome import Outcome
     from airflow_provider_lro._wait import Pause
     from airflow_provider_lro.hooks import LongRunningOperationHook
 
@@ -45,8 +45,6 @@ __all__ = ["LongRunningOperationSensor"]
 
 SHORTEST_RESCHEDULE = 10.0
 """Seconds: in reschedule mode each poll is the start of a process on a worker."""
-SECONDS_TO_READ_AGAIN = 300.0
-"""How long to try to read a result again that was too large for the trigger's event."""
 REFUSED = {
     "exponential_backoff": "the schedule backs off already: initial_delay, multiplier and poke_interval shape it",
     "max_wait": "poke_interval is the longest pause already",
@@ -81,7 +79,7 @@ FINAL: dict[type[LroError], type[LroError]] = {
     MalformedOperation: FinalMalformedOperation,
     OperationTimeout: FinalOperationTimeout,
 }
-"""What says something about the operation itself, and so is never retried. All other errors are about reaching it."""
+"""What says something about the operation itself, and so is never retried."""
 
 
 class LongRunningOperationSensor(OutcomeOperator, BaseSensorOperator):
@@ -97,13 +95,25 @@ class LongRunningOperationSensor(OutcomeOperator, BaseSensorOperator):
     :param soft_fail: skip instead of failing when the operation failed, was cancelled, is not found or took too long;
         not when it could not be reached.
     :param never_fail: skip instead of failing, whatever went wrong.
+    :param start_from_trigger: begin in the triggerer, without a worker; needs ``deferrable``, texts and templates that
+        render there, and Airflow 2.11, 3.0 or 3.3 (for templates 3.3). A mapped task begins on a worker all the same.
+    :param end_from_trigger: end in the triggerer on a success or a skip, where nothing is lost by it; needs
+        ``deferrable`` and Airflow 3.3.
     """
 
     template_fields: Sequence[str] = ("operation_name", *ServiceOperator.template_fields)
 
-    def __init__(self, *, operation_name: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        operation_name: Any,
+        start_from_trigger: bool = False,
+        end_from_trigger: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.operation_name = operation_name
+        self.end_from_trigger = end_from_trigger
         refused = [f"{name}: {why}" for name, why in REFUSED.items() if getattr(self, name)]
         if refused:
             raise ValueError(f"{type(self).__name__} does not take {'; '.join(refused)}")
@@ -113,6 +123,29 @@ class LongRunningOperationSensor(OutcomeOperator, BaseSensorOperator):
                 " own; use deferrable=True, or 0 to tolerate none"
             )
         self.wait_args("to be rendered", impersonation_chain=None).check()
+        if start_from_trigger or end_from_trigger:
+            self._go_without_worker(start=start_from_trigger, end=end_from_trigger)
+
+    def _go_without_worker(self, *, start: bool, end: bool) -> None:
+        from airflow_provider_lro import _from_trigger
+
+        if end:
+            _from_trigger.check_end(self)
+        if start:
+            _from_trigger.check_start(self)
+        # One of a mapped task has been begun by a worker, which knows its values; Airflow's scheduler does not.
+        if start and not getattr(self, "_BaseOperator__from_mapped", False):
+            args = self.wait_args(
+                self.operation_name, impersonation_chain=_from_trigger.joined(self.impersonation_chain)
+            )
+            ends = self._ending(from_start=True) if end else {}
+            self.start_trigger_args = _from_trigger.start_trigger_args(self, args, timeout=self._limit, ends=ends)
+            self.start_from_trigger = True
+
+    def _ending(self, *, from_start: bool) -> dict[str, Any]:
+        from airflow_provider_lro._from_trigger import ending
+
+        return ending(self, LongRunningOperationSensor, from_start=from_start)
 
     @property
     def interval(self) -> float:
@@ -131,21 +164,30 @@ class LongRunningOperationSensor(OutcomeOperator, BaseSensorOperator):
         """Poll once on the worker: by the deadline no trigger had told us anything."""
         now = time.time()
         args = self.wait_args(name_of(self.operation_name), started_at=now - self._limit, deadline=now)
-        return self._verdict(self.poll(context, args, start=Start.POLL), args)
+        return self.result(self.poll(context, args, start=Start.POLL), args)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume, by the same rules for skipping where no event came: a trigger that crashed, or none that ran."""
+        if self.start_from_trigger and (ti := context.get("ti")) is not None:
+            from airflow_provider_lro._from_trigger import forget_xcoms
+
+            forget_xcoms(ti)
         return self._settle(
             lambda: super(LongRunningOperationSensor, self).resume_execution(next_method, next_kwargs, context)
         )
 
-    def _start(self, context: Context) -> Any:
-        started_at, start = time.time(), Start.FRESH
+    def _start(self, context: Context, started_at: float | None = None) -> Any:
+        started_at, start = time.time() if started_at is None else started_at, Start.FRESH
         if self.reschedule and not self.deferrable and (first := _first_poke(context, self)) is not None:
             started_at, start = first, Start.POLL
         args = self.wait_args(name_of(self.operation_name), started_at=started_at, deadline=started_at + self._limit)
         outcome = self.poll(context, args, start=start, leave=lambda hook, pause: self._leave(args, hook, pause))
         return self.result(outcome, args)
+
+    @property
+    def own_timeout(self) -> float:
+        """The sensor's ``timeout``, in seconds."""
+        return float(self.timeout)
 
     @property
     def _limit(self) -> float:
@@ -157,40 +199,35 @@ class LongRunningOperationSensor(OutcomeOperator, BaseSensorOperator):
     def _leave(self, args: WaitArgs, hook: LongRunningOperationHook, pause: Pause) -> None:
         """Leave the worker until the next poll, unless this sensor waits there."""
         if self.deferrable:
-            self.defer_wait(args, hook)
+            self.defer_wait(args, hook, make=self._ending_trigger())
         if self.reschedule:
             later = max(SHORTEST_RESCHEDULE, moment(pause.window))
             raise AirflowRescheduleException(datetime.now(tz=UTC) + timedelta(seconds=later))
 
+    def _ending_trigger(self) -> Callable[..., BaseTrigger] | None:
+        """Return what makes a trigger that ends the task, if one may."""
+        if not self.end_from_trigger:
+            return None
+        ends = self._ending(from_start=False)
+        if ends["worker_for"] is not None:
+            self.log.info("a worker ends the task, as %s", ends["worker_for"])
+            return None
+        from airflow_provider_lro._workerless import WorkerlessTrigger
+
+        return partial(WorkerlessTrigger, **ends)
+
     def _take(self, context: Context, event: Mapping[str, Any]) -> Any:
         from airflow_provider_lro import _events
 
+        if "not_started" in event:
+            self.log.info("the wait did not begin in the triggerer, but does here: %s", event["not_started"])
+            return self._start(context, event.get("started_at"))
         outcome = _events.outcome_from_event(event)
         if _events.must_read_again(event):
-            return self._read_again(context, outcome, event["name"])
+            outcome = self.read_again(context, outcome, event["name"])
         # The duration is all that a timeout's text takes from these.
         args = self.wait_args(event["name"], started_at=0.0, deadline=self._limit)
-        return self._verdict(outcome, args)
-
-    def _verdict(self, outcome: Outcome, args: WaitArgs) -> Any:
-        """Return the result after a deferral; what took too long was perhaps this try, not the wait."""
-        try:
-            return self.result(outcome, args)
-        except OperationTimeout as error:
-            if self._limit < self.timeout:
-                raise retyped(error, ExecutionTimeout) from None
-            raise
-
-    def _read_again(self, context: Context, known: Outcome, name: str) -> Any:
-        """Read the result that was too large for the event; whatever comes of that, the operation is done."""
-        now = time.time()
-        args = self.wait_args(name, started_at=now, deadline=now + SECONDS_TO_READ_AGAIN, on_timeout="fail")
-        outcome = self.poll(context, args, start=Start.POLL)
-        if isinstance(outcome, Succeeded | Failed | Cancelled):
-            return self.result(outcome, args)
-        if isinstance(known, Failed | Cancelled):
-            return self.result(known, args)  # the beginning of its message came with the event
-        raise outcome.error or RpcError(f"operation {name!r} has succeeded, but its response could not be read again")
+        return self.result(outcome, args)
 
     def _settle(self, attempt: Callable[[], Any]) -> Any:
         """Make a skip, a failure for good or one worth a retry of what went wrong; the same in all modes.
@@ -206,9 +243,7 @@ class LongRunningOperationSensor(OutcomeOperator, BaseSensorOperator):
                 raise AirflowSkipException(f"skipped, as execution_timeout is over: {timeout}") from timeout
             raise
         except LroError as error:
-            about_operation = isinstance(error, tuple(FINAL))
-            cancelled = isinstance(error, OperationCancelled) and self.on_cancelled == "skip"
-            if cancelled or self.never_fail or (self.soft_fail and about_operation):
+            if is_skip(error, on_cancelled=self.on_cancelled, soft_fail=self.soft_fail, never_fail=self.never_fail):
                 raise AirflowSkipException(f"skipped: {error}") from error
             kind = FINAL.get(type(error))
             if kind is None:

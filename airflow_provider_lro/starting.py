@@ -67,6 +67,11 @@ class StartOperationOperator(OutcomeOperator):
             raise ValueError(f"wait_timeout must be None or a number of seconds of at least 0, not {wait_timeout!r}")
         self.wait_args("to be started", impersonation_chain=None).check()
 
+    @property
+    def own_timeout(self) -> float | None:
+        """Seconds to wait."""
+        return self.wait_timeout
+
     def start(self, context: Context) -> Any:
         """Start the operation. ``self.request_id`` is for APIs that take one.
 
@@ -102,9 +107,9 @@ class StartOperationOperator(OutcomeOperator):
         outcome = _events.outcome_from_event(event)
         memory = _Memory(context)
         known = {"name": event["name"], "started_at": time.time() if started_at is None else started_at}
-        if _events.must_read_again(event):
-            return self._wait_for(context, memory, known, found=found)
         args = self._args(known, deadline=deadline)
+        if _events.must_read_again(event):
+            outcome = self.read_again(context, outcome, event["name"])
         return self._conclude(context, memory, outcome, args, anew=found and self._is_ours(outcome))
 
     def execute_late(self, context: Context) -> Any:
@@ -123,7 +128,8 @@ class StartOperationOperator(OutcomeOperator):
         operation = _operation_of(self.start(context))
         if not operation.name and not operation.done:
             raise ValueError("start() has returned an operation that is not done and has no name to poll it by")
-        known: dict[str, Any] = {"name": operation.name, "started_at": time.time()}
+        now = time.time()
+        known: dict[str, Any] = {"name": operation.name, "started_at": now}
         if operation.name:
             memory.keep(known)
             self.log.info("operation %r is started", operation.name)

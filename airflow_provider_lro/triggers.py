@@ -51,15 +51,13 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments; what equals its default is left out, so that older code reads it."""
         kind = type(self)
-        values = {field.name: getattr(self, field.name) for field in fields(WaitArgs)}
-        defaults = {field.name: field.default for field in fields(WaitArgs) if field.default is not MISSING}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        defaults = {field.name: field.default for field in fields(self) if field.default is not MISSING}
         kept = {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
         return f"{kind.__module__}.{kind.__qualname__}", kept
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and yield the one event; see ``_events`` for what it holds."""
-        from airflow_provider_lro._events import event_from_outcome
-
         try:
             # The channel is given back before the event is fired, not in cleanup(), which `dags test` never calls.
             outcome = await self._wait()
@@ -68,7 +66,7 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
                 await self.on_kill()
             raise
         self._fired = True
-        yield TriggerEvent(event_from_outcome(outcome, name=self.operation_name))
+        yield await self._event(outcome)
 
     async def on_kill(self) -> None:
         """Ask to cancel the operation, if a user has taken the task away from it and ``cancel_on_kill`` is set."""
@@ -98,12 +96,22 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
         )
         return killed
 
+    async def _event(self, outcome: Outcome) -> TriggerEvent:
+        """Return the event for what the wait came to."""
+        from airflow_provider_lro._events import event_from_outcome
+
+        return TriggerEvent(event_from_outcome(outcome, name=self.operation_name))
+
+    def _first(self) -> Start:
+        """Tell how the wait begins in this process."""
+        return Start.RESUME
+
     async def _wait(self) -> Outcome:
         clock = steady_clock()
         try:
-            steps = wait(self, now=clock(), start=Start.RESUME)
+            steps = wait(self, now=clock(), start=self._first())
             async with self._hook().async_client(self.operation_name) as client:
-                return await drive_async(steps, self, client, clock=clock)
+                return await drive_async(steps, self, client, clock=clock, shared=True)
         except LroError as error:  # the connection describes no channel
             return Broken(error=error)
 

@@ -25,10 +25,10 @@ EXAMPLES = sorted((ROOT / "example_dags").glob("*.py"))
 
 BESIDE = {"__init__", "_form", "get_provider_info"}
 ORDER = [
-    ["exceptions", "_schedule", "_outcome", "_wait", "_kill"],
-    ["_credentials", "_tokens", "_channel", "_encoding", "_events", "_rpc", "_client"],
-    ["_connection", "_task_state", "_drivers", "operation", "hooks", "triggers"],
-    ["_deferral", "sensors", "operators", "starting"],
+    ["exceptions", "_skip", "_schedule", "_outcome", "_wait", "_names", "_kill"],
+    ["_pacing", "_credentials", "_tokens", "_channel", "_encoding", "_events", "_rpc", "_client", "_holding", "_listing", "_polling"],
+    ["_connection", "_task_state", "_drivers", "operation", "hooks", "triggers", "_workerless"],
+    ["_deferral", "_from_trigger", "sensors", "operators", "starting"],
 ]
 """The floors from the lowest; within a floor, what comes later may import what comes earlier."""
 HEAVY = ("grpc", "google.protobuf", "google.auth", "google.longrunning", "google.rpc", "requests")

@@ -38,6 +38,7 @@ VALUES = {
     "float": st.floats(allow_nan=False),
     "float | None": st.none() | st.floats(allow_nan=False),
     "bool": st.booleans(),
+    "int": st.integers(),
     "int | None": st.none() | st.integers(),
 }
 KWARGS = st.fixed_dictionaries(
@@ -101,7 +102,7 @@ def test_operators_spell_out_the_arguments_of_a_wait() -> None:
         spelled.update(inspect.signature(kind.__init__).parameters)
     own = {field.name: field.default for field in fields(WaitArgs)}
     # The interval has the name that each kind of operator gives it; the times are the operator's to know.
-    for name in ("operation_name", "interval", "started_at", "deadline"):
+    for name in ("operation_name", "interval", "started_at", "deadline", "consecutive_errors"):
         del own[name]
     assert {name: spelled[name].default for name in own} == own
     assert inspect.signature(CancelOperationOperator.__init__).parameters["interval"].default == WaitArgs.interval

@@ -1022,6 +1022,10 @@ def test_every_argument_but_the_name_has_a_default() -> None:
         "impersonation_chain": None,
         "quota_project_id": None,
         "cancel_on_kill": False,
+        "consecutive_errors": 0,
+        "max_polls_per_second": None,
+        "poll_method": "get",
+        "list_parent": None,
     }
     assert all(field.kw_only for field in dataclasses.fields(WaitArgs))
 
@@ -1181,7 +1185,7 @@ def test_a_whole_number_may_be_0_and_has_no_end() -> None:
 
 def test_a_wait_says_what_is_to_be_done_in_values() -> None:
     """Two commands that say the same are equal, so that drivers and tests can compare them."""
-    assert next(wait(wait_args(rpc_timeout=7.0), now=EPOCH)) == Get(timeout=7.0)
+    assert next(wait(wait_args(rpc_timeout=7.0), now=EPOCH)) == Get(timeout=7.0, prompt=True)
     assert Get(timeout=7.0) != Cancel()
     window = Window(shortest=1.0, longest=2.0)
     assert Pause(window=window) == Pause(window=window, final=False)
@@ -1213,19 +1217,19 @@ def test_everything_public_is_declared() -> None:
 def test_a_poll_before_the_deadline_does_not_outlast_it(left: float, rpc_timeout: float, expected: float) -> None:
     """A server that hangs cannot hold a wait far beyond its deadline, and no poll gets less than a second for that."""
     args = wait_args(deadline=EPOCH + left, rpc_timeout=rpc_timeout)
-    assert next(wait(args, now=EPOCH)) == Get(timeout=expected)
+    assert next(wait(args, now=EPOCH)) == Get(timeout=expected, queue=EPOCH + left - EPOCH, prompt=True)
 
 
 def test_the_poll_at_the_deadline_has_all_its_time() -> None:
     """The last word is not cut short."""
     args = wait_args(deadline=EPOCH, rpc_timeout=30.0)
-    assert next(wait(args, now=EPOCH)) == Get(timeout=30.0)
+    assert next(wait(args, now=EPOCH)) == Get(timeout=30.0, queue=30.0, prompt=True)
 
 
 def test_a_call_that_we_cut_ourselves_counts_for_nothing() -> None:
     """A poll that had less time than the user gave it is not one of the errors in a row."""
     args = wait_args(deadline=EPOCH + 5.0, rpc_timeout=30.0, max_consecutive_errors=0)
     steps = wait(args, now=EPOCH)
-    assert next(steps) == Get(timeout=5.0)
+    assert next(steps) == Get(timeout=5.0, queue=5.0, prompt=True)
     slow = RpcError("slow", code=Code.DEADLINE_EXCEEDED)
-    assert steps.send(Answer(now=EPOCH + 5.0, value=slow)) == Get(timeout=30.0)
+    assert steps.send(Answer(now=EPOCH + 5.0, value=slow)) == Get(timeout=30.0, queue=30.0, prompt=True)

@@ -28,14 +28,14 @@ collect_ignore_glob = [] if os.environ.get("LRO_HA_TESTS") == "1" else ["test_*.
 DEAD_AFTER = 15
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def service() -> Iterator[Simulator]:
     with running_simulator() as running:
         yield running
 
 
-@pytest.fixture(scope="module")
-def airflow(service: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowStack]:
+@pytest.fixture(scope="session")
+def stack(service: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowStack]:
     """One scheduler, and the triggerers ``triggerer-1`` and ``triggerer-2``."""
     from cryptography.fernet import Fernet
 
@@ -53,3 +53,10 @@ def airflow(service: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Ite
             add = ["connections", "add", "lro_default", "--conn-json", json.dumps(stored)]
             subprocess.run([sys.executable, "-m", "airflow", *add], check=True, env=running.env, capture_output=True)
             yield running
+
+
+@pytest.fixture
+def airflow(stack: AirflowStack) -> AirflowStack:
+    """Both triggerers run, whatever the test before has left."""
+    stack.start(*(name for name in stack.triggerers if not stack.children.alive(name)))
+    return stack

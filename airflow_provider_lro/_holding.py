@@ -1,0 +1,58 @@
+"""Long polls: ``WaitOperation``, which the server holds until the operation is done. Floor ½."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from airflow_provider_lro._client import AsyncOperationsClient
+from airflow_provider_lro._rpc import WAIT_MARGIN, wait_call
+from airflow_provider_lro.exceptions import UnimplementedError
+
+if TYPE_CHECKING:
+    from google.longrunning import operations_proto_pb2 as pb
+
+    from airflow_provider_lro._rpc import CallOptions
+
+__all__ = ["Holder"]
+
+HELD_ON_ONE_CHANNEL = 80
+"""Below the limit of streams that most servers have, 100: what is beyond it waits unseen until another call ends."""
+
+log = logging.getLogger(__name__)
+
+_without_wait: set[str] = set()
+"""Endpoints that have answered UNIMPLEMENTED."""
+
+
+class Holder:
+    """Makes the long polls of one wait, on channels of their own: there they starve nobody else's polls."""
+
+    def __init__(self, client: AsyncOperationsClient, name: str) -> None:
+        self._target = client.config.target
+        self._name = name
+        self._client: AsyncOperationsClient | None = None
+        if self._target not in _without_wait:
+            self._client = AsyncOperationsClient(client.config, most=HELD_ON_ONE_CHANNEL)
+
+    async def send(self, seconds: float, options: CallOptions) -> pb.Operation | None:
+        """Ask the server to hold the answer; None where it cannot, which is remembered for all waits of the process.
+
+        Raises:
+            LroError: as a poll does.
+        """
+        if self._client is None or self._target in _without_wait:
+            return None
+        held: CallOptions = {**options, "rpc_timeout": seconds + WAIT_MARGIN}
+        try:
+            return await self._client.send(wait_call(self._name, seconds), held)  # type: ignore[no-any-return]
+        except UnimplementedError:
+            _without_wait.add(self._target)
+            log.info("%s has no WaitOperation: it is polled by GetOperation from here on", self._target)
+            return None
+
+    async def close(self) -> None:
+        """Give the channel back."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()

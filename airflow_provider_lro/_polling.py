@@ -1,0 +1,114 @@
+"""How a wait in an event loop polls, pauses and asks to cancel: by itself, or together with the others. Floor ½."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_lro._encoding import read
+from airflow_provider_lro._holding import Holder
+from airflow_provider_lro._listing import Listed
+from airflow_provider_lro._pacing import pace_of, pause
+from airflow_provider_lro._rpc import cancel_call, get_call
+from airflow_provider_lro.exceptions import LroError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from google.longrunning import operations_proto_pb2 as pb
+
+    from airflow_provider_lro._client import AsyncOperationsClient
+    from airflow_provider_lro._rpc import CallOptions
+    from airflow_provider_lro._wait import Cancel, Get, Pause, WaitArgs
+
+__all__ = ["Poller"]
+
+
+class Poller:
+    """Does what the policy of one wait says.
+
+    Args:
+        args: the wait.
+        client: who makes the calls.
+        metadata: more headers for each.
+        shared: one of many waits of this process: they share wake-ups, and polls wait for a connection.
+    """
+
+    def __init__(
+        self,
+        args: WaitArgs,
+        client: AsyncOperationsClient,
+        *,
+        metadata: Sequence[tuple[str, str | bytes]] = (),
+        shared: bool = False,
+    ) -> None:
+        self._args = args
+        self._client = client
+        self._metadata = metadata
+        self._shared = shared
+        self._call = get_call(args.operation_name)
+        self._pace = pace_of(client.config.target)
+        limits = (args.max_polls_per_second, client.config.max_polls_per_second)
+        self._limits = [limit for limit in limits if limit is not None]
+        self._pace.hold(self._limits)
+        method = args.poll_method if shared else "get"
+        self._holder = Holder(client, args.operation_name) if method in ("wait", "auto") else None
+        self._listed: Listed | None = None
+        if method == "list":
+            self._listed = Listed(client.config, args.operation_name, args.parent(), args.interval)
+
+    async def get(self, command: Get) -> Any:
+        """Poll; returns what was found.
+
+        Raises:
+            LroError: the poll has failed.
+        """
+        if self._listed is not None and command.listed and (seen := self._listed.look()) is not None:
+            return read(seen)
+        await self._pace.turn()
+        options: CallOptions = {
+            "rpc_timeout": command.timeout,
+            "metadata": self._metadata,
+            "wait_for_ready": self._shared and not command.prompt,
+            "queue": command.queue,
+        }
+        found: pb.Operation | None = None
+        try:
+            if self._holder is not None and command.hold:
+                found = await self._holder.send(command.hold, options)
+            if found is None:
+                found = await self._client.send(self._call, options)
+        except LroError as error:
+            self._pace.heard(error)
+            raise
+        self._pace.heard(None)
+        return read(found)
+
+    async def pause(self, command: Pause) -> None:
+        """Let time pass, to some moment of the window."""
+        if self._listed is not None and command.listed:
+            await self._listed.pause(command.window)
+        elif self._shared:
+            await pause(command.window)
+        else:
+            await asyncio.sleep(random.uniform(command.window.shortest, command.window.longest))
+
+    async def cancel(self, command: Cancel) -> None:
+        """Ask to cancel.
+
+        Raises:
+            LroError: it was not accepted.
+        """
+        timeout = self._args.rpc_timeout if command.timeout is None else command.timeout
+        await self._client.send(
+            cancel_call(self._args.operation_name), {"rpc_timeout": timeout, "metadata": self._metadata}
+        )
+
+    async def close(self) -> None:
+        """Give back what is shared."""
+        self._pace.let_go(self._limits)
+        if self._listed is not None:
+            self._listed.leave()
+        if self._holder is not None:
+            await self._holder.close()

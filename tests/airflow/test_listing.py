@@ -1,0 +1,113 @@
+"""`poll_method="list"`: one listing an interval for all waits under one parent."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from airflow_provider_lro import _listing
+from airflow_provider_lro._channel import open_channels
+from airflow_provider_lro.simulator import operation_name
+from airflow_provider_lro.triggers import LongRunningOperationTrigger
+
+if TYPE_CHECKING:
+    from tests.simulator_fixture import Simulator
+
+_parents = count()
+
+
+@pytest.fixture
+def parent() -> str:
+    """Give a parent that no other test has."""
+    return f"projects/listed{next(_parents)}"
+
+
+def name(parent: str, number: int, **script: object) -> str:
+    return f"{parent}/{operation_name(f'o{number}', **script)}"
+
+
+def trigger(parent: str, operation: str, **kwargs: Any) -> LongRunningOperationTrigger:
+    now = time.time()
+    times = {"interval": 0.4, "initial_delay": 0.4, "started_at": now - 10, "deadline": now + 40}
+    wait = {"poll_method": "list", "list_parent": parent, **times, **kwargs}
+    return LongRunningOperationTrigger(operation_name=operation, **wait)
+
+
+async def outcome(waiting: LongRunningOperationTrigger) -> str:
+    event = await anext(waiting.run())  # type: ignore[call-overload]
+    return str(event.payload["outcome"])
+
+
+async def test_many_waits_cost_one_listing_an_interval(parent: str, simulator: Simulator) -> None:
+    """Two hundred waits: some listings in all, one poll of each for its end, each with its own outcome."""
+    scripts = [{"duration": 2.0, "outcome": ("ok", "fail", "cancelled")[number % 3]} for number in range(200)]
+    names = [name(parent, number, **script) for number, script in enumerate(scripts)]
+    began = time.monotonic()
+    came = await asyncio.gather(*(outcome(trigger(parent, each)) for each in names))
+    intervals = (time.monotonic() - began) / 0.36
+    assert came == [
+        {"ok": "Succeeded", "fail": "Failed", "cancelled": "Cancelled"}[each["outcome"]] for each in scripts
+    ]
+    listings = len(simulator.calls("ListOperations", parent))
+    assert 2 <= listings <= intervals + 2
+    polls = [len(simulator.calls("GetOperation", each)) for each in names]
+    # One where the first listing did not know of it yet, and one for the end.
+    assert max(polls) <= 3
+    assert open_channels() == 0
+    assert not _listing._listers
+
+
+async def test_backoff_polls_singly(parent: str, simulator: Simulator) -> None:
+    """A short operation is found as soon as by Get, and nothing is listed for it."""
+    operation = name(parent, 0, duration=0.3)
+    waiting = trigger(parent, operation, interval=30.0, initial_delay=0.1, started_at=time.time())
+    assert await outcome(waiting) == "Succeeded"
+    assert simulator.calls("ListOperations", parent) == []
+
+
+@pytest.mark.parametrize("script", [{"unimplemented": "list"}])
+async def test_service_that_does_not_list_is_polled(simulator: Simulator, script: dict[str, Any]) -> None:
+    """What cannot be listed is asked for singly; the service is asked to list once by all waits."""
+    parent = f"simulations/duration=1.5&unimplemented=list&message={next(_parents)}"
+    names = [f"{parent}/operations/o{number}" for number in range(5)]
+    came = await asyncio.gather(*(outcome(trigger(parent, each)) for each in names))
+    assert set(came) == {"Succeeded"}
+    assert len(simulator.calls("ListOperations", parent)) == 1
+
+
+async def test_operation_that_is_not_listed_is_polled(parent: str, simulator: Simulator) -> None:
+    """A name that the listing does not have is asked for singly."""
+    elsewhere = name(f"{parent}-elsewhere", 0, duration=1.0)
+    assert await outcome(trigger(parent, elsewhere)) == "Succeeded"
+    assert simulator.calls("ListOperations", parent)
+
+
+async def test_deadline_holds(parent: str, simulator: Simulator) -> None:
+    """One ordinary poll has the last word, at the deadline."""
+    operation = name(parent, 0, outcome="never")
+    began = time.monotonic()
+    assert await outcome(trigger(parent, operation, deadline=time.time() + 1.0)) == "TimedOut"
+    assert 0.9 < time.monotonic() - began < 3.0
+    assert simulator.calls("GetOperation", operation)
+
+
+async def test_wait_that_is_stopped_leaves_nothing(parent: str) -> None:
+    """The listing ends with the last of its waits."""
+    waits = [asyncio.ensure_future(outcome(trigger(parent, name(parent, each, outcome="never")))) for each in range(3)]
+    await asyncio.sleep(1.0)
+    for waiting in waits:
+        waiting.cancel()
+    await asyncio.gather(*waits, return_exceptions=True)
+    await asyncio.sleep(0.1)
+    assert open_channels() == 0
+    assert not _listing._listers
+
+
+def test_parent_that_cannot_be_told_is_asked_for() -> None:
+    """A bare name does not say under what it is listed."""
+    with pytest.raises(ValueError, match="list_parent must say"):
+        trigger("", "somewhere/else").parent()

@@ -1,0 +1,103 @@
+"""`poll_method="wait"`: the server holds the answer until the operation is done, where it can."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from airflow_provider_lro import _holding
+from airflow_provider_lro._channel import open_channels
+from airflow_provider_lro.triggers import LongRunningOperationTrigger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.simulator_fixture import Simulator
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no test know what another has found out about the simulator."""
+    monkeypatch.setattr(_holding, "_without_wait", set())
+
+
+def trigger(operation_name: str, **kwargs: Any) -> LongRunningOperationTrigger:
+    now = time.time()
+    defaults = {"interval": 30.0, "initial_delay": 0.1, "multiplier": 300.0, "started_at": now, "deadline": now + 40}
+    return LongRunningOperationTrigger(operation_name=operation_name, **{**defaults, "poll_method": "wait", **kwargs})
+
+
+async def outcome(waiting: LongRunningOperationTrigger) -> str:
+    event = await anext(waiting.run())  # type: ignore[call-overload]
+    return str(event.payload["outcome"])
+
+
+@pytest.mark.parametrize("method", ["wait", "auto"])
+async def test_end_is_seen_at_once(name: Callable[..., str], simulator: Simulator, method: str) -> None:
+    """One call, however long the interval is; the end is seen when it comes."""
+    operation = name(duration=0.6)
+    began = time.monotonic()
+    assert await outcome(trigger(operation, poll_method=method)) == "Succeeded"
+    assert time.monotonic() - began < 5.0
+    assert len(simulator.calls("WaitOperation", operation)) == 1
+    assert simulator.calls("GetOperation", operation) == []
+
+
+async def test_service_without_it_is_polled(name: Callable[..., str], simulator: Simulator) -> None:
+    """UNIMPLEMENTED costs no poll and no pause, and is asked for once by all waits of the process."""
+    first, second = name(duration=0.3, unimplemented="wait"), name(duration=0.3)
+    assert await outcome(trigger(first, interval=0.1)) == "Succeeded"
+    assert len(simulator.calls("WaitOperation", first)) == 1
+    asked = [call["time"] for call in simulator.calls() if call["name"] == first]
+    assert asked[1] - asked[0] < 0.1
+    assert await outcome(trigger(second, interval=0.1)) == "Succeeded"
+    assert simulator.calls("WaitOperation", second) == []
+
+
+async def test_early_answer_is_no_reason_to_ask_more_often(name: Callable[..., str], simulator: Simulator) -> None:
+    """Faults end a long poll at once, and then the schedule counts."""
+    operation = name(duration=0.5, fault="14*3")
+    assert await outcome(trigger(operation, interval=0.3, jitter=0.0)) == "Succeeded"
+    asked = [call["time"] for call in simulator.calls("WaitOperation", operation)]
+    gaps = [later - earlier for earlier, later in pairwise(asked)]
+    assert len(gaps) == 3
+    assert min(gaps[1:]) > 0.25
+
+
+async def test_deadline_holds(name: Callable[..., str], simulator: Simulator) -> None:
+    """The server is asked to hold no longer than to the deadline, where one ordinary poll has the last word."""
+    operation = name(outcome="never")
+    began = time.monotonic()
+    assert await outcome(trigger(operation, deadline=time.time() + 1.0)) == "TimedOut"
+    assert 0.9 < time.monotonic() - began < 3.0
+    assert len(simulator.calls("GetOperation", operation)) == 1
+
+
+async def test_kill_does_not_wait_for_the_server(name: Callable[..., str]) -> None:
+    """A trigger that is stopped in the middle of a long poll is gone at once, with its channels."""
+    waiting = asyncio.ensure_future(outcome(trigger(name(outcome="never"))))
+    while open_channels() < 2:  # noqa: ASYNC110  (the trigger tells nobody when it has its channels)
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.3)
+    began = time.monotonic()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert time.monotonic() - began < 1.0
+    assert open_channels() == 0
+
+
+async def test_many_long_polls_have_connections_enough(name: Callable[..., str]) -> None:
+    """Eighty to a connection, none of them the one for ordinary polls; all are closed again."""
+    waits = [asyncio.ensure_future(outcome(trigger(name(duration=3)))) for _ in range(200)]
+    most = 0
+    while not all(wait.done() for wait in waits):
+        most = max(most, open_channels())
+        await asyncio.sleep(0.05)
+    assert {wait.result() for wait in waits} == {"Succeeded"}
+    assert most == 1 + 3
+    assert open_channels() == 0
