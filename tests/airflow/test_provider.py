@@ -26,7 +26,19 @@ EXAMPLES = sorted((ROOT / "example_dags").glob("*.py"))
 BESIDE = {"__init__", "_form", "get_provider_info"}
 ORDER = [
     ["exceptions", "_skip", "_schedule", "_outcome", "_wait", "_names", "_kill"],
-    ["_pacing", "_credentials", "_tokens", "_channel", "_encoding", "_events", "_rpc", "_client", "_holding", "_listing", "_polling"],
+    [
+        "_pacing",
+        "_credentials",
+        "_tokens",
+        "_channel",
+        "_encoding",
+        "_events",
+        "_rpc",
+        "_client",
+        "_holding",
+        "_listing",
+        "_polling",
+    ],
     ["_connection", "_task_state", "_drivers", "operation", "hooks", "triggers", "_workerless"],
     ["_deferral", "_from_trigger", "sensors", "operators", "starting"],
 ]
