@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from airflow_provider_lro import _wait
-from airflow_provider_lro._outcome import Broken, Cancelled, Failed, NotFound, Succeeded, TimedOut
+from airflow_provider_lro._outcome import Broken, Cancelled, Failed, NotFound, Running, Succeeded, TimedOut
 from airflow_provider_lro._schedule import Schedule, Window
 from airflow_provider_lro._wait import (
     Answer,
@@ -1065,6 +1065,8 @@ BAD = [
     *[("started_at", "started_at", value) for value in (*NO_NUMBERS, -1.1e9, 1e11 + 1, -sys.float_info.max)],
     *[("deadline", "deadline", value) for value in (*NO_NUMBERS, -1.1e9, 1e11 + 1, -sys.float_info.max)],
     *[("max_consecutive_errors", "max_consecutive_errors", value) for value in (-1, 1.0, "1", True, False, math.nan)],
+    *[("max_polls_per_second", "max_polls_per_second", value) for value in (0, -1, "5", True, math.nan, math.inf)],
+    *[("poll_method", "poll_method", value) for value in ("", "poll", None, 1)],
     *[("on_timeout", "on_timeout", value) for value in (None, "", "Cancel", "skip", 1, True, ["fail"])],
 ]
 
@@ -1233,3 +1235,75 @@ def test_a_call_that_we_cut_ourselves_counts_for_nothing() -> None:
     assert next(steps) == Get(timeout=5.0, queue=5.0, prompt=True)
     slow = RpcError("slow", code=Code.DEADLINE_EXCEEDED)
     assert steps.send(Answer(now=EPOCH + 5.0, value=slow)) == Get(timeout=30.0, queue=30.0, prompt=True)
+
+
+# Long polls and listings.
+
+
+def commands(args: WaitArgs, *, start: Start = Start.FRESH, polls: int, took: float = 0.0) -> list[Any]:
+    """Return what a wait says, with an operation that runs; each poll takes so long."""
+    now = EPOCH
+    steps = wait(args, now=now, start=start)
+    said = [next(steps)]
+    while sum(isinstance(command, Get) for command in said) < polls:
+        command = said[-1]
+        now += took if isinstance(command, Get) else command.window.longest
+        value = Running(operation=object()) if isinstance(command, Get) else None
+        said.append(steps.send(Answer(now=now, value=value)))
+    return said
+
+
+@pytest.mark.parametrize("method", ["wait", "auto"])
+def test_a_server_is_asked_to_hold_the_answer_but_the_first(method: str) -> None:
+    """The first poll finds out at once whether anybody is there; a hold never goes beyond the deadline."""
+    gets = [each for each in commands(wait_args(poll_method=method, timeout=90.0), polls=4) if isinstance(each, Get)]
+    assert [get.hold for get in gets][:2] == [0.0, 60.0]
+    assert all(get.hold <= 90.0 for get in gets)
+    late = wait(wait_args(poll_method=method, timeout=5.0), now=EPOCH, start=Start.RESUME)
+    next(late)
+    held = late.send(Answer(now=EPOCH + 1.0))
+    assert isinstance(held, Get)
+    assert held.hold == pytest.approx(4.0)
+
+
+def test_a_hold_is_a_pause() -> None:
+    """What the server has held is not paused again; one that held all of it is asked again at once."""
+    args = wait_args(poll_method="wait", initial_delay=60.0, jitter=0.0)
+    assert [type(each) for each in commands(args, polls=4, took=60.0)[2:]] == [Get, Get, Get]
+    (pause,) = [each for each in commands(args, polls=3, took=15.0)[2:] if isinstance(each, Pause)]
+    assert pause.window.longest == pytest.approx(45.0)
+
+
+def test_a_listing_will_do_when_the_backoff_is_over() -> None:
+    """Until then each poll is one of its own; a wait that is resumed late begins with the listing."""
+    name = "projects/p/operations/o"
+    args = wait_args(operation_name=name, poll_method="list", interval=4.0)
+    said = commands(args, polls=6)
+    assert [each.listed for each in said if isinstance(each, Get)] == [False, False, False, True, True, True]
+    assert [each.listed for each in said if isinstance(each, Pause)] == [False, False, True, True, True]
+    later = wait_args(operation_name=name, poll_method="list", interval=4.0, started_at=EPOCH - 60)
+    resumed = commands(later, start=Start.RESUME, polls=1)
+    assert [each.listed for each in resumed] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "parent"),
+    [
+        ("projects/p/locations/l/operations/o", None, "projects/p/locations/l"),
+        ("a/operations/b/operations/c", None, "a/operations/b"),
+        ("projects/p/locations/l/operations/o", "projects/p", "projects/p"),
+        ("bare", "projects/p", "projects/p"),
+    ],
+)
+def test_the_parent_is_what_is_before_the_operations(name: str, given: str | None, parent: str) -> None:
+    """Unless it is given."""
+    assert wait_args(operation_name=name, list_parent=given).parent() == parent
+
+
+@pytest.mark.parametrize("name", ["bare", "operations/o", "some/thing"])
+def test_a_parent_that_cannot_be_told_is_asked_for(name: str) -> None:
+    """A name that does not say under what it is listed needs list_parent."""
+    with pytest.raises(ValueError, match="list_parent must say"):
+        wait_args(operation_name=name, poll_method="list").parent()
+    with pytest.raises(ValueError, match="list_parent must say"):
+        wait_args(operation_name="some/thing", poll_method="list").check()
