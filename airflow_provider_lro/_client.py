@@ -21,6 +21,7 @@ from airflow_provider_lro._rpc import (
     get_call,
     headers,
     make_stubs,
+    no_turn,
     parse,
     rpc_error,
     wait_call,
@@ -141,14 +142,15 @@ class _Shell:
         return cls(config, rpc_timeout=rpc_timeout)
 
     def _call_arguments(self, call: Call, tokens: Headers, options: CallOptions) -> dict[str, Any]:
-        rpc_timeout = options.get("rpc_timeout")
-        if rpc_timeout is None:
-            rpc_timeout = call.timeout or self.rpc_timeout
         return {
-            "timeout": rpc_timeout,
+            "timeout": self._timeout(call, options),
             "metadata": headers(call, tokens, options),
             "wait_for_ready": options.get("wait_for_ready"),
         }
+
+    def _timeout(self, call: Call, options: CallOptions) -> float:
+        given = options.get("rpc_timeout")
+        return given if given is not None else call.timeout or self.rpc_timeout
 
     def _failed(self, error: grpc.RpcError, call: Call) -> LroError:
         failed = rpc_error(error, call, target=self.config.target)
@@ -276,7 +278,7 @@ class AsyncOperationsClient(_Shell):
         """Make a call that was prepared."""
         tokens = self._tokens.headers()
         if tokens is None:
-            tokens = await self._tokens.arefresh()
+            tokens = await self._refreshed(call, options)
         arguments = self._call_arguments(call, tokens, options)
         if call.method not in QUEUED:
             return await self._send_now(call, arguments)
@@ -289,6 +291,15 @@ class AsyncOperationsClient(_Shell):
             return await self._send_now(call, arguments)
         finally:
             gate.release()
+
+    async def _refreshed(self, call: Call, options: CallOptions) -> Headers:
+        """Refresh the token in the time of one call: a token endpoint may accept a request and never answer it."""
+        try:
+            async with asyncio.timeout(self._timeout(call, options)):
+                return await self._tokens.arefresh()
+        except TimeoutError:
+            text = f"{call.method} of {call.name!r} at {self.config.target}: the token endpoint takes too long"
+            raise RpcError(text, code=Code.DEADLINE_EXCEEDED) from None
 
     async def _send_now(self, call: Call, arguments: dict[str, Any]) -> Any:
         try:
@@ -303,5 +314,4 @@ class AsyncOperationsClient(_Shell):
             async with asyncio.timeout(seconds):
                 await gate.acquire()
         except TimeoutError:
-            text = f"{call.method} of {call.name!r} at {self.config.target}: had no turn, as other calls last too long"
-            raise RpcError(text, code=Code.DEADLINE_EXCEEDED) from None
+            raise no_turn(call, self.config.target) from None

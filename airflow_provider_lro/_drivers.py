@@ -109,6 +109,7 @@ async def drive_async(
     from airflow_provider_lro._polling import Poller
 
     journal = _Journal(args.operation_name)
+    args.check()
     poller = Poller(args, client, metadata=metadata, shared=shared)
     try:
         command = next(steps)

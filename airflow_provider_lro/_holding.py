@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_lro._client import AsyncOperationsClient
 from airflow_provider_lro._rpc import WAIT_MARGIN, wait_call
-from airflow_provider_lro.exceptions import UnimplementedError
+from airflow_provider_lro.exceptions import LroError, UnimplementedError
 
 if TYPE_CHECKING:
     from google.longrunning import operations_proto_pb2 as pb
@@ -31,17 +31,21 @@ class Holder:
     def __init__(self, client: AsyncOperationsClient, name: str) -> None:
         self._target = client.config.target
         self._name = name
+        self._failed = False
         self._client: AsyncOperationsClient | None = None
         if self._target not in _without_wait:
             self._client = AsyncOperationsClient(client.config, most=HELD_ON_ONE_CHANNEL)
 
     async def send(self, seconds: float, options: CallOptions) -> pb.Operation | None:
-        """Ask the server to hold the answer; None where it cannot, which is remembered for all waits of the process.
+        """Ask the server to hold the answer; None where that brings none, so that an ordinary poll must tell.
 
-        Raises:
-            LroError: as a poll does.
+        Only that decides: some services have another permission for this method, and some proxies cut what lasts long.
+        That there is no such method is remembered for all waits of the process.
         """
         if self._client is None or self._target in _without_wait:
+            return None
+        if self._failed:  # once; then it may try again
+            self._failed = False
             return None
         held: CallOptions = {**options, "rpc_timeout": seconds + WAIT_MARGIN}
         try:
@@ -49,7 +53,10 @@ class Holder:
         except UnimplementedError:
             _without_wait.add(self._target)
             log.info("%s has no WaitOperation: it is polled by GetOperation from here on", self._target)
-            return None
+        except LroError as error:
+            self._failed = True
+            log.debug("operation %r: a long poll brought nothing: %s", self._name, error)
+        return None
 
     async def close(self) -> None:
         """Give the channel back."""

@@ -23,13 +23,15 @@ __all__ = ["CALLS_IN_FLIGHT", "TICK", "Pace", "pace_of", "pause"]
 
 TICK = 0.25
 """Seconds between the wake-ups that waits share; 0 turns them off."""
-CALLS_IN_FLIGHT = 100
-"""On one channel: what most servers take (HTTP/2's usual limit of streams). More would queue inside gRPC, where the
-time counts against each call's deadline."""
+CALLS_IN_FLIGHT = 80
+"""On one channel. Most servers take 100 (HTTP/2's usual limit of streams), but count a call as open a little longer
+than its client does, and refuse what is beyond it."""
 
 LONGEST_SPACING = 5.0
 """Seconds between the polls of all waits: the slowest that an endpoint is ever polled because it complained."""
 SHORTEST_SPACING = 0.01
+LONGEST_NAP = 0.5
+"""Seconds until whoever is next looks again whether the pace has changed."""
 RECOVERY = 0.95
 """What each poll that succeeds leaves of the spacing that a complaint has caused."""
 
@@ -96,15 +98,15 @@ class Pace:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._order = asyncio.Lock()  # first come, first served; who is cancelled gives it back
         self._limits: list[float] = []
         self._least = 0.0
         self._slow = 0.0
         self._slow_from = 0.0
         self._slowed_at = -math.inf
-        self._next = 0.0
+        self._not_before = -math.inf
         self._last = loop.time()
         self._gap = 0.0
-        self.delayed = 0
 
     def hold(self, limits: Iterable[float]) -> None:
         """Take limits in polls a second for as long as a wait lasts; of several the lowest holds."""
@@ -124,16 +126,22 @@ class Pace:
 
     async def turn(self) -> None:
         """Wait for one's turn to poll."""
+        if self._least or self._slow or self._loop.time() < self._not_before or self._order.locked():
+            async with self._order:
+                # What holds may change meanwhile: nothing is booked ahead.
+                while (left := self._left()) > 0.0:  # noqa: ASYNC110  (it sleeps for as long as it knows)
+                    await asyncio.sleep(min(left, LONGEST_NAP))
+                self._polls()
+        else:
+            self._polls()
+
+    def _left(self) -> float:
+        return max(self._last + self.spacing, self._not_before) - self._loop.time()
+
+    def _polls(self) -> None:
         now = self._loop.time()
         self._gap += 0.05 * (now - self._last - self._gap)
         self._last = now
-        if self._next <= now and not self._least and not self._slow:
-            return
-        mine = max(self._next, now)
-        self._next = mine + self.spacing
-        if mine > now:
-            self.delayed += 1
-            await asyncio.sleep(mine - now)
 
     def heard(self, error: Exception | None) -> None:
         """Take note of what came of a poll."""
@@ -150,7 +158,7 @@ class Pace:
 
     def _complained(self, retry_after: float) -> None:
         now = self._loop.time()
-        self._next = max(self._next, now + min(retry_after, LONGEST_RETRY_INFO))
+        self._not_before = max(self._not_before, now + min(retry_after, LONGEST_RETRY_INFO))
         if now - self._slowed_at < max(1.0, self._slow):
             return  # the answers to polls that were on their way are one complaint
         self._slowed_at = now

@@ -10,7 +10,7 @@ from airflow_provider_lro._encoding import read
 from airflow_provider_lro._holding import Holder
 from airflow_provider_lro._listing import Listed
 from airflow_provider_lro._pacing import pace_of, pause
-from airflow_provider_lro._rpc import cancel_call, get_call
+from airflow_provider_lro._rpc import cancel_call, get_call, no_turn
 from airflow_provider_lro.exceptions import LroError
 
 if TYPE_CHECKING:
@@ -45,18 +45,19 @@ class Poller:
     ) -> None:
         self._args = args
         self._client = client
+        self._now = asyncio.get_running_loop().time
         self._metadata = metadata
         self._shared = shared
         self._call = get_call(args.operation_name)
         self._pace = pace_of(client.config.target)
         limits = (args.max_polls_per_second, client.config.max_polls_per_second)
         self._limits = [limit for limit in limits if limit is not None]
-        self._pace.hold(self._limits)
         method = args.poll_method if shared else "get"
         self._holder = Holder(client, args.operation_name) if method in ("wait", "auto") else None
         self._listed: Listed | None = None
         if method == "list":
             self._listed = Listed(client.config, args.operation_name, args.parent(), args.interval)
+        self._pace.hold(self._limits)
 
     async def get(self, command: Get) -> Any:
         """Poll; returns what was found.
@@ -66,12 +67,17 @@ class Poller:
         """
         if self._listed is not None and command.listed and (seen := self._listed.look()) is not None:
             return read(seen)
-        await self._pace.turn()
+        began = self._now()
+        try:
+            async with asyncio.timeout(command.queue):
+                await self._pace.turn()
+        except TimeoutError:
+            raise no_turn(self._call, self._client.config.target) from None
         options: CallOptions = {
             "rpc_timeout": command.timeout,
             "metadata": self._metadata,
             "wait_for_ready": self._shared and not command.prompt,
-            "queue": command.queue,
+            "queue": max(0.0, command.queue - (self._now() - began)),
         }
         found: pb.Operation | None = None
         try:

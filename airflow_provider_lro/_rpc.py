@@ -48,6 +48,7 @@ __all__ = [
     "get_call",
     "headers",
     "make_stubs",
+    "no_turn",
     "parse",
     "routing_header",
     "rpc_error",
@@ -211,6 +212,13 @@ def headers(call: Call, tokens: Headers, options: CallOptions) -> tuple[tuple[st
                 " (bytes for a name that ends in '-bin')"
             )
     return (*call.headers, *tokens, *more)
+
+
+def no_turn(call: Call, target: str) -> RpcError:
+    """Return the error of a call that was never sent, as too many others were before it."""
+    error = RpcError(f"{call.method} of {call.name!r} at {target}: had no turn", code=Code.DEADLINE_EXCEEDED)
+    error.unsent = True
+    return error
 
 
 def rpc_error(error: grpc.RpcError, call: Call, *, target: str) -> LroError:

@@ -373,7 +373,7 @@ class _Reading:
         if not is_transient(value):
             return self._lost(Broken, value)
         self._error = value
-        if cut and value.code == Code.DEADLINE_EXCEEDED:
+        if (cut and value.code == Code.DEADLINE_EXCEEDED) or getattr(value, "unsent", False):
             return None  # our own doing, so it counts for nothing
         if not self.errors:
             self._errors_since = asked

@@ -147,10 +147,12 @@ class RpcError(LroError):
     Attributes:
         retry_after: seconds that the service asked to wait before the next call (its ``RetryInfo``), or None.
         permanent: a repeat cannot help, although the code is one that usually passes.
+        unsent: the call never left this process, as too many others were before it.
     """
 
     retry_after: float | None = None
     permanent: bool = False
+    unsent: bool = False
 
 
 class OperationNotFound(RpcError):

@@ -28,6 +28,8 @@ __all__ = ["LongRunningOperationTrigger"]
 
 AIRFLOW_TELLS_OF_KILLS = hasattr(BaseTrigger, "on_kill")
 """Since Airflow 3.3. Below it a kill looks like a shutdown: the trigger is cancelled, no more."""
+NOT_KILLED = frozenset({"deferred", "up_for_retry", "up_for_reschedule"})
+"""States that no user puts a task into: another trigger or another try has the operation."""
 SECONDS_TO_CANCEL = 20.0
 """How long a cancel may take that a kill asks for; Airflow gives ``on_kill`` 30 s."""
 
@@ -58,15 +60,26 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and yield the one event; see ``_events`` for what it holds."""
+        # A task of its own: Airflow knows a kill by what its CancelledError says, and grpc may raise one that says
+        # nothing.
+        waiting = asyncio.ensure_future(self._wait())
         try:
             # The channel is given back before the event is fired, not in cleanup(), which `dags test` never calls.
-            outcome = await self._wait()
+            outcome = await asyncio.shield(waiting)
         except asyncio.CancelledError:
+            waiting.cancel()
+            await asyncio.wait([waiting])
             if not AIRFLOW_TELLS_OF_KILLS:
-                await self.on_kill()
+                await self._on_stop()
             raise
         self._fired = True
         yield await self._event(outcome)
+
+    async def _on_stop(self) -> None:
+        try:
+            await self.on_kill()
+        except Exception:  # it must not take the place of the CancelledError: Airflow would fail the task for it
+            self.log.exception("operation %r: could not be asked to cancel", self.operation_name)
 
     async def on_kill(self) -> None:
         """Ask to cancel the operation, if a user has taken the task away from it and ``cancel_on_kill`` is set."""
@@ -87,7 +100,7 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
 
         # Not asyncio.to_thread: below Airflow 3.3 the way to the supervisor leads through asgiref's threads alone.
         state = await sync_to_async(state_of)(self.task_instance)
-        killed = state != "deferred"
+        killed = state not in NOT_KILLED
         self.log.info(
             "operation %r: the trigger was stopped, and its task is %s: %s",
             self.operation_name,

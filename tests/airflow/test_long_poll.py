@@ -59,13 +59,23 @@ async def test_service_without_it_is_polled(name: Callable[..., str], simulator:
 
 
 async def test_early_answer_is_no_reason_to_ask_more_often(name: Callable[..., str], simulator: Simulator) -> None:
-    """Faults end a long poll at once, and then the schedule counts."""
-    operation = name(duration=0.5, fault="14*3")
+    """A long poll that fails is followed by an ordinary one, and then the schedule counts."""
+    operation = name(duration=0.5, fault="14*6")
     assert await outcome(trigger(operation, interval=0.3, jitter=0.0)) == "Succeeded"
-    asked = [call["time"] for call in simulator.calls("WaitOperation", operation)]
-    gaps = [later - earlier for earlier, later in pairwise(asked)]
-    assert len(gaps) == 3
-    assert min(gaps[1:]) > 0.25
+    asked = [call["time"] for call in simulator.calls() if call["name"] == operation]
+    steps = [later for earlier, later in pairwise(asked) if later - earlier > 0.2]
+    assert len(steps) >= 3
+    assert len(asked) <= 2 * (len(steps) + 1)
+
+
+@pytest.mark.parametrize("code", [5, 7, 3])
+async def test_refused_long_poll_is_no_verdict(name: Callable[..., str], simulator: Simulator, code: int) -> None:
+    """Only an ordinary poll decides: the right to wait may be another than the right to get."""
+    operation = name(duration=0.2, fault=f"{code}*1")
+    assert await outcome(trigger(operation, interval=0.1, not_found_grace=0.0)) == "Succeeded"
+    first, second = [call for call in simulator.calls() if call["name"] == operation][:2]
+    assert (first["method"], first["code"], second["method"]) == ("WaitOperation", code, "GetOperation")
+    assert second["time"] - first["time"] < 0.1
 
 
 async def test_deadline_holds(name: Callable[..., str], simulator: Simulator) -> None:

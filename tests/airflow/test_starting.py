@@ -7,10 +7,11 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowSkipException, TaskDeferred
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, TaskDeferred
 from google.longrunning import operations_proto_pb2 as pb
 
 from airflow_provider_lro.exceptions import (
+    EndpointError,
     MalformedOperation,
     OperationCancelled,
     OperationFailed,
@@ -89,13 +90,12 @@ def test_starts_and_waits(
     deferrable: bool,
     stored: bool,
 ) -> None:
-    """The response is the XCom; nothing is left in the store that a later start could take for its own."""
+    """The response is the XCom; with a store or, as below Airflow 3.3, without."""
     task = start({"duration": 0.3, "response": {"rows": 5}}, deferrable=deferrable)
     done = run(task, ti=ti, store=store if stored else None)
     assert done.result == {"rows": 5.0}
     assert len(task.starts) == 1
     assert done.deferrals == (1 if deferrable else 0)
-    assert store.get("lro_operation") is None
 
 
 def test_name_is_stored_before_anything_else(
@@ -144,9 +144,20 @@ def test_cleared_task_starts_anew(
     """What has returned its outcome is over: the same task instance, cleared, starts another, with another id."""
     task = start({"duration": 0}, {"duration": 0})
     run(task, ti=ti, store=store)
+    ti.max_tries += 1  # what a clear does
     run(task, ti=ti, store=store)
     assert len(set(task.starts)) == 2
     assert len(set(task.request_ids)) == 2
+
+
+def test_retry_after_the_result_was_returned_returns_it_again(
+    start: Callable[..., StartSimulation], ti: FakeTaskInstance, store: FakeStore
+) -> None:
+    """Airflow may fail to take a result (an XCom backend that is down): its retry starts nothing."""
+    task = start({"duration": 0, "response": {"rows": 5}}, {"duration": 0})
+    assert run(task, ti=ti, store=store).result == {"rows": 5.0}
+    assert run(task, ti=ti, store=store).result == {"rows": 5.0}
+    assert len(task.starts) == 1
 
 
 @WAYS
@@ -219,6 +230,7 @@ def test_operation_that_its_own_kill_is_cancelling_is_waited_for_and_replaced(
         first.execute({"ti": ti, "task_state_store": store})
     with LongRunningOperationHook() as hook:
         hook.cancel_operation(first.starts[0])
+    ti.max_tries += 1  # what a clear does
     second = start({"duration": 0.2}, deferrable=deferrable)
     done = run(second, ti=ti, store=store)
     assert "id" in done.result
@@ -269,7 +281,7 @@ def test_store_that_fails_does_not_lose_the_operation(
     """The operation runs: failing now would have the retry start a second one; the log has its name."""
 
     class Full(FakeStore):
-        def set(self, key: str, value: Any) -> None:
+        def set(self, key: str, value: Any, *, retention: Any = None) -> None:
             raise RuntimeError("the disk is full")
 
     task = start({"duration": 0.2}, deferrable=True)
@@ -325,9 +337,70 @@ def test_start_that_returns_no_operation(nonsense: Any, ti: FakeTaskInstance, st
         def start(self, context: Any) -> Any:
             return nonsense
 
-    with pytest.raises((TypeError, ValueError), match=r"operation|name"):
+    with pytest.raises(AirflowFailException, match="no retry is made"):
         run(Start(task_id="start"), ti=ti, store=store)
     assert store.values == {}
+
+
+@WAYS
+def test_operation_that_somebody_else_cancels_is_not_replaced(
+    start: Callable[..., StartSimulation], ti: FakeTaskInstance, store: FakeStore, deferrable: bool
+) -> None:
+    """A retry that waits on for an operation takes its cancellation as any other: it was not the task's own kill."""
+    first = start({"outcome": "never", "cancel_delay": 0.3}, deferrable=True)
+    with pytest.raises(TaskDeferred):
+        first.execute({"ti": ti, "task_state_store": store})
+    with LongRunningOperationHook() as hook:
+        hook.cancel_operation(first.starts[0])
+    second = start({"duration": 0}, deferrable=deferrable)
+    with pytest.raises(OperationCancelled):
+        run(second, ti=ti, store=store)
+    assert second.starts == []
+
+
+def test_connection_that_is_not_stored_is_known_before_the_start(
+    start: Callable[..., StartSimulation], ti: FakeTaskInstance
+) -> None:
+    """What cannot be waited for is not started."""
+    task = start({"duration": 0}, lro_conn_id="not_stored")
+    with pytest.raises(EndpointError, match="not_stored"):
+        run(task, ti=ti)
+    assert task.starts == []
+
+
+@pytest.mark.parametrize("garbage", ["a name", {"id": 1}, [], {"name": ""}], ids=repr)
+def test_garbage_in_the_store_starts_nothing(
+    start: Callable[..., StartSimulation], ti: FakeTaskInstance, store: FakeStore, garbage: Any
+) -> None:
+    """What is stored is not understood: the error names the key, and nothing is started over it."""
+    store.set("lro_operation", garbage)
+    task = start({"duration": 0})
+    with pytest.raises(ValueError, match="lro_operation"):
+        run(task, ti=ti, store=store)
+    assert task.starts == []
+
+
+def test_record_of_an_older_version_is_understood(
+    start: Callable[..., StartSimulation], ti: FakeTaskInstance, store: FakeStore, name: Callable[..., str]
+) -> None:
+    """A name is enough."""
+    store.set("lro_operation", {"name": name(duration=0.1), "of_a_later_version": 1})
+    assert "id" in run(start({}), ti=ti, store=store).result
+
+
+def test_event_of_another_operation_is_refused(
+    start: Callable[..., StartSimulation], ti: FakeTaskInstance, store: FakeStore
+) -> None:
+    """It says nothing about the operation that this task has started, which stays stored."""
+    task = start({"duration": 5}, deferrable=True)
+    context = {"ti": ti, "task_state_store": store}
+    with pytest.raises(TaskDeferred):
+        task.execute(context)
+    error = {"code": 5, "message": "", "details": []}
+    event = {"name": "other", "outcome": "Failed", "operation": {"name": "other", "done": True, "error": error}}
+    with pytest.raises(ValueError, match="this task waits for"):
+        task.execute_complete(context, event)
+    assert store.get("lro_operation")["name"] == task.starts[0]
 
 
 def test_start_must_be_overridden(ti: FakeTaskInstance) -> None:

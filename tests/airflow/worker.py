@@ -31,6 +31,7 @@ class FakeTaskInstance:
     task_id: str = "task"
     map_index: int = -1
     try_number: int = 1
+    max_tries: int = 0
 
     def get_first_reschedule_date(self, context: Any) -> datetime | None:
         return self.first_reschedule
@@ -49,7 +50,7 @@ class FakeStore:
     def get(self, key: str, default: Any = None) -> Any:
         return json.loads(self.values[key]) if key in self.values else default
 
-    def set(self, key: str, value: Any) -> None:
+    def set(self, key: str, value: Any, *, retention: Any = None) -> None:
         assert value is not None
         self.values[key] = json.dumps(value)
 
