@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_lro import hooks
+from airflow_provider_lro import hooks, triggers
 from airflow_provider_lro._channel import open_channels
 from airflow_provider_lro._deferral import OutcomeOperator, ServiceOperator, WaitingOperator
 from airflow_provider_lro._events import outcome_from_event
@@ -174,3 +174,64 @@ async def test_many_triggers_share_one_channel(name: Callable[..., str]) -> None
     came = await asyncio.gather(*(one(trigger(operation)) for operation in operations))
     assert set(came) == {"Succeeded"}
     assert (most <= 1, open_channels()) == (True, 0)
+
+
+async def test_kill_is_heard_during_an_outage() -> None:
+    """Airflow knows a kill by what its CancelledError says; it says so still while a poll waits for a connection."""
+    run = trigger("operations/x", endpoint="127.0.0.1:1", initial_delay=0.1).run()
+    waiting = asyncio.ensure_future(anext(run))  # type: ignore[arg-type]
+    await asyncio.sleep(0.5)
+    waiting.cancel("a user's action")
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await waiting
+    assert caught.value.args == ("a user's action",)
+    assert open_channels() == 0
+
+
+class Killed:
+    """A task instance, as a trigger has it."""
+
+    dag_id, run_id, task_id, map_index, try_number = "dag", "run", "task", -1, 1
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("failed", {}, 1),
+        ("success", {}, 1),
+        (None, {}, 1),
+        ("scheduled", {}, 1),
+        ("failed", {"cancel_on_kill": False}, 0),
+        ("failed", {"deadline": 1.0}, 0),
+        ("deferred", {}, 0),
+        ("up_for_retry", {}, 0),
+    ],
+)
+async def test_only_a_users_kill_cancels(
+    name: Callable[..., str],
+    simulator: Simulator,
+    monkeypatch: pytest.MonkeyPatch,
+    case: tuple[str | None, dict[str, Any], int],
+) -> None:
+    """The task's state tells a kill from a shutdown, a move, a retry and a timeout."""
+    state, change, cancels = case
+    operation = name(outcome="never")
+    monkeypatch.setattr(triggers, "state_of", lambda _: state)
+    killed = trigger(operation, **{"cancel_on_kill": True, **change})
+    killed.task_instance = Killed()  # type: ignore[assignment]
+    await killed.on_kill()
+    assert len(simulator.calls("CancelOperation", operation)) == cancels
+
+
+async def test_kill_after_the_event_cancels_nothing(
+    name: Callable[..., str], simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has fired is over, and so is `airflow dags test`, where there is no task to kill."""
+    monkeypatch.setattr(triggers, "state_of", lambda _: "failed")
+    operation = name(duration=0)
+    fired = trigger(operation, cancel_on_kill=True)
+    await fired.on_kill()
+    fired.task_instance = Killed()  # type: ignore[assignment]
+    await anext(fired.run())  # type: ignore[call-overload]
+    await fired.on_kill()
+    assert simulator.calls("CancelOperation", operation) == []
