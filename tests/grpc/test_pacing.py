@@ -274,7 +274,8 @@ async def test_calls_in_flight_are_capped(crowded: Any) -> None:
 async def test_call_that_gets_no_turn_says_so(crowded: Any) -> None:
     """A wait whose deadline comes while others hold all the places is told, and takes no place with it."""
     handler, client = crowded
-    calls = [asyncio.ensure_future(client.get_operation("operations/x", rpc_timeout=5.0)) for _ in range(CALLS_IN_FLIGHT)]
+    full = range(CALLS_IN_FLIGHT)
+    calls = [asyncio.ensure_future(client.get_operation("operations/x", rpc_timeout=5.0)) for _ in full]
     await handler.until(CALLS_IN_FLIGHT)
     with pytest.raises(RpcError, match="had no turn") as caught:
         await client.get_operation("operations/x", queue=0.1)
