@@ -63,6 +63,8 @@ SECONDS_TO_CANCEL = 4.0
 """How long a cancel may take that a kill on a worker asks for: Airflow 3 ends the process 5 s after its signal."""
 USERS_STATES = frozenset({None, "failed", "success", "skipped", "restarting", "removed"})
 """States that a user puts a running task into. In the others it runs on, or another try has it: leave it alone."""
+LAST_MOMENT = 0.001
+"""Seconds that are left when ``execution_timeout`` is over, for the policy to see the deadline come."""
 SECONDS_TO_READ_AGAIN = 300.0
 """How long to try to read an operation again that was too large for the trigger's event."""
 ON_CANCELLED = ("fail", "skip")
@@ -242,8 +244,10 @@ class WaitingOperator(ServiceOperator):
                 self._cancel_if_killed(context, args, client)
                 raise
             except AirflowTaskTimeout:
-                args.deadline = clock()
-                outcome = drive(wait(args, now=clock(), start=Start.POLL), args, client, clock=clock)
+                # Not over yet: a wait taken up after its deadline would take somebody else's cancel for its own.
+                now = clock()
+                args.deadline = now + LAST_MOMENT
+                outcome = drive(wait(args, now=now, start=Start.POLL), args, client, clock=clock)
         if isinstance(outcome, TimedOut):
             raise retyped(timeout_error(outcome, args), ExecutionTimeout)
         return outcome
