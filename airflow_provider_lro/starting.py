@@ -5,18 +5,16 @@ Floor 2: imports floor 1, and floor ½ inside functions.
 
 from __future__ import annotations
 
-import logging
 import time
-import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 
 from airflow_provider_lro import _outcome as outcomes
 from airflow_provider_lro._deferral import KilledByUser, OutcomeOperator, name_of, seconds
-from airflow_provider_lro._wait import LATEST, Start, is_number
+from airflow_provider_lro._memory import Memory, Started
+from airflow_provider_lro._wait import Start, is_number
 from airflow_provider_lro.exceptions import LroError, MalformedOperation, OperationFailed, OperationNotFound
 
 if TYPE_CHECKING:
@@ -33,17 +31,6 @@ __all__ = ["StartOperationOperator"]
 
 OVER = (OperationFailed, OperationNotFound, MalformedOperation)
 """Errors of an operation that will never bring a result: a retry starts another one."""
-REQUEST_NAMESPACE = uuid.UUID("5b6c8a57-3f0e-4d0c-9d6e-1f3b0c1d2a77")
-"""Of the request ids, and of nothing else."""
-
-try:
-    from airflow.sdk.execution_time.context import NEVER_EXPIRE
-except ImportError:  # below Airflow 3.3, where there is no store either
-    _FOR_EVER: dict[str, Any] = {}
-else:
-    _FOR_EVER = {"retention": NEVER_EXPIRE}
-
-log = logging.getLogger(__name__)
 
 
 class StartOperationOperator(OutcomeOperator):
@@ -93,7 +80,7 @@ class StartOperationOperator(OutcomeOperator):
 
     def execute(self, context: Context) -> Any:
         """Start, or find what an earlier try has started; then return, defer, or wait."""
-        memory = _Memory(context)
+        memory = Memory(context)
         known = memory.operation()
         if known is None:
             return self._start(context, memory)
@@ -118,8 +105,8 @@ class StartOperationOperator(OutcomeOperator):
 
         event = event or {}
         outcome = _events.outcome_from_event(event)
-        memory = _Memory(context)
-        known = memory.operation() or _Started(
+        memory = Memory(context)
+        known = memory.operation() or Started(
             name=event["name"], started_at=time.time() if started_at is None else started_at
         )
         if known.name != event["name"]:
@@ -134,14 +121,14 @@ class StartOperationOperator(OutcomeOperator):
 
     def execute_late(self, context: Context) -> Any:
         """Look on the worker: by the deadline no trigger had told us anything."""
-        memory = _Memory(context)
+        memory = Memory(context)
         known = memory.operation()
         if known is None:
             raise LroError("no triggerer has reported in time, and the name of the operation is not stored")
         args = self._args(known, deadline=time.time())
         return self._conclude(context, memory, self.poll(context, args, start=Start.POLL), args, anew=False)
 
-    def _start(self, context: Context, memory: _Memory) -> Any:
+    def _start(self, context: Context, memory: Memory) -> Any:
         from airflow_provider_lro._encoding import read
         from airflow_provider_lro.hooks import PROBE_NAME
 
@@ -154,7 +141,7 @@ class StartOperationOperator(OutcomeOperator):
                 "start() has returned an operation that is not done and has no name to poll it by; what it has started,"
                 " if anything, goes on, and no retry is made, as it would start another"
             )
-        known = _Started(name=operation.name, started_at=time.time())
+        known = Started(name=operation.name, started_at=time.time())
         if known.name:
             memory.keep(known)
             self.log.info("operation %r is started", known.name)
@@ -163,7 +150,7 @@ class StartOperationOperator(OutcomeOperator):
             return self._conclude(context, memory, outcome, self._args(known), anew=False)
         return self._wait_for(context, memory, known, found=False)
 
-    def _wait_for(self, context: Context, memory: _Memory, known: _Started, *, found: bool) -> Any:
+    def _wait_for(self, context: Context, memory: Memory, known: Started, *, found: bool) -> Any:
         args = self._args(known)
         waited = False
 
@@ -183,12 +170,12 @@ class StartOperationOperator(OutcomeOperator):
         anew = found and (not waited or self._is_ours(outcome, memory, known))
         return self._conclude(context, memory, outcome, args, anew=anew)
 
-    def _is_ours(self, outcome: Outcome, memory: _Memory, known: _Started) -> bool:
+    def _is_ours(self, outcome: Outcome, memory: Memory, known: Started) -> bool:
         """Whether an operation was cancelled by this task's own kill or timeout, in an earlier try."""
         own = self.on_timeout == "cancel" or (self.cancel_on_kill and (known.killed or memory.was_cleared(known)))
         return own and isinstance(outcome, outcomes.Cancelled)
 
-    def _conclude(self, context: Context, memory: _Memory, outcome: Outcome, args: WaitArgs, *, anew: bool) -> Any:
+    def _conclude(self, context: Context, memory: Memory, outcome: Outcome, args: WaitArgs, *, anew: bool) -> Any:
         try:
             result = self.result(outcome, args)
         except OVER as error:
@@ -202,102 +189,12 @@ class StartOperationOperator(OutcomeOperator):
         memory.note_return()
         return result
 
-    def _args(self, known: _Started, *, deadline: float | None = None) -> WaitArgs:
+    def _args(self, known: Started, *, deadline: float | None = None) -> WaitArgs:
         limits = [seconds(limit) for limit in (self.wait_timeout, self.execution_timeout) if limit is not None]
         if deadline is None and limits:
             deadline = time.time() + min(limits)
         # Without a name it is done, and nothing is polled.
         return self.wait_args(known.name or "without a name", started_at=known.started_at, deadline=deadline)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Started:
-    """An operation that a try has started.
-
-    ``max_tries`` is Airflow's at that moment: a clear raises it, a retry does not. ``killed``: a user has killed the
-    task while a worker waited. ``returned``: its result was returned, which Airflow may have failed to take.
-    """
-
-    name: str
-    started_at: float
-    max_tries: int | None = None
-    killed: bool = False
-    returned: bool = False
-
-
-class _Memory:
-    """What outlives a try: the operation that it has started, and how many are over.
-
-    Below Airflow 3.3 there is no place for it: nothing is kept, and each try is a start of its own.
-    """
-
-    OPERATION = "lro_operation"
-    OVER = "lro_operations_over"
-
-    def __init__(self, context: Context) -> None:
-        self._ti: Any = context["ti"]
-        self._store: Any = context.get("task_state_store")
-
-    def operation(self) -> _Started | None:
-        """Return the operation that an earlier try has started.
-
-        Raises:
-            ValueError: what is stored is none.
-        """
-        stored = None if self._store is None else self._store.get(self.OPERATION)
-        if stored is None:
-            return None
-        known = dict(stored) if isinstance(stored, Mapping) else {}
-        known = {field.name: known[field.name] for field in fields(_Started) if field.name in known}
-        if not known.get("name"):
-            raise ValueError(f"the key {self.OPERATION!r} of this task's state store holds no operation: {stored!r}")
-        if not is_number(known.get("started_at"), most=LATEST):
-            known["started_at"] = time.time()
-        return _Started(**known)
-
-    def was_cleared(self, known: _Started) -> bool:
-        """Whether a user has cleared the task since it has started this operation."""
-        return known.max_tries is not None and known.max_tries != self._ti.max_tries
-
-    def keep(self, known: _Started) -> None:
-        """Store an operation that was just started."""
-        if self._store is None:
-            return
-        try:
-            self._write(replace(known, max_tries=self._ti.max_tries))
-        except Exception:
-            # It runs, whatever became of its name here. To fail now would have a retry start a second one.
-            log.exception("operation %r is started, but its name could not be stored", known.name)
-
-    def note_kill(self, known: _Started) -> None:
-        """Take note that a user has killed the task, and that its operation was asked to cancel."""
-        if self._store is not None and self.operation() is not None:
-            self._write(replace(known, killed=True))
-
-    def note_return(self) -> None:
-        """Take note that the result is known. A retry finds it again; only a clear starts anew."""
-        known = self.operation()
-        if known is not None:
-            self._write(replace(known, returned=True))
-
-    def forget(self) -> None:
-        """Take note that the operation is over. The count rises first, lest a later start look like this one."""
-        if self._store is not None:
-            self._store.set(self.OVER, self._count() + 1, **_FOR_EVER)
-            self._store.delete(self.OPERATION)
-
-    def request_id(self) -> str:
-        """Return an id that is the same until the operation that it starts is over (without a store: for this try)."""
-        ti = self._ti
-        number = ti.try_number if self._store is None else self._count()
-        which = (ti.dag_id, ti.run_id, ti.task_id, ti.map_index, number)
-        return str(uuid.uuid5(REQUEST_NAMESPACE, "\n".join(map(str, which))))
-
-    def _write(self, known: _Started) -> None:
-        self._store.set(self.OPERATION, asdict(known), **_FOR_EVER)
-
-    def _count(self) -> int:
-        return int(self._store.get(self.OVER, 0))
 
 
 def _operation_of(started: Any) -> pb.Operation:

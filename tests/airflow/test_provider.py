@@ -40,7 +40,7 @@ ORDER = [
         "_polling",
     ],
     ["_connection", "_task_state", "_drivers", "operation", "hooks", "triggers", "_workerless"],
-    ["_deferral", "_from_trigger", "sensors", "operators", "starting"],
+    ["_deferral", "_from_trigger", "_memory", "sensors", "operators", "starting"],
 ]
 """The floors from the lowest; within a floor, what comes later may import what comes earlier."""
 HEAVY = ("grpc", "google.protobuf", "google.auth", "google.longrunning", "google.rpc", "requests")
