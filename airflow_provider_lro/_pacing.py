@@ -140,7 +140,8 @@ class Pace:
 
     def _polls(self) -> None:
         now = self._loop.time()
-        self._gap += 0.05 * (now - self._last - self._gap)
+        if not self.spacing:  # else the pace itself would be taken for the demand, and a few complaints stop it all
+            self._gap += 0.05 * (now - self._last - self._gap)
         self._last = now
 
     def heard(self, error: Exception | None) -> None:

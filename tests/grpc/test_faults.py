@@ -489,7 +489,7 @@ def rows() -> Iterator[Row]:
     yield from outages("black hole: no connection comes up", "black hole", late, rpc_timeout=RPC_TIMEOUT, ten=ten)
     slowly = "slow drip: an answer takes longer than `rpc_timeout`"
     yield from hits(slowly, Fault.DRIP, late, hangs=True, slowness=0.6 * RPC_TIMEOUT)
-    yield from harmless("slow drip: an answer comes in time", Fault.DRIP, slowness=0.05, longest=5.0)
+    yield from harmless("slow drip: an answer comes in time", Fault.DRIP, slowness=0.05, longest=10.0)
     yield from harmless("GOAWAY between two calls", Fault.GOAWAY_AFTER, longest=2.5)
     yield from hits("GOAWAY: the server has not seen the call", Fault.GOAWAY_UNSEEN, Code.UNAVAILABLE)
     yield from hits("GOAWAY, then closed without the answer", Fault.GOAWAY_SEEN, Code.UNAVAILABLE)
