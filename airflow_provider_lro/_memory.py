@@ -91,16 +91,13 @@ class Memory:
             # It runs, whatever became of its name here. To fail now would have a retry start a second one.
             log.exception("operation %r is started, but its name could not be stored", known.name)
 
-    def note_kill(self, known: Started) -> None:
+    def note_kill(self) -> None:
         """Take note that a user has killed the task, and that its operation was asked to cancel."""
-        if self._store is not None and self.operation() is not None:
-            self._write(replace(known, killed=True))
+        self._note(killed=True)
 
     def note_return(self) -> None:
-        """Take note that the result is known. A retry finds it again; only a clear starts anew."""
-        known = self.operation()
-        if known is not None:
-            self._write(replace(known, returned=True))
+        """Take note that the result is known. A retry finds it again; only a clear from now on starts anew."""
+        self._note(returned=True, max_tries=self._ti.max_tries)
 
     def forget(self) -> None:
         """Take note that the operation is over. The count rises first, lest a later start look like this one."""
@@ -114,6 +111,11 @@ class Memory:
         number = ti.try_number if self._store is None else self._count()
         which = (ti.dag_id, ti.run_id, ti.task_id, ti.map_index, number)
         return str(uuid.uuid5(REQUEST_NAMESPACE, "\n".join(map(str, which))))
+
+    def _note(self, **change: Any) -> None:
+        known = self.operation()
+        if known is not None:
+            self._write(replace(known, **change))
 
     def _write(self, known: Started) -> None:
         self._store.set(self.OPERATION, asdict(known), **_FOR_EVER)

@@ -164,7 +164,7 @@ class StartOperationOperator(OutcomeOperator):
         try:
             outcome = self.poll(context, args, start=Start.POLL if found else Start.FRESH, leave=leave)
         except KilledByUser:
-            memory.note_kill(known)
+            memory.note_kill()
             raise
         # What was over before this try has looked is an earlier try's failure; this one is there to do better.
         anew = found and (not waited or self._is_ours(outcome, memory, known))

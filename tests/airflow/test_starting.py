@@ -10,6 +10,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, TaskDeferred
 from google.longrunning import operations_proto_pb2 as pb
 
+from airflow_provider_lro._memory import Memory
 from airflow_provider_lro.exceptions import (
     EndpointError,
     MalformedOperation,
@@ -378,6 +379,33 @@ def test_garbage_in_the_store_starts_nothing(
     with pytest.raises(ValueError, match="lro_operation"):
         run(task, ti=ti, store=store)
     assert task.starts == []
+
+
+def test_clear_before_the_result_does_not_count_after_it(
+    start: Callable[..., StartSimulation], ti: FakeTaskInstance, store: FakeStore
+) -> None:
+    """A task that was cleared while it waited, and whose result Airflow then failed to take, starts nothing again."""
+    first = start({"duration": 0.2}, deferrable=True)
+    with pytest.raises(TaskDeferred):
+        first.execute({"ti": ti, "task_state_store": store})
+    ti.max_tries += 1  # what a clear does
+    second = start({})
+    assert run(second, ti=ti, store=store).result == run(second, ti=ti, store=store).result
+    assert second.starts == []
+
+
+def test_kill_is_noted_and_nothing_is_forgotten(
+    start: Callable[..., StartSimulation], ti: FakeTaskInstance, store: FakeStore
+) -> None:
+    """What a clear is told by stays stored: a task that was killed, had its result and is cleared later starts anew."""
+    task = start({"duration": 0}, {"duration": 0})
+    run(task, ti=ti, store=store)
+    before = store.get("lro_operation")
+    Memory({"ti": ti, "task_state_store": store}).note_kill()  # type: ignore[typeddict-item]
+    assert store.get("lro_operation") == {**before, "killed": True}
+    ti.max_tries += 1
+    run(task, ti=ti, store=store)
+    assert len(task.starts) == 2
 
 
 def test_record_of_an_older_version_is_understood(
