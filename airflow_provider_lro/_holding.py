@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from airflow_provider_lro._client import AsyncOperationsClient
+from airflow_provider_lro._pacing import CALLS_IN_FLIGHT
 from airflow_provider_lro._rpc import WAIT_MARGIN, wait_call
 from airflow_provider_lro.exceptions import LroError, UnimplementedError
 
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
     from airflow_provider_lro._rpc import CallOptions
 
 __all__ = ["Holder"]
-
-HELD_ON_ONE_CHANNEL = 80
-"""Below the limit of streams that most servers have, 100: what is beyond it waits unseen until another call ends."""
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +32,7 @@ class Holder:
         self._failed = False
         self._client: AsyncOperationsClient | None = None
         if self._target not in _without_wait:
-            self._client = AsyncOperationsClient(client.config, most=HELD_ON_ONE_CHANNEL)
+            self._client = AsyncOperationsClient(client.config, most=CALLS_IN_FLIGHT)
 
     async def send(self, seconds: float, options: CallOptions) -> pb.Operation | None:
         """Ask the server to hold the answer; None where that brings none, so that an ordinary poll must tell.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_lro._schedule import Window
 
-__all__ = ["CALLS_IN_FLIGHT", "TICK", "Pace", "pace_of", "pause"]
+__all__ = ["CALLS_IN_FLIGHT", "TICK", "Pace", "doze", "pace_of", "pause"]
 
 TICK = 0.25
 """Seconds between the wake-ups that waits share; 0 turns them off."""
@@ -79,10 +79,15 @@ def _here() -> _OfLoop:
     return here
 
 
+async def doze(window: Window) -> None:
+    """Sleep to a random moment of a window."""
+    await asyncio.sleep(random.uniform(window.shortest, window.longest))
+
+
 async def pause(window: Window) -> None:
     """Sleep to a random one of the ticks in a window; a window narrower than a tick, to a random moment of it."""
     if TICK <= 0 or window.longest - window.shortest < TICK:
-        await asyncio.sleep(random.uniform(window.shortest, window.longest))
+        await doze(window)
         return
     now = asyncio.get_running_loop().time()
     first, last = math.ceil((now + window.shortest) / TICK), math.floor((now + window.longest) / TICK)
@@ -124,10 +129,14 @@ class Pace:
         """Seconds from one poll to the next, at the moment."""
         return max(self._least, self._slow)
 
-    async def turn(self) -> None:
-        """Wait for one's turn to poll."""
+    async def turn(self, *, within: float = math.inf) -> None:
+        """Wait for one's turn to poll.
+
+        Raises:
+            TimeoutError: it has not come within so many seconds.
+        """
         if self._least or self._slow or self._loop.time() < self._not_before or self._order.locked():
-            async with self._order:
+            async with asyncio.timeout(within), self._order:
                 # What holds may change meanwhile: nothing is booked ahead.
                 while (left := self._left()) > 0.0:  # noqa: ASYNC110  (it sleeps for as long as it knows)
                     await asyncio.sleep(min(left, LONGEST_NAP))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_lro._encoding import read
 from airflow_provider_lro._holding import Holder
 from airflow_provider_lro._listing import Listed
-from airflow_provider_lro._pacing import pace_of, pause
+from airflow_provider_lro._pacing import doze, pace_of, pause
 from airflow_provider_lro._rpc import cancel_call, get_call, no_turn
 from airflow_provider_lro.exceptions import LroError
 
@@ -69,8 +68,7 @@ class Poller:
             return read(seen)
         began = self._now()
         try:
-            async with asyncio.timeout(command.queue):
-                await self._pace.turn()
+            await self._pace.turn(within=command.queue)
         except TimeoutError:
             raise no_turn(self._call, self._client.config.target) from None
         options: CallOptions = {
@@ -98,7 +96,7 @@ class Poller:
         elif self._shared:
             await pause(command.window)
         else:
-            await asyncio.sleep(random.uniform(command.window.shortest, command.window.longest))
+            await doze(command.window)
 
     async def cancel(self, command: Cancel) -> None:
         """Ask to cancel.
