@@ -23,7 +23,7 @@ from airflow_provider_lro._drivers import drive, moment, result_of, steady_clock
 from airflow_provider_lro._names import name_of
 from airflow_provider_lro._outcome import Broken, Cancelled, Failed, Succeeded, TimedOut
 from airflow_provider_lro._task_state import state_of
-from airflow_provider_lro._wait import Start, WaitArgs, wait
+from airflow_provider_lro._wait import Start, WaitArgs, is_number, wait
 from airflow_provider_lro.exceptions import OperationTimeout, RpcError
 from airflow_provider_lro.hooks import LongRunningOperationHook
 
@@ -49,6 +49,8 @@ __all__ = [
     "ServiceOperator",
     "WaitingOperator",
     "backstop",
+    "checked_wait_timeout",
+    "earliest",
     "name_of",
     "names_of",
     "retyped",
@@ -107,6 +109,19 @@ def names_of(value: object) -> list[str]:
 def seconds(value: float | timedelta) -> float:
     """Return a duration in seconds."""
     return value.total_seconds() if isinstance(value, timedelta) else value
+
+
+def checked_wait_timeout(value: float | timedelta | None) -> float | None:
+    """Return the ``wait_timeout`` of an operator in seconds; raises ValueError where it is none."""
+    timeout = None if value is None else seconds(value)
+    if timeout is not None and not is_number(timeout, least=0):
+        raise ValueError(f"wait_timeout must be None or a number of seconds of at least 0, not {value!r}")
+    return timeout
+
+
+def earliest(*limits: float | timedelta | None) -> float | None:
+    """Return the shortest of some limits in seconds; None where there is none."""
+    return min((seconds(limit) for limit in limits if limit is not None), default=None)
 
 
 def retyped(error: LroError, kind: type[LroError]) -> LroError:

@@ -11,9 +11,16 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_lro import _outcome as outcomes
-from airflow_provider_lro._deferral import ServiceOperator, WaitingOperator, names_of, seconds
+from airflow_provider_lro._deferral import (
+    ServiceOperator,
+    WaitingOperator,
+    checked_wait_timeout,
+    earliest,
+    names_of,
+    seconds,
+)
 from airflow_provider_lro._drivers import result_of
-from airflow_provider_lro._wait import Start, is_number, is_whole
+from airflow_provider_lro._wait import Start, is_whole
 from airflow_provider_lro.exceptions import (
     Code,
     LroError,
@@ -83,12 +90,10 @@ class CancelOperationOperator(WaitingOperator):
         super().__init__(**kwargs)
         self.operation_name = operation_name
         self.wait = wait
-        self.wait_timeout = None if wait_timeout is None else seconds(wait_timeout)
+        self.wait_timeout = checked_wait_timeout(wait_timeout)
         self.interval = seconds(interval)
         self.ignore_missing = ignore_missing
         self.ignore_unimplemented = ignore_unimplemented
-        if self.wait_timeout is not None and not is_number(self.wait_timeout, least=0):
-            raise ValueError(f"wait_timeout must be None or a number of seconds of at least 0, not {wait_timeout!r}")
         self.wait_args("to be rendered", impersonation_chain=None).check()
 
     def execute(self, context: Context) -> Any:
@@ -97,8 +102,8 @@ class CancelOperationOperator(WaitingOperator):
         if not self.wait:
             return self._xcom(results)
         now = time.time()
-        limits = [seconds(limit) for limit in (self.wait_timeout, self.execution_timeout) if limit is not None]
-        return self._await(context, results, started_at=now, deadline=now + min(limits) if limits else None)
+        limit = earliest(self.wait_timeout, self.execution_timeout)
+        return self._await(context, results, started_at=now, deadline=None if limit is None else now + limit)
 
     def execute_complete(
         self,

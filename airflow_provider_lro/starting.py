@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 
 from airflow_provider_lro import _outcome as outcomes
-from airflow_provider_lro._deferral import KilledByUser, OutcomeOperator, name_of, seconds
+from airflow_provider_lro._deferral import KilledByUser, OutcomeOperator, checked_wait_timeout, earliest, seconds
 from airflow_provider_lro._memory import Memory, Started
-from airflow_provider_lro._wait import Start, is_number
+from airflow_provider_lro._names import name_of
+from airflow_provider_lro._wait import Start
 from airflow_provider_lro.exceptions import LroError, MalformedOperation, OperationFailed, OperationNotFound
+from airflow_provider_lro.hooks import PROBE_NAME
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -59,9 +61,7 @@ class StartOperationOperator(OutcomeOperator):
     ) -> None:
         super().__init__(cancel_on_kill=cancel_on_kill, **kwargs)
         self.interval = seconds(interval)
-        self.wait_timeout = None if wait_timeout is None else seconds(wait_timeout)
-        if self.wait_timeout is not None and not is_number(self.wait_timeout, least=0):
-            raise ValueError(f"wait_timeout must be None or a number of seconds of at least 0, not {wait_timeout!r}")
+        self.wait_timeout = checked_wait_timeout(wait_timeout)
         self.wait_args("to be started", impersonation_chain=None).check()
 
     @property
@@ -130,7 +130,6 @@ class StartOperationOperator(OutcomeOperator):
 
     def _start(self, context: Context, memory: Memory) -> Any:
         from airflow_provider_lro._encoding import read
-        from airflow_provider_lro.hooks import PROBE_NAME
 
         with self.hook() as hook:
             hook.get_conn(PROBE_NAME)  # what is wrong with the connection is to be known before anything runs
@@ -190,9 +189,9 @@ class StartOperationOperator(OutcomeOperator):
         return result
 
     def _args(self, known: Started, *, deadline: float | None = None) -> WaitArgs:
-        limits = [seconds(limit) for limit in (self.wait_timeout, self.execution_timeout) if limit is not None]
-        if deadline is None and limits:
-            deadline = time.time() + min(limits)
+        limit = earliest(self.wait_timeout, self.execution_timeout)
+        if deadline is None and limit is not None:
+            deadline = time.time() + limit
         # Without a name it is done, and nothing is polled.
         return self.wait_args(known.name or "without a name", started_at=known.started_at, deadline=deadline)
 
