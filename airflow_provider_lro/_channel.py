@@ -198,10 +198,10 @@ class ChannelConfig:
 class _Shared:
     """A channel with what belongs to it, and the number of its holders."""
 
-    __slots__ = ("channel", "config", "gate", "holders", "stubs", "tokens")
+    __slots__ = ("channel", "gate", "holders", "key", "stubs", "tokens")
 
-    def __init__(self, config: ChannelConfig, channel: Any, stubs: dict[str, Callable[..., Any]]) -> None:
-        self.config = config
+    def __init__(self, key: _Key, config: ChannelConfig, channel: Any, stubs: dict[str, Callable[..., Any]]) -> None:
+        self.key = key
         self.gate = asyncio.Semaphore(CALLS_IN_FLIGHT)  # for the calls of an event loop
         self.channel = channel
         self.stubs = stubs
@@ -218,22 +218,22 @@ _shared: dict[_Key, _Shared] = {}
 class Lease:
     """One holder's share in a channel."""
 
-    __slots__ = ("_key", "shared")
+    __slots__ = ("_held", "shared")
 
-    def __init__(self, key: _Key, shared: _Shared) -> None:
-        self._key: _Key | None = key
+    def __init__(self, shared: _Shared) -> None:
         self.shared = shared
+        self._held = True
 
     def release(self) -> Any:
         """Give the channel back, once. Returns it when nobody else holds it: the caller is to close it."""
         with _lock:
-            key, self._key = self._key, None
-            if key is None:
+            held, self._held = self._held, False
+            if not held:
                 return None
             self.shared.holders -= 1
             if self.shared.holders:
                 return None
-            del _shared[key]
+            del _shared[self.shared.key]
             return self.shared.channel
 
 
@@ -260,9 +260,9 @@ def acquire(
         shared = _shared.get(key)
         if shared is None:
             channel = config.open(grpc if loop is None else grpc.aio, number=number)
-            shared = _shared[key] = _Shared(config, channel, make_stubs(channel))
+            shared = _shared[key] = _Shared(key, config, channel, make_stubs(channel))
         shared.holders += 1
-        return Lease(key, shared)
+        return Lease(shared)
 
 
 def open_channels() -> int:

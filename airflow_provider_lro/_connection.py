@@ -47,6 +47,7 @@ class ConnectionSettings:
     port: int | None = None
     password: str | None = field(default=None, repr=False)
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    _configs: dict[Any, ChannelConfig] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, connection: Any, *, extra: Mapping[str, Any] | None = None) -> Self:
@@ -83,7 +84,7 @@ class ConnectionSettings:
         return [text for text in texts if text]
 
     def channel_config(self, task: TaskSettings, *, name: str | None = None) -> ChannelConfig:
-        """Return the channel that this connection and a task describe.
+        """Return the channel that this connection and a task describe; the same object for the same, as waits are many.
 
         Args:
             task: what the task says of it, which goes before the connection.
@@ -93,12 +94,21 @@ class ConnectionSettings:
             EndpointError: endpoint or TLS options cannot be right; says which, and what would do.
             CredentialsError: several kinds of credentials, or credentials on a plaintext channel.
         """
-        from airflow_provider_lro._channel import ChannelConfig, fill_location, in_universe, parse_endpoint, read_pem
+        from airflow_provider_lro._channel import fill_location, in_universe
+
+        endpoint = in_universe(task.endpoint or self.host or "", _string(self.extra, "universe_domain"))
+        endpoint = fill_location(endpoint, name)
+        key = (endpoint, not task.endpoint, chain_of(task.impersonation_chain), task.quota_project_id)
+        if key not in self._configs:
+            self._configs[key] = self._channel_config(task, endpoint)
+        return self._configs[key]
+
+    def _channel_config(self, task: TaskSettings, endpoint: str) -> ChannelConfig:
+        from airflow_provider_lro._channel import ChannelConfig, parse_endpoint, read_pem
 
         extra = self.extra
-        endpoint = in_universe(task.endpoint or self.host or "", _string(extra, "universe_domain"))
         return ChannelConfig(
-            target=parse_endpoint(fill_location(endpoint, name), port=None if task.endpoint else self.port),
+            target=parse_endpoint(endpoint, port=None if task.endpoint else self.port),
             credentials=self._credentials(task),
             insecure=_boolean(extra, "insecure"),
             root_certificates=read_pem(_string(extra, "root_certificates"), what="root_certificates"),

@@ -36,11 +36,9 @@ def cancel(*, now: float, within: float) -> Generator[Command, Answer, bool]:
     """
     end = now + within
     while True:
-        answer = yield Cancel(because="its task was killed", timeout=max(SHORTEST_CALL, end - now))
-        if answer.value is None:
+        now, refusal = yield Cancel(because="its task was killed", timeout=max(SHORTEST_CALL, end - now))
+        if refusal is None:
             return True
-        now = answer.now
-        if not is_transient(answer.value) or now + BETWEEN_TRIES.longest + SHORTEST_CALL > end:
+        if not is_transient(refusal) or now + BETWEEN_TRIES.longest + SHORTEST_CALL > end:
             return False
-        answer = yield Pause(window=BETWEEN_TRIES)
-        now = answer.now
+        now, _ = yield Pause(window=BETWEEN_TRIES)

@@ -15,7 +15,7 @@ from airflow_provider_lro._wait import LONGEST_RETRY_INFO
 from airflow_provider_lro.exceptions import Code, RpcError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Iterable
 
     from airflow_provider_lro._schedule import Window
 
@@ -23,6 +23,10 @@ __all__ = ["CALLS_IN_FLIGHT", "TICK", "Pace", "doze", "pace_of", "pause"]
 
 TICK = 0.25
 """Seconds between the wake-ups that waits share; 0 turns them off."""
+CROWD = 40
+"""Sleepers that share a wake-up before another one is opened: more would save little, and hold up the event loop."""
+CHOICES = 4
+"""Ticks that are looked at where all are full: the emptiest of a few is nearly as good as the emptiest of all."""
 CALLS_IN_FLIGHT = 80
 """On one channel. Most servers take 100 (HTTP/2's usual limit of streams), but count a call as open a little longer
 than its client does, and refuse what is beyond it."""
@@ -37,22 +41,42 @@ RECOVERY = 0.95
 
 
 class _Ticks:
-    """The sleepers of one event loop, by the tick at which they wake."""
+    """The sleepers of one event loop, by the tick at which they wake.
+
+    One tick is filled before another one is opened, like a bus that leaves when it is full: so the number of wake-ups
+    follows the number of polls, not of waits. Where all are full, the emptier one is taken.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._sleepers: dict[int, list[asyncio.Future[None]]] = {}
+        self._open: set[int] = set()
 
-    async def until(self, tick: int) -> None:
+    def one_of(self, first: int, last: int) -> asyncio.Future[None]:
+        """Return what comes about at some tick of a range."""
+        tick = self._pick(first, last)
         sleepers = self._sleepers.get(tick)
         if sleepers is None:
             sleepers = self._sleepers[tick] = []
+            self._open.add(tick)
             self._loop.call_at(tick * TICK, self._wake, tick)
         sleeper = self._loop.create_future()
         sleepers.append(sleeper)
-        await sleeper
+        if len(sleepers) == CROWD:
+            self._open.remove(tick)
+        return sleeper
+
+    def _pick(self, first: int, last: int) -> int:
+        open_ones = [tick for tick in self._open if first <= tick <= last]
+        if open_ones:
+            return random.choice(open_ones)
+        return min((random.randint(first, last) for _ in range(CHOICES)), key=self._fill)
+
+    def _fill(self, tick: int) -> int:
+        return len(self._sleepers.get(tick, ()))
 
     def _wake(self, tick: int) -> None:
+        self._open.discard(tick)
         for sleeper in self._sleepers.pop(tick):
             if not sleeper.done():  # one that was cancelled is
                 sleeper.set_result(None)
@@ -62,6 +86,7 @@ class _OfLoop:
     """What belongs to one event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
         self.ticks = _Ticks(loop)
         self.paces: dict[str, Pace] = {}
 
@@ -79,19 +104,21 @@ def _here() -> _OfLoop:
     return here
 
 
-async def doze(window: Window) -> None:
-    """Sleep to a random moment of a window."""
-    await asyncio.sleep(random.uniform(window.shortest, window.longest))
+# Neither is a coroutine: a wait sleeps nearly all of its time, and all that it holds then is there thousands of times.
 
 
-async def pause(window: Window) -> None:
-    """Sleep to a random one of the ticks in a window; a window narrower than a tick, to a random moment of it."""
+def doze(window: Window) -> Awaitable[None]:
+    """Sleep, when awaited, to a random moment of a window."""
+    return asyncio.sleep(random.uniform(window.shortest, window.longest))
+
+
+def pause(window: Window) -> Awaitable[None]:
+    """Sleep, when awaited, to one of the ticks in a window; if it is narrower than a tick, to a random moment of it."""
     if TICK <= 0 or window.longest - window.shortest < TICK:
-        await doze(window)
-        return
-    now = asyncio.get_running_loop().time()
-    first, last = math.ceil((now + window.shortest) / TICK), math.floor((now + window.longest) / TICK)
-    await _here().ticks.until(random.randint(first, last))
+        return doze(window)
+    here = _here()
+    now = here.loop.time()
+    return here.ticks.one_of(math.ceil((now + window.shortest) / TICK), math.floor((now + window.longest) / TICK))
 
 
 class Pace:

@@ -13,7 +13,7 @@ from airflow_provider_lro._rpc import cancel_call, get_call, no_turn
 from airflow_provider_lro.exceptions import LroError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Sequence
 
     from google.longrunning import operations_proto_pb2 as pb
 
@@ -44,13 +44,13 @@ class Poller:
     ) -> None:
         self._args = args
         self._client = client
-        self._now = asyncio.get_running_loop().time
+        self._loop = asyncio.get_running_loop()
         self._metadata = metadata
         self._shared = shared
         self._call = get_call(args.operation_name)
         self._pace = pace_of(client.config.target)
         limits = (args.max_polls_per_second, client.config.max_polls_per_second)
-        self._limits = [limit for limit in limits if limit is not None]
+        self._limits = tuple(limit for limit in limits if limit is not None)
         method = args.poll_method if shared else "get"
         self._holder = Holder(client, args.operation_name) if method in ("wait", "auto") else None
         self._listed: Listed | None = None
@@ -66,7 +66,7 @@ class Poller:
         """
         if self._listed is not None and command.listed and (seen := self._listed.look()) is not None:
             return read(seen)
-        began = self._now()
+        began = self._loop.time()
         try:
             await self._pace.turn(within=command.queue)
         except TimeoutError:
@@ -75,7 +75,7 @@ class Poller:
             "rpc_timeout": command.timeout,
             "metadata": self._metadata,
             "wait_for_ready": self._shared and not command.prompt,
-            "queue": max(0.0, command.queue - (self._now() - began)),
+            "queue": max(0.0, command.queue - (self._loop.time() - began)),
         }
         found: pb.Operation | None = None
         try:
@@ -89,14 +89,11 @@ class Poller:
         self._pace.heard(None)
         return read(found)
 
-    async def pause(self, command: Pause) -> None:
-        """Let time pass, to some moment of the window."""
+    def pause(self, command: Pause) -> Awaitable[None]:
+        """Let time pass, when awaited, to some moment of the window."""
         if self._listed is not None and command.listed:
-            await self._listed.pause(command.window)
-        elif self._shared:
-            await pause(command.window)
-        else:
-            await doze(command.window)
+            return self._listed.pause(command.window)
+        return pause(command.window) if self._shared else doze(command.window)
 
     async def cancel(self, command: Cancel) -> None:
         """Ask to cancel.

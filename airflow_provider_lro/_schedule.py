@@ -41,6 +41,8 @@ class Window:
 
     def at_most(self, seconds: float) -> Window:
         """Return the window cut so that it ends ``seconds`` from now at the latest."""
+        if self.longest <= seconds:
+            return self
         longest = min(self.longest, seconds)
         return Window(shortest=min(self.shortest, longest), longest=longest)
 
@@ -84,10 +86,10 @@ class Schedule:
         Args:
             elapsed: seconds since the wait began; the bounds that fit into them are used up and left out.
         """
-        bound = min(self.initial * self.multiplier ** self._used_up(elapsed), self.interval)
+        bound = self._first_bound(elapsed)
         while True:
             yield bound
-            bound = min(bound * self.multiplier, self.interval)
+            bound = self._next_bound(bound)
 
     def windows(self, *, elapsed: float | None = None, polled: bool = False) -> Iterator[Window]:
         """Yield the pauses of a wait, without end.
@@ -101,12 +103,19 @@ class Schedule:
         For schedules with ``multiplier * (1 - jitter) >= 1`` (the default's is 1.8) a resume adds at most one poll
         to the most that an unbroken wait makes.
         """
-        bounds = self.bounds(elapsed=elapsed or 0.0)
+        bound = self._first_bound(elapsed or 0.0)
         if elapsed is not None and not polled:
-            yield Window(shortest=0.0, longest=next(bounds))
+            yield Window(shortest=0.0, longest=bound)
+            bound = self._next_bound(bound)
         while True:
-            bound = next(bounds)
             yield Window(shortest=bound * (1.0 - self.jitter), longest=bound)
+            bound = self._next_bound(bound)
+
+    def _first_bound(self, elapsed: float) -> float:
+        return min(self.initial * self.multiplier ** self._used_up(elapsed), self.interval)
+
+    def _next_bound(self, bound: float) -> float:
+        return min(bound * self.multiplier, self.interval)
 
     def _used_up(self, elapsed: float) -> int:
         """Count the backoff bounds whose sum fits into ``elapsed``; closed form, as ``elapsed`` may be a month."""

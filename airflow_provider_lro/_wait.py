@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from airflow_provider_lro._outcome import (
     Broken,
@@ -212,9 +212,11 @@ class Cancel:
 Command: TypeAlias = Get | Pause | Cancel
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What came of a command, and when: epoch seconds by one clock that never steps back."""
+class Answer(NamedTuple):
+    """What came of a command, and when: epoch seconds by one clock that never steps back.
+
+    A tuple, so that the policy takes it apart as it comes: a sleeping wait keeps nothing that it does not need.
+    """
 
     now: float
     value: Any = None
@@ -255,7 +257,8 @@ def wait(args: WaitArgs, *, now: float, start: Start = Start.FRESH) -> Generator
         windows = args.schedule().windows(elapsed=elapsed)
         window = next(windows)
         listed = _is_listed(args, window)
-        now = yield from _pause(window, now=now, end=deadline, errors=args.consecutive_errors, listed=listed)
+        if pause := _pause(window, now=now, end=deadline, errors=args.consecutive_errors, listed=listed):
+            now, _ = yield pause
     else:
         windows = args.schedule().windows(elapsed=elapsed, polled=True)
         listed = False
@@ -264,12 +267,9 @@ def wait(args: WaitArgs, *, now: float, start: Start = Start.FRESH) -> Generator
     while True:
         asked = now
         get = _get(args, now=now, end=deadline, late=late, prompt=strict, listed=listed)
-        answer = yield get
-        now = answer.now
-        if strict and isinstance(answer.value, EndpointError):
-            return Broken(error=answer.value)
+        now, value = yield get
+        outcome = reading.take(value, now=now, asked=asked, cut=get.timeout < args.rpc_timeout, strict=strict)
         strict = False
-        outcome = reading.take(answer, asked=asked, cut=get.timeout < args.rpc_timeout)
         if isinstance(outcome, Cancelled) and own_cancel:
             return TimedOut(operation=outcome.operation, cancel="took effect")
         if outcome is not None:
@@ -279,9 +279,10 @@ def wait(args: WaitArgs, *, now: float, start: Start = Start.FRESH) -> Generator
         late = max(0.0, now - deadline)
         window = reading.delay(next(windows))
         listed = _is_listed(args, window)
-        if get.hold and isinstance(answer.value, Running):
+        if get.hold and isinstance(value, Running):
             window = window.earlier(now - asked)  # the server has done the pausing
-        now = yield from _pause(window, now=now, end=deadline, errors=reading.errors, listed=listed)
+        if pause := _pause(window, now=now, end=deadline, errors=reading.errors, listed=listed):
+            now, _ = yield pause
     if args.on_timeout == "cancel":
         return (yield from _cancel(args, reading, now=now))
     return reading.timed_out()
@@ -308,12 +309,11 @@ def _is_listed(args: WaitArgs, window: Window) -> bool:
 
 def _pause(
     window: Window, *, now: float, end: float, final: bool = False, errors: int = 0, listed: bool = False
-) -> Generator[Command, Answer, float]:
+) -> Pause | None:
     """Pause, but not beyond ``end``; a poll asked before it and answered after it is followed by one at once."""
     if now >= end or window.longest <= 0.0:
-        return now
-    answer = yield Pause(window=window.at_most(end - now), final=final, errors=errors, listed=listed)
-    return answer.now
+        return None
+    return Pause(window=window.at_most(end - now), final=final, errors=errors, listed=listed)
 
 
 def _cancel(args: WaitArgs, reading: _Reading, *, now: float) -> Generator[Command, Answer, Outcome]:
@@ -325,18 +325,15 @@ def _cancel(args: WaitArgs, reading: _Reading, *, now: float) -> Generator[Comma
     while True:
         refusal: LroError | None = None
         if effect == "none":
-            answer = yield Cancel()
-            now = answer.now
-            refusal = answer.value
+            now, refusal = yield Cancel()
             if refusal is None:
                 effect = "asked"
             elif not is_transient(refusal):
                 effect = "refused"
         asked = now
         get = _get(args, now=now, end=end, late=late)
-        answer = yield get
-        now = answer.now
-        outcome = reading.take(answer, asked=asked, cut=get.timeout < args.rpc_timeout)
+        now, value = yield get
+        outcome = reading.take(value, now=now, asked=asked, cut=get.timeout < args.rpc_timeout)
         if isinstance(outcome, Cancelled):
             return TimedOut(operation=outcome.operation, cancel="took effect")
         if outcome is not None:
@@ -344,7 +341,8 @@ def _cancel(args: WaitArgs, reading: _Reading, *, now: float) -> Generator[Comma
         if effect == "refused" or asked >= end:
             return reading.timed_out(effect=effect if refusal is None else "refused", refusal=refusal)
         late = max(0.0, now - end)
-        now = yield from _pause(reading.delay(next(windows)), now=now, end=end, final=True)
+        if pause := _pause(reading.delay(next(windows)), now=now, end=end, final=True):
+            now, _ = yield pause
 
 
 class _Reading:
@@ -358,9 +356,11 @@ class _Reading:
         self.errors = args.consecutive_errors
         self._errors_since = 0.0
 
-    def take(self, answer: Answer, *, asked: float, cut: bool) -> Outcome | None:
-        """Take the answer to a Get; None means: go on. ``cut``: the call had less time than the user gave it."""
-        value = answer.value
+    def take(self, value: Any, *, now: float, asked: float, cut: bool, strict: bool = False) -> Outcome | None:
+        """Take the answer to a Get; None means: go on.
+
+        ``cut``: the call had less time than the user gave it. ``strict``: an endpoint that cannot be right is the end.
+        """
         if isinstance(value, Succeeded | Failed | Cancelled):
             return value
         if isinstance(value, Running):
@@ -370,7 +370,7 @@ class _Reading:
             self._error = value
             # Several services create the operation some time after they have named it.
             return None if asked - self.started_at < self._args.not_found_grace else self._lost(NotFound, value)
-        if not is_transient(value):
+        if not is_transient(value) or (strict and isinstance(value, EndpointError)):
             return self._lost(Broken, value)
         self._error = value
         if (cut and value.code == Code.DEADLINE_EXCEEDED) or getattr(value, "unsent", False):
@@ -378,7 +378,7 @@ class _Reading:
         if not self.errors:
             self._errors_since = asked
         self.errors += 1
-        return self._lost(Broken, value) if self._gave_up(answer.now) else None
+        return self._lost(Broken, value) if self._gave_up(now) else None
 
     def _lost(self, kind: type[NotFound | Broken], error: LroError) -> NotFound | Broken:
         return kind(error=error, operation=None if self._last is None else self._last.operation)

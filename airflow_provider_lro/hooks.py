@@ -107,11 +107,21 @@ class LongRunningOperationHook(BaseHook):
 
         :param name: as in ``get_conn``.
         """
+        client = await self.aget_conn(name)
+        try:
+            yield client
+        finally:
+            await client.close()
+
+    async def aget_conn(self, name: str | None = None) -> AsyncOperationsClient:
+        """Return what ``async_client`` gives; whoever asks for it closes it.
+
+        :param name: as in ``get_conn``.
+        """
         from airflow_provider_lro._client import AsyncOperationsClient
 
         settings = self._or_none_needed(await _shared_settings(self) if self.lro_conn_id else None)
-        async with AsyncOperationsClient(settings.channel_config(self._task, name=name)) as client:
-            yield client
+        return AsyncOperationsClient(settings.channel_config(self._task, name=name))
 
     def operation(self, operation: str | pb.Operation) -> Operation:
         """Return an operation to poll, wait for, cancel or delete; nothing is sent.

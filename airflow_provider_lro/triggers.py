@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import MISSING, dataclass, fields
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -61,17 +62,20 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and yield the one event; see ``_events`` for what it holds."""
         # A task of its own: Airflow knows a kill by what its CancelledError says, and grpc may raise one that says
-        # nothing.
-        waiting = asyncio.ensure_future(self._wait())
+        # nothing. asyncio.shield() would do as well, for twice the objects.
+        loop = asyncio.get_running_loop()
+        waiting, over = loop.create_task(self._wait()), loop.create_future()
+        waiting.add_done_callback(partial(_come_about, over))
         try:
-            # The channel is given back before the event is fired, not in cleanup(), which `dags test` never calls.
-            outcome = await asyncio.shield(waiting)
+            await over
         except asyncio.CancelledError:
             waiting.cancel()
             await asyncio.wait([waiting])
             if not AIRFLOW_TELLS_OF_KILLS:
                 await self._on_stop()
             raise
+        # The channel was given back before the event is fired, not in cleanup(), which `dags test` never calls.
+        outcome = waiting.result()
         self._fired = True
         yield await self._event(outcome)
 
@@ -123,10 +127,13 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
         clock = steady_clock()
         try:
             steps = wait(self, now=clock(), start=self._first())
-            async with self._hook().async_client(self.operation_name) as client:
-                return await drive_async(steps, self, client, clock=clock, shared=True)
+            client = await self._hook().aget_conn(self.operation_name)
         except LroError as error:  # the connection describes no channel
             return Broken(error=error)
+        try:
+            return await drive_async(steps, self, client, clock=clock, shared=True)
+        finally:
+            await client.close()
 
     def _hook(self) -> LongRunningOperationHook:
         return LongRunningOperationHook(
@@ -135,3 +142,8 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
             impersonation_chain=self.impersonation_chain,
             quota_project_id=self.quota_project_id,
         )
+
+
+def _come_about(over: asyncio.Future[None], _: asyncio.Task[Outcome]) -> None:
+    if not over.done():  # it was cancelled
+        over.set_result(None)

@@ -1195,9 +1195,9 @@ def test_a_wait_says_what_is_to_be_done_in_values() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [Get(timeout=7.0), Cancel(), Pause(window=Window(shortest=1.0, longest=2.0)), Answer(now=EPOCH)], ids=repr
+    "value", [Get(timeout=7.0), Cancel(), Pause(window=Window(shortest=1.0, longest=2.0))], ids=repr
 )
-def test_commands_and_answers_are_frozen_slotted_and_spelled_out(value: Any) -> None:
+def test_commands_are_frozen_slotted_and_spelled_out(value: Any) -> None:
     """No field can be changed, none can be added, and each is given by name."""
     assert not hasattr(value, "__dict__")
     assert type(value).__dataclass_params__.frozen
@@ -1205,6 +1205,15 @@ def test_commands_and_answers_are_frozen_slotted_and_spelled_out(value: Any) -> 
         assert field.kw_only
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(value, field.name, None)
+
+
+def test_an_answer_is_taken_apart_as_it_comes() -> None:
+    """An answer is its time and its value, in this order, and cannot be changed."""
+    answer = Answer(now=EPOCH, value="running")
+    assert tuple(answer) == (EPOCH, "running")
+    assert Answer(now=EPOCH).value is None
+    with pytest.raises(AttributeError):
+        answer.now = 0.0  # type: ignore[misc]
 
 
 def test_everything_public_is_declared() -> None:

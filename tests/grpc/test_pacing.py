@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+from collections import Counter
 from concurrent import futures
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from airflow_provider_lro._channel import ChannelConfig
 from airflow_provider_lro._client import AsyncOperationsClient
 from airflow_provider_lro._credentials import CredentialsConfig
 from airflow_provider_lro._drivers import drive_async, steady_clock
-from airflow_provider_lro._pacing import CALLS_IN_FLIGHT, TICK, Pace, pace_of, pause
+from airflow_provider_lro._pacing import CALLS_IN_FLIGHT, CROWD, TICK, Pace, pace_of, pause
 from airflow_provider_lro._schedule import Window
 from airflow_provider_lro._wait import Start, WaitArgs, wait
 from airflow_provider_lro.exceptions import Code, RpcError
@@ -64,9 +65,9 @@ def throttled(code: Code = Code.RESOURCE_EXHAUSTED, *, retry_after: float | None
     return error
 
 
-@pytest.mark.parametrize("shortest", [0.0, 27.0])
-def test_sleepers_share_wake_ups(shortest: float) -> None:
-    """Each wakes within its window, on a tick, and a thousand of them on no more ticks than the window has."""
+@pytest.mark.parametrize(("shortest", "most"), [(0.0, CROWD), (27.0, 1.25 * 1000 / 12)])
+def test_sleepers_share_wake_ups(shortest: float, most: float) -> None:
+    """Each wakes within its window, on a tick; one is filled before another is opened, and then all fill evenly."""
 
     async def work(loop: VirtualTime) -> list[float]:
         async def one(delay: float) -> float:
@@ -80,9 +81,9 @@ def test_sleepers_share_wake_ups(shortest: float) -> None:
 
     woken = in_virtual_time(work)
     assert all(abs(moment / TICK - round(moment / TICK)) < 1e-3 for moment in woken)
-    ticks = {round(moment / TICK) for moment in woken}
-    assert len(ticks) <= (30.0 - shortest) / TICK + 2
-    assert len(ticks) > 0.8 * (30.0 - shortest) / TICK
+    crowds = Counter(round(moment / TICK) for moment in woken).values()
+    assert max(crowds) <= most
+    assert len(crowds) == min(1000 / CROWD, (30.0 - shortest) / TICK)
 
 
 def test_narrow_windows_are_left_alone() -> None:
