@@ -45,8 +45,8 @@ test-browser: $(NEWEST)/.stamp-browser $(CHROMIUM) ## the connection form of the
 test-ha: $(NEWEST)/.stamp-ha ## two triggerers of the newest Airflow on PostgreSQL, killed while 100 tasks wait
 	LRO_HA_TESTS=1 $(NEWEST)/bin/python -m pytest tests/ha
 
-bench: $(NEWEST)/.stamp-bench ## every benchmark, with tables and plots in docs/bench; about twenty minutes
-	for each in import_cost token_cost detection poll_cost memory herd; do \
+bench: $(NEWEST)/.stamp-bench ## every benchmark, with tables and plots in docs/bench; about half an hour
+	for each in import_cost token_cost detection poll_cost memory herd one_wait; do \
 	$(NEWEST)/bin/python benchmarks/$$each.py || exit; done
 
 lint: $(NEWEST)/.stamp ## ruff and mypy
