@@ -143,8 +143,8 @@ def main(arguments: argparse.Namespace) -> None:
         "### At equal polls",
         table(header, [row(found, reference) for found in equal]),
         "### For real",
-        f"{len(real[OURS].lags):,} operations of lognormal duration (median {REAL_MEDIAN:g} s, sigma {REAL_SIGMA:g}) for"
-        " each, against the simulator. A listing counts as a poll, however many waits it is for.",
+        f"{len(real[OURS].lags):,} operations of lognormal duration (median {REAL_MEDIAN:g} s, sigma {REAL_SIGMA:g})"
+        " for each, against the simulator. A listing counts as a poll, however many waits it is for.",
         table(header, [row(found, real[OURS]) for found in real.values()]),
         verdicts([wanted, *real_checks(real)]),
         "![](detection.png)",
