@@ -21,7 +21,8 @@ __all__ = ["endpoint_of"]
 
 MOST_INTERCEPTORS = 32
 """Wrappings around a channel that are looked through."""
-_HOST = re.compile(r"(?P<host>[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?")
+_HOST = re.compile(r"(?P<host>\w[\w.-]*|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?", re.ASCII)
+_SCHEME = re.compile(r"(dns|unix|unix-abstract|vsock|ipv4|ipv6|xds|google-c2p)(-[a-z0-9-]+)?:")
 
 
 def endpoint_of(started: Any) -> str | None:
@@ -73,5 +74,6 @@ def _of_url(host: Any) -> str | None:
 
 def _of_target(target: Any) -> str | None:
     """Return the endpoint in a gRPC target; only a host is one that another machine can reach, too."""
-    found = _HOST.fullmatch(target.removeprefix("dns:///")) if isinstance(target, str) else None
+    text = target.removeprefix("dns:///") if isinstance(target, str) else ""
+    found = None if _SCHEME.match(text) else _HOST.fullmatch(text)
     return f"{found['host']}:{found['port'] or 443}" if found else None

@@ -257,6 +257,8 @@ def _operation_of(started: Any, starter: str) -> pb.Operation:
             return pb.Operation(name=name_of(started))
         except ValueError as error:
             raise AirflowFailException(f"{starter} has returned no operation: {error}; {goes_on}") from None
+    if started is None:
+        raise AirflowFailException(f"{starter} has returned nothing; it must return the operation; {goes_on}")
     raise AirflowFailException(
         f"{starter} must return an operation (a google.longrunning.Operation, google-api-core's Operation), a mapping"
         f" with a 'name', or its name, not {type(started).__name__}; {goes_on}"
