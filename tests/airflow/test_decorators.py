@@ -411,7 +411,7 @@ def test_endpoint_goes_before_the_connections_and_after_the_tasks(
     monkeypatch.setenv("AIRFLOW_CONN_ELSEWHERE", json.dumps(elsewhere))
 
     def report(endpoint: str) -> Any:
-        return generated(endpoint, start(duration=0, response={"rows": 5}))
+        return generated(endpoint, start(duration=0.2, response={"rows": 5}))
 
     by_client = lro_task(lro_conn_id="elsewhere", **FAST)(report)
     assert run(operator(by_client, simulator.endpoint), ti=ti).result == {"rows": 5.0}
@@ -496,7 +496,7 @@ def test_kill_on_a_worker_cancels_at_the_clients_endpoint(
 def test_endpoint_that_nothing_tells(
     start: Callable[..., pb.Operation], simulator: Simulator, nameless: str, ti: FakeTaskInstance, stored: bool
 ) -> None:
-    """A name does not tell: without a host in the connection a retry waits for it once there is one, or there is none."""
+    """A name does not tell: without a host in the connection a retry waits for it later, or none is made."""
     calls = []
 
     @lro_task(lro_conn_id=nameless, **FAST)
@@ -567,7 +567,7 @@ def test_no_connection_is_needed(
 
     @lro_task(**FAST)
     def report() -> Any:
-        return generated(simulator.endpoint, start(duration=0))
+        return generated(simulator.endpoint, start(duration=1))
 
     with pytest.raises(EndpointError, match=r"TLS|handshake"):  # which the simulator does not speak
         run(operator(report), ti=ti)
