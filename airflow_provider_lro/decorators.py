@@ -64,7 +64,7 @@ class _LroDecoratedOperator(DecoratedOperator, StartOperationOperator):
         return not inspect.iscoroutinefunction(inspect.unwrap(self.python_callable))
 
     @property
-    def starter(self) -> str:
+    def _starter(self) -> str:
         """What starts the operation, for messages."""
         return f"the function {getattr(self.python_callable, '__name__', self.python_callable)!r} of @task.lro"
 
