@@ -19,8 +19,6 @@ from airflow_provider_lro.operation import Operation
 
 __all__ = ["endpoint_of"]
 
-MOST_INTERCEPTORS = 32
-"""Wrappings around a channel that are looked through."""
 _HOST = re.compile(r"(?P<host>\w[\w.-]*|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?", re.ASCII)
 _SCHEME = re.compile(r"(dns|unix|unix-abstract|vsock|ipv4|ipv6|xds|google-c2p)(-[a-z0-9-]+)?:")
 
@@ -57,9 +55,7 @@ def _of_stub(stub: Any) -> str | None:
     # An intercepted one knows how to make the next, out of the channel below.
     thunk = getattr(method, "_thunk", None)
     channel: Any = inspect.getclosurevars(thunk).nonlocals.get("self") if inspect.isfunction(thunk) else None
-    for _ in range(MOST_INTERCEPTORS):
-        if not type(channel).__module__.startswith("grpc."):
-            break
+    while type(channel).__module__.startswith("grpc."):
         target = getattr(channel, "_target", None)
         if target is not None:
             return _of_target(target)

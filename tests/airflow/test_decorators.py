@@ -237,6 +237,8 @@ def test_missing_argument_is_known_as_the_dag_is_read() -> None:
 
     with pytest.raises(TypeError, match="rows"):
         report()  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="too many"):
+        report(1, "id", 3)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("nonsense", [None, 7, {"id": 1}, []], ids=repr)
@@ -622,6 +624,36 @@ def test_own_operation_tells_its_client() -> None:
     with OperationsClient.connect("example.com:444") as client:
         assert _origin.endpoint_of(Operation(client, MESSAGE)) == "example.com:444"
     assert _origin.endpoint_of(Operation.from_name(None, "operations/1")) is None  # type: ignore[arg-type]
+
+
+class Balancer(grpc.Channel):
+    """A channel of somebody else's, that may send a call to any of its own."""
+
+    def __init__(self, *targets: str) -> None:
+        self._channel, *_ = self.channels = [grpc.insecure_channel(target) for target in targets]
+
+    def unary_unary(self, *args: Any, **kwargs: Any) -> Any:
+        return self._channel.unary_unary(*args, **kwargs)
+
+    unary_stream = stream_unary = stream_stream = subscribe = unsubscribe = unary_unary
+
+    def close(self) -> None:
+        for channel in self.channels:
+            channel.close()
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+def test_channel_of_somebody_else_tells_nothing() -> None:
+    """What an unknown channel does with a call cannot be known, whatever it holds."""
+    with Balancer("one.example.com", "two.example.com") as balancer:
+        channel = grpc.intercept_channel(balancer, PassOn())
+        operation = api_core.from_gapic(MESSAGE, operations_v1.OperationsClient(channel), struct_pb2.Struct)
+    assert _origin.endpoint_of(operation) is None
 
 
 class Impostor:
