@@ -37,9 +37,11 @@ with DAG("task_lro", schedule=None, start_date=START):
 
     @task.lro(multiple_outputs=True, retries=2, retry_delay=timedelta(seconds=0.1), **OPTIONS)
     def export(table: str, fault: str, dies: bool, ti: Any = None, request_id: str = "") -> Any:
+        first = ti.try_number == 1  # below Airflow 3.3 the next is a start of its own
+        faults = {"fault": fault} if fault and first else {}
         response = {"table": table, "rows": 5}
-        operation = start(duration=4, response=response, request_id=request_id, **({"fault": fault} if fault else {}))
-        if dies and ti.try_number == 1:
+        operation = start(duration=4, response=response, request_id=request_id, **faults)
+        if dies and first:
             os.kill(os.getpid(), signal.SIGKILL)
         return operation
 
