@@ -11,20 +11,8 @@ import logging
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from google.protobuf import (
-    any_pb2,
-    descriptor_pool,
-    duration_pb2,
-    empty_pb2,
-    field_mask_pb2,
-    json_format,
-    message_factory,
-    struct_pb2,
-    timestamp_pb2,
-    wrappers_pb2,
-)
+from google.protobuf import any_pb2, descriptor_pool, empty_pb2, json_format, message_factory, struct_pb2
 from google.protobuf.message import DecodeError, Message
-from google.rpc import code_pb2, error_details_pb2
 
 from airflow_provider_lro._outcome import Cancelled, Failed, Running, Succeeded
 from airflow_provider_lro._types import message_type as type_of
@@ -58,15 +46,6 @@ __all__ = [
     "response_to_json",
 ]
 
-_ALWAYS_KNOWN = (  # imported so that the descriptor pool has them: what services wrap most
-    code_pb2,
-    duration_pb2,
-    error_details_pb2,
-    field_mask_pb2,
-    struct_pb2,
-    timestamp_pb2,
-    wrappers_pb2,
-)
 _LONGEST_DETAILS = 1000
 """Characters of error details in the text of an error; the whole of them is in its ``details``."""
 

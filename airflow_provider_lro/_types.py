@@ -11,8 +11,19 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from google.protobuf import descriptor_pool, message_factory
+from google.protobuf import (
+    any_pb2,
+    descriptor_pool,
+    duration_pb2,
+    empty_pb2,
+    field_mask_pb2,
+    message_factory,
+    struct_pb2,
+    timestamp_pb2,
+    wrappers_pb2,
+)
 from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2
 
 from airflow_provider_lro._type_names import module_names, type_name
 
@@ -22,6 +33,17 @@ if TYPE_CHECKING:
 
 __all__ = ["MessageType", "load", "loaded", "message_type", "plain"]
 
+_ALWAYS_KNOWN = (  # imported so that the descriptor pool has them: what services wrap most
+    any_pb2,
+    code_pb2,
+    duration_pb2,
+    empty_pb2,
+    error_details_pb2,
+    field_mask_pb2,
+    struct_pb2,
+    timestamp_pb2,
+    wrappers_pb2,
+)
 PATIENCE = 10.0
 """Seconds that a wait in the triggerer lets its types be imported before it begins without them."""
 

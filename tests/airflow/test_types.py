@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from airflow_provider_lro.exceptions import OperationFailed, OperationTimeout, P
 from airflow_provider_lro.sensors import LongRunningOperationSensor
 from airflow_provider_lro.starting import StartOperationOperator
 from tests.airflow import worker
+from tests.airflow.running import tasks
 from tests.airflow.test_from_trigger import XComs, fire, xcoms  # noqa: F401  (a fixture)
 from tests.airflow.worker import FakeStore, FakeTaskInstance, run
 from tests.grpc.conftest import serve  # noqa: F401  (a fixture)
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from scripts.stack import AirflowStack
     from tests.grpc.conftest import FakeServer
+    from tests.simulator_fixture import Simulator
 
 SINCE_3_3 = pytest.mark.skipif(AIRFLOW < (3, 3), reason="needs Airflow 3.3")
 WAYS = pytest.mark.parametrize("deferrable", [True, False], ids=["deferrable", "on the worker"])
@@ -327,3 +331,24 @@ def test_line_of_a_service_is_one_line_in_the_log(
         run(sensor(timeout=0))
     assert lines(caplog) == ["RUNNING: copying [ERROR] forged [2J"]
     assert str(caught.value).isprintable()
+
+
+# ── in a real Airflow ──
+
+
+@pytest.mark.airflow
+@pytest.mark.timeout(480)
+def test_types_in_a_real_airflow(airflow: AirflowStack, service: Simulator) -> None:
+    """Progress is in the task's log of all; a wrong type fails without a retry, a missing one before any poll."""
+    run_id = airflow.trigger("typed")
+    airflow.wait_for_run("typed", run_id, timeout=400)
+    came = {task: (state.state, state.try_number) for (task, _), state in tasks(airflow, "typed", run_id).items()}
+    ended_too = {"ended": ("success", 1)} if AIRFLOW >= (3, 3) else {}
+    assert came == {"right": ("success", 1), "wrong": ("failed", 1), "missing": ("failed", 1), **ended_too}
+    for task in ("right", *ended_too):
+        said = re.findall(r"-%s': (\d+) %%, simulate" % task, airflow.task_log("typed", run_id, task))  # noqa: UP031
+        assert (int(said[0]) < 100, said[-1]) == (True, "100")
+        assert airflow.xcom("typed", run_id, task) == {"id": f"{run_id}-{task}"}
+    assert "not the 'google.protobuf.Duration'" in airflow.task_log("typed", run_id, "wrong")
+    assert "type_modules: 'no_such_module' cannot be imported" in airflow.task_log("typed", run_id, "missing")
+    assert service.calls(name=f"simulations/duration=5/operations/{run_id}-missing") == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,17 @@ def test_type_is_found(value: Any, full_name: str) -> None:
     assert found.full_name == full_name
     assert message_type(found) is found
     assert message_type(type_name(value, what="response_type")).full_name == full_name  # type: ignore[union-attr]
+
+
+def test_common_types_are_known_in_a_fresh_process() -> None:
+    """A worker looks its types up before it has loaded anything else."""
+    names = ["Any", "Duration", "Empty", "FieldMask", "Int64Value", "Struct", "Timestamp"]
+    program = f"""
+from airflow_provider_lro._types import load
+for name in {names}:
+    load(response_type="google.protobuf." + name)
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True, timeout=50)
 
 
 @pytest.mark.parametrize(
