@@ -1026,6 +1026,8 @@ def test_every_argument_but_the_name_has_a_default() -> None:
         "max_polls_per_second": None,
         "poll_method": "get",
         "list_parent": None,
+        "metadata_type": None,
+        "type_modules": None,
     }
     assert all(field.kw_only for field in dataclasses.fields(WaitArgs))
 
@@ -1067,6 +1069,7 @@ BAD = [
     *[("max_consecutive_errors", "max_consecutive_errors", value) for value in (-1, 1.0, "1", True, False, math.nan)],
     *[("max_polls_per_second", "max_polls_per_second", value) for value in (0, -1, "5", True, math.nan, math.inf)],
     *[("poll_method", "poll_method", value) for value in ("", "poll", None, 1)],
+    *[(name, name, value) for name in ("metadata_type", "type_modules") for value in (1, ["a"], b"a")],
     *[("on_timeout", "on_timeout", value) for value in (None, "", "Cancel", "skip", 1, True, ["fail"])],
 ]
 
