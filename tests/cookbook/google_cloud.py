@@ -13,6 +13,7 @@ import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -75,19 +76,28 @@ class RunningService(grpc.GenericRpcHandler):
                 context.abort(grpc.StatusCode.UNAUTHENTICATED, problem)
             return answer(request, context, headers)
 
-        return grpc.unary_unary_rpc_method_handler(admitted, deserialize, type_serializer)
+        return grpc.unary_unary_rpc_method_handler(admitted, deserialize, serialized)
 
-    def polls_by_triggerer(self, name: str) -> int:
-        """How often an operation was polled from an event loop: a triggerer's, as workers have none."""
-        return sum(call[:2] == ("Get", name) and "asyncio" in call[2] for call in self.calls)
+    @property
+    def last_operation(self) -> str:
+        """The name of what was started last."""
+        return list(self._operations)[-1]
+
+    def polls_by_triggerer(self) -> int:
+        """How often operations were polled from an event loop: by a triggerer, as workers have none."""
+        return sum(method == "Get" and "asyncio" in agent for method, _, agent in self.calls)
+
+    def cancelled(self) -> list[str]:
+        """The operations that were asked to cancel, as often as they were."""
+        return [name for method, name, _ in self.calls if method == "Cancel"]
 
     def _problem_with(self, authorization: str) -> str:
         token = authorization.removeprefix("Bearer ")
         if token == self._token:
             return ""
         try:
-            # What a client makes of a service-account key itself is good for one service alone.
-            jwt.decode(token, certs=self._public_key, audience=f"https://{self.spec.host}/")
+            # What a client signs itself with the key of a service account is good for one service alone.
+            jwt.decode(token, certs=self._public_key, audience=self.spec.audience)
         except ValueError as error:
             return str(error)
         return ""
@@ -124,7 +134,7 @@ class RunningService(grpc.GenericRpcHandler):
         return self._operations[name]
 
 
-def type_serializer(message: Any) -> bytes:
+def serialized(message: Any) -> bytes:
     """Serialise an answer."""
     return message.SerializeToString()  # type: ignore[no-any-return]
 
@@ -180,10 +190,18 @@ def _pump(source: socket.socket, sink: socket.socket) -> None:
             pass
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cloud:
+    """The services that run, by the task that calls them, and the proxy that leads to them."""
+
+    services: dict[str, RunningService]
+    proxy: Proxy
+
+
 @contextmanager
 def running_cloud(
     services: Mapping[str, Service], *, authority: trustme.CA, token: str, public_key: str
-) -> Iterator[tuple[dict[str, RunningService], Proxy]]:
+) -> Iterator[Cloud]:
     """Run services, each with a certificate for its own name, and the proxy that leads to them."""
     with ExitStack() as stack:
         threads = stack.enter_context(ThreadPoolExecutor(8))
@@ -202,4 +220,4 @@ def running_cloud(
         thread.start()
         stack.callback(thread.join)
         stack.callback(proxy.shutdown)
-        yield running, proxy
+        yield Cloud(services=running, proxy=proxy)

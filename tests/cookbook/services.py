@@ -26,7 +26,8 @@ class Service:
     """One service.
 
     Attributes:
-        host: Where its clients call it when nobody tells them.
+        host: Where its clients call it.
+        audience: What tokens for it are for, when a client signs them itself.
         method: The full name of the method that creates.
         request_type: proto-plus.
         parent: Where its operations are.
@@ -35,6 +36,7 @@ class Service:
     """
 
     host: str
+    audience: str
     method: str
     request_type: Any
     parent: str
@@ -84,6 +86,7 @@ def _execution(request: run_v2.RunJobRequest) -> run_v2.Execution:
 SERVICES = {
     "create_lake": Service(
         host="dataplex.googleapis.com",
+        audience="https://dataplex.googleapis.com/",
         method="google.cloud.dataplex.v1.DataplexService/CreateLake",
         request_type=dataplex_v1.CreateLakeRequest,
         parent=PARENT,
@@ -92,6 +95,7 @@ SERVICES = {
     ),
     "deploy_model": Service(
         host="us-central1-aiplatform.googleapis.com",
+        audience="https://aiplatform.googleapis.com/",
         method="google.cloud.aiplatform.v1.EndpointService/DeployModel",
         request_type=aiplatform_v1.DeployModelRequest,
         parent=ENDPOINT,
@@ -102,6 +106,7 @@ SERVICES = {
     ),
     "create_redis": Service(
         host="redis.googleapis.com",
+        audience="https://redis.googleapis.com/",
         method="google.cloud.redis.v1.CloudRedis/CreateInstance",
         request_type=redis_v1.CreateInstanceRequest,
         parent=PARENT,
@@ -110,6 +115,7 @@ SERVICES = {
     ),
     "create_cluster": Service(
         host="alloydb.googleapis.com",
+        audience="https://alloydb.googleapis.com/",
         method="google.cloud.alloydb.v1.AlloyDBAdmin/CreateCluster",
         request_type=alloydb_v1.CreateClusterRequest,
         parent=PARENT,
@@ -118,6 +124,7 @@ SERVICES = {
     ),
     "run_job": Service(
         host="run.googleapis.com",
+        audience="https://run.googleapis.com/",
         method="google.cloud.run.v2.Jobs/RunJob",
         request_type=run_v2.RunJobRequest,
         parent=PARENT,
