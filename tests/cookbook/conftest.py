@@ -1,4 +1,4 @@
-"""A Google Cloud on loopback, and a real Airflow whose machine has no other: as a customer's, down to the host names."""
+"""A Google Cloud on loopback, and a real Airflow for which there is no other."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -178,16 +178,13 @@ class _Tunnel(socketserver.StreamRequestHandler):
 
 
 def _pump(source: socket.socket, sink: socket.socket) -> None:
-    try:
+    """Pass on what comes until one side is gone; so must the other be, then."""
+    with suppress(OSError):
         while data := source.recv(65536):
             sink.sendall(data)
-    except OSError:  # one side is gone: so must be the other
-        pass
     for end in (source, sink):
-        try:
+        with suppress(OSError):
             end.shutdown(socket.SHUT_RDWR)
-        except OSError:  # gone already
-            pass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
