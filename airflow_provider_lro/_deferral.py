@@ -158,11 +158,14 @@ class ServiceOperator(BaseOperator):
         self.impersonation_chain = impersonation_chain
         self.quota_project_id = quota_project_id
 
-    def hook(self) -> LongRunningOperationHook:
-        """Return the hook for the connection; a context manager."""
+    def hook(self, *, endpoint: str | None = None) -> LongRunningOperationHook:
+        """Return the hook for the connection; a context manager.
+
+        :param endpoint: where the task itself names none.
+        """
         return LongRunningOperationHook(
             self.lro_conn_id,
-            endpoint=self.endpoint,
+            endpoint=self.endpoint or endpoint,
             impersonation_chain=self.impersonation_chain,
             quota_project_id=self.quota_project_id,
         )
@@ -239,7 +242,7 @@ class WaitingOperator(ServiceOperator):
             ExecutionTimeout: ``execution_timeout`` is over, and so the operation was looked at for the last time.
         """
         clock = steady_clock()
-        with self.hook() as hook:
+        with self.hook(endpoint=args.endpoint) as hook:
             client = hook.get_conn(args.operation_name)
 
             def rest(pause: Pause) -> None:
@@ -375,10 +378,10 @@ class OutcomeOperator(WaitingOperator):
                 raise retyped(error, ExecutionTimeout) from None
             raise
 
-    def read_again(self, context: Context, known: Outcome, name: str) -> Outcome:
+    def read_again(self, context: Context, known: Outcome, name: str, **more: Any) -> Outcome:
         """Read an operation again that was too large for the event; whatever comes of that, the verdict stands."""
         now = time.time()
-        args = self.wait_args(name, started_at=now, deadline=now + SECONDS_TO_READ_AGAIN, on_timeout="fail")
+        args = self.wait_args(name, started_at=now, deadline=now + SECONDS_TO_READ_AGAIN, on_timeout="fail", **more)
         found = self.poll(context, args, start=Start.POLL)
         if isinstance(known, TimedOut):
             return replace(known, operation=found.operation or known.operation)

@@ -38,6 +38,7 @@ class Started:
 
     ``max_tries`` is Airflow's at that moment: a clear raises it, a retry does not. ``killed``: a user has killed the
     task while a worker waited. ``returned``: its result was returned, which Airflow may have failed to take.
+    ``endpoint``: of the client that has started it, where that is known and the task names none.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Started:
     max_tries: int | None = None
     killed: bool = False
     returned: bool = False
+    endpoint: str | None = None
 
 
 class Memory:
@@ -59,6 +61,11 @@ class Memory:
     def __init__(self, context: Context) -> None:
         self._ti: Any = context["ti"]
         self._store: Any = context.get("task_state_store")
+
+    @property
+    def lasts(self) -> bool:
+        """Whether anything is kept at all."""
+        return self._store is not None
 
     def operation(self) -> Started | None:
         """Return the operation that an earlier try has started.
@@ -75,6 +82,8 @@ class Memory:
             raise ValueError(f"the key {self.OPERATION!r} of this task's state store holds no operation: {stored!r}")
         if not is_number(known.get("started_at"), most=LATEST):
             known["started_at"] = time.time()
+        if not isinstance(known.get("endpoint"), str):
+            known["endpoint"] = None
         return Started(**known)
 
     def was_cleared(self, known: Started) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook, mask_secret
@@ -40,6 +41,8 @@ PAUSES_TO_FIND = (1.0, 2.0, 4.0, 8.0)
 """Seconds between the tries to find a connection in the triggerer."""
 PROBE_NAME = "projects/airflow/locations/us-central1/operations/connection-test"
 """An operation that exists nowhere: what a service says of it tells whether it answers at all."""
+NOWHERE = "endpoint.invalid"
+"""A host that no name server will ever know: in place of an endpoint that is not known yet."""
 
 
 class LongRunningOperationHook(BaseHook):
@@ -92,14 +95,30 @@ class LongRunningOperationHook(BaseHook):
 
         :param name: an operation's (or parent's) name, where the endpoint takes its ``{location}`` from it.
         """
-        from airflow_provider_lro._client import OperationsClient
-
         if self._settings is None:
             self._settings = self._read_connection()
-        config = self._settings.channel_config(self._task, name=name)
+        return self._client(self._settings.channel_config(self._task, name=name))
+
+    def _client(self, config: ChannelConfig) -> OperationsClient:
+        from airflow_provider_lro._client import OperationsClient
+
         if config not in self._clients:
             self._clients[config] = OperationsClient(config)
         return self._clients[config]
+
+    def check(self, *, endpoint_follows: bool = False) -> bool:
+        """Raise what is wrong with the connection, as far as that can be known before a call.
+
+        Returns whether it is known where to call.
+
+        :param endpoint_follows: the endpoint may come to be known later: that there is none yet is no error.
+        """
+        if self._settings is None:
+            self._settings = self._read_connection(endpoint_follows=endpoint_follows)
+        known = bool(self.endpoint or self._settings.host)
+        task = replace(self._task, endpoint=NOWHERE) if endpoint_follows and not known else self._task
+        self._client(self._settings.channel_config(task, name=PROBE_NAME))
+        return known
 
     @asynccontextmanager
     async def async_client(self, name: str | None = None) -> AsyncIterator[AsyncOperationsClient]:
@@ -181,14 +200,14 @@ class LongRunningOperationHook(BaseHook):
         """The id of the connection that was read, "" if none is stored and none is needed."""
         return self.lro_conn_id if self._settings is None or self._settings.conn_id else ""
 
-    def _read_connection(self) -> ConnectionSettings:
+    def _read_connection(self, *, endpoint_follows: bool = False) -> ConnectionSettings:
         try:
             settings = ConnectionSettings.of(self.get_connection(self.lro_conn_id)) if self.lro_conn_id else None
         except AirflowNotFoundException:
             settings = None
         if settings is not None:
             _mask(settings)
-        return self._or_none_needed(settings)
+        return self._or_none_needed(settings, endpoint_follows=endpoint_follows)
 
     async def _aread_connection(self) -> ConnectionSettings | None:
         from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
@@ -206,13 +225,19 @@ class LongRunningOperationHook(BaseHook):
                 return settings
         return None
 
-    def _or_none_needed(self, settings: ConnectionSettings | None) -> ConnectionSettings:
+    def _or_none_needed(
+        self, settings: ConnectionSettings | None, *, endpoint_follows: bool = False
+    ) -> ConnectionSettings:
         """With an endpoint on the task, the default connection need not be stored; a named one must."""
         if settings is not None:
             return settings
-        if self.endpoint and self.lro_conn_id in ("", self.default_conn_name):
+        if (self.endpoint or endpoint_follows) and self.lro_conn_id in ("", self.default_conn_name):
             return ConnectionSettings()
-        advice = "add it" if self.endpoint else "add it, with the service's host, or give the task endpoint="
+        advice = (
+            "add it"
+            if self.endpoint or endpoint_follows
+            else "add it, with the service's host, or give the task endpoint="
+        )
         raise EndpointError(f"the connection {self.lro_conn_id!r} is not stored; {advice}") from None
 
     # What Airflow below 3.2 shows as the connection's form; newer ones read get_provider_info.

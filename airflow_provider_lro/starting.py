@@ -15,9 +15,15 @@ from airflow_provider_lro import _outcome as outcomes
 from airflow_provider_lro._deferral import KilledByUser, OutcomeOperator, checked_wait_timeout, earliest, seconds
 from airflow_provider_lro._memory import Memory, Started
 from airflow_provider_lro._names import name_of
+from airflow_provider_lro._origin import endpoint_of
 from airflow_provider_lro._wait import Start
-from airflow_provider_lro.exceptions import LroError, MalformedOperation, OperationFailed, OperationNotFound
-from airflow_provider_lro.hooks import PROBE_NAME
+from airflow_provider_lro.exceptions import (
+    EndpointError,
+    LroError,
+    MalformedOperation,
+    OperationFailed,
+    OperationNotFound,
+)
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -65,6 +71,19 @@ class StartOperationOperator(OutcomeOperator):
         self.wait_args("to be started", impersonation_chain=None).check()
 
     @property
+    def infers_endpoint(self) -> bool:
+        """Whether the client that ``start`` has used may tell the endpoint, where the task names none.
+
+        It goes before the connection's host; none need be known before the start.
+        """
+        return False
+
+    @property
+    def starter(self) -> str:
+        """What starts the operation, for messages."""
+        return "start()"
+
+    @property
     def own_timeout(self) -> float | None:
         """Seconds to wait."""
         return self.wait_timeout
@@ -98,6 +117,7 @@ class StartOperationOperator(OutcomeOperator):
         started_at: float | None = None,
         deadline: float | None = None,
         found: bool = False,
+        endpoint: str | None = None,
         **_: Any,
     ) -> Any:
         """Turn the trigger's event into the result, or into the error."""
@@ -107,7 +127,7 @@ class StartOperationOperator(OutcomeOperator):
         outcome = _events.outcome_from_event(event)
         memory = Memory(context)
         known = memory.operation() or Started(
-            name=event["name"], started_at=time.time() if started_at is None else started_at
+            name=event["name"], started_at=time.time() if started_at is None else started_at, endpoint=endpoint
         )
         if known.name != event["name"]:
             raise ValueError(
@@ -115,7 +135,7 @@ class StartOperationOperator(OutcomeOperator):
             )
         args = self._args(known, deadline=deadline)
         if _events.must_read_again(event):
-            outcome = self.read_again(context, outcome, event["name"])
+            outcome = self.read_again(context, outcome, event["name"], endpoint=args.endpoint)
         anew = found and self._is_ours(outcome, memory, known)
         return self._conclude(context, memory, outcome, args, anew=anew)
 
@@ -131,23 +151,36 @@ class StartOperationOperator(OutcomeOperator):
     def _start(self, context: Context, memory: Memory) -> Any:
         from airflow_provider_lro._encoding import read
 
-        with self.hook() as hook:
-            hook.get_conn(PROBE_NAME)  # what is wrong with the connection is to be known before anything runs
+        with self.hook() as hook:  # what is wrong with the connection is to be known before anything runs
+            reachable = hook.check(endpoint_follows=self.infers_endpoint)
         self.request_id = memory.request_id()
-        operation = _operation_of(self.start(context))
+        started = self.start(context)
+        operation = _operation_of(started, self.starter)
         if not operation.name and not operation.done:
             raise AirflowFailException(
-                "start() has returned an operation that is not done and has no name to poll it by; what it has started,"
-                " if anything, goes on, and no retry is made, as it would start another"
+                f"{self.starter} has returned an operation that is not done and has no name to poll it by; what it has"
+                " started, if anything, goes on, and no retry is made, as it would start another"
             )
-        known = Started(name=operation.name, started_at=time.time())
+        endpoint = endpoint_of(started) if self.infers_endpoint and not self.endpoint else None
+        known = Started(name=operation.name, started_at=time.time(), endpoint=endpoint)
         if known.name:
             memory.keep(known)
-            self.log.info("operation %r is started", known.name)
+            self.log.info("operation %r is started%s", known.name, f" at {endpoint}" if endpoint else "")
         outcome = read(operation)
         if not isinstance(outcome, outcomes.Running):  # `validate_only`, perhaps: there may be nothing to poll
             return self._conclude(context, memory, outcome, self._args(known), anew=False)
+        if not (reachable or endpoint):
+            raise self._unreachable(memory, known)
         return self._wait_for(context, memory, known, found=False)
+
+    def _unreachable(self, memory: Memory, known: Started) -> Exception:
+        what = (
+            f"operation {known.name!r} is started, but not where to poll it: what {self.starter} has returned does not"
+            " tell; give the task endpoint=, or the connection a host"
+        )
+        if memory.lasts:
+            return EndpointError(f"{what}; a retry then waits for this operation")
+        return AirflowFailException(f"{what}; the operation goes on, and no retry is made, as it would start another")
 
     def _wait_for(self, context: Context, memory: Memory, known: Started, *, found: bool) -> Any:
         args = self._args(known)
@@ -157,8 +190,10 @@ class StartOperationOperator(OutcomeOperator):
             nonlocal waited
             waited = True
             if self.deferrable:
-                times = {"started_at": args.started_at, "deadline": args.deadline}
-                self.defer_wait(args, hook, kwargs={**times, "found": found})
+                kwargs: dict[str, Any] = {"started_at": args.started_at, "deadline": args.deadline, "found": found}
+                if known.endpoint:
+                    kwargs["endpoint"] = known.endpoint
+                self.defer_wait(args, hook, kwargs=kwargs)
 
         try:
             outcome = self.poll(context, args, start=Start.POLL if found else Start.FRESH, leave=leave)
@@ -193,34 +228,36 @@ class StartOperationOperator(OutcomeOperator):
         if deadline is None and limit is not None:
             deadline = time.time() + limit
         # Without a name it is done, and nothing is polled.
-        return self.wait_args(known.name or "without a name", started_at=known.started_at, deadline=deadline)
+        return self.wait_args(
+            known.name or "without a name",
+            started_at=known.started_at,
+            deadline=deadline,
+            endpoint=self.endpoint or known.endpoint,
+        )
 
 
-def _operation_of(started: Any) -> pb.Operation:
-    """Return the operation in what ``start`` has returned.
+def _operation_of(started: Any, starter: str) -> pb.Operation:
+    """Return the operation in what ``starter`` has returned.
 
     Raises:
         AirflowFailException: there is none in it.
     """
     from google.longrunning import operations_proto_pb2 as pb
 
-    # google-api-core's Operation and AsyncOperation hold the message as `operation`, ours as `proto`.
-    for attribute in ("operation", "proto"):
+    # google-api-core's Operation and AsyncOperation hold it as `operation`, ours as `proto`, proto-plus as `_pb`.
+    for attribute in ("operation", "proto", "_pb"):
         held = getattr(started, attribute, None)
         if isinstance(held, pb.Operation):
             return held
     if isinstance(started, pb.Operation):
         return started
+    goes_on = "what it has started goes on, and no retry is made, as it would start another"
     if isinstance(started, str | Mapping):
         try:
             return pb.Operation(name=name_of(started))
         except ValueError as error:
-            raise AirflowFailException(
-                f"start() has returned no operation: {error}; what it has started goes on, and no retry is made, as it"
-                " would start another"
-            ) from None
+            raise AirflowFailException(f"{starter} has returned no operation: {error}; {goes_on}") from None
     raise AirflowFailException(
-        f"start() must return an operation (a google.longrunning.Operation, google-api-core's Operation), a mapping"
-        f" with a 'name', or its name, not {type(started).__name__}; what it has started goes on, and no retry is made,"
-        " as it would start another"
+        f"{starter} must return an operation (a google.longrunning.Operation, google-api-core's Operation), a mapping"
+        f" with a 'name', or its name, not {type(started).__name__}; {goes_on}"
     )

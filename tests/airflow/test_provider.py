@@ -39,8 +39,9 @@ ORDER = [
         "_listing",
         "_polling",
     ],
-    ["_connection", "_task_state", "_drivers", "operation", "hooks", "triggers", "_workerless"],
+    ["_connection", "_task_state", "_drivers", "operation", "_origin", "hooks", "triggers", "_workerless"],
     ["_deferral", "_from_trigger", "_memory", "sensors", "operators", "starting"],
+    ["decorators"],
 ]
 """The floors from the lowest; within a floor, what comes later may import what comes earlier."""
 HEAVY = ("grpc", "google.protobuf", "google.auth", "google.longrunning", "google.rpc", "requests")
@@ -165,6 +166,7 @@ CONTRACT = {
         "ListOperationsOperator",
     ],
     "starting": ["StartOperationOperator"],
+    "decorators": ["lro_task"],
 }
 
 

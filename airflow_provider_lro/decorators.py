@@ -1,0 +1,161 @@
+"""``@task.lro``: a function that starts an operation, as a task that waits for it.
+
+Floor 3: imports floor 2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+
+from airflow.providers.common.compat.sdk import DecoratedOperator, KeywordParameters, task_decorator_factory
+
+from airflow_provider_lro.starting import StartOperationOperator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+    from datetime import timedelta
+
+    from airflow.providers.common.compat.sdk import Context
+    from airflow.sdk.bases.decorator import Task
+
+__all__ = ["lro_task"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+REQUEST_ID = "request_id"
+"""The parameter that is filled with the request id, if the function has it and its caller does not."""
+
+
+class _LroDecoratedOperator(DecoratedOperator, StartOperationOperator):
+    """Calls a function that starts an operation, once, and waits for it.
+
+    :param python_callable: the function.
+    :param op_args: its positional arguments; templated.
+    :param op_kwargs: its keyword arguments; templated.
+    """
+
+    custom_operator_name = "@task.lro"
+    template_fields: Sequence[str] = ("op_args", "op_kwargs", *StartOperationOperator.template_fields)
+
+    def __init__(
+        self,
+        *,
+        python_callable: Callable[..., Any],
+        op_args: Collection[Any] | None = None,
+        op_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        op_args, op_kwargs = op_args or (), op_kwargs or {}
+        self._wants_request_id = _is_left_out(REQUEST_ID, python_callable, op_args, op_kwargs)
+        if self._wants_request_id:
+            # Airflow checks the arguments now, when the id is not known.
+            op_kwargs = {**op_kwargs, REQUEST_ID: ""}
+        super().__init__(python_callable=python_callable, op_args=op_args, op_kwargs=op_kwargs, **kwargs)
+
+    @property
+    def infers_endpoint(self) -> bool:
+        """Whether the function's own client may tell the endpoint.
+
+        An async one closes its channel whenever it is collected, and a closed one tells nothing.
+        """
+        return not inspect.iscoroutinefunction(inspect.unwrap(self.python_callable))
+
+    @property
+    def starter(self) -> str:
+        """What starts the operation, for messages."""
+        return f"the function {getattr(self.python_callable, '__name__', self.python_callable)!r} of @task.lro"
+
+    def start(self, context: Context) -> Any:
+        """Call the function, with what it asks for of the context; its own arguments go first."""
+        given: dict[str, Any] = {**context, REQUEST_ID: self.request_id, **self.op_kwargs}
+        if self._wants_request_id:
+            given[REQUEST_ID] = self.request_id
+        kwargs = KeywordParameters.determine(self.python_callable, self.op_args, given).unpacking()
+        started = self.python_callable(*self.op_args, **kwargs)
+        return asyncio.run(started) if inspect.iscoroutine(started) else started
+
+
+def _is_left_out(
+    name: str, function: Callable[..., Any], op_args: Collection[Any], op_kwargs: Mapping[str, Any]
+) -> bool:
+    """Return whether a function has a parameter that its caller gives no value."""
+    signature = inspect.signature(function)
+    parameter = signature.parameters.get(name)
+    if parameter is None or parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+        return False
+    if parameter.default not in (parameter.empty, "", None):
+        raise ValueError(f"the parameter {name!r} is filled by @task.lro; its default can only be '' or None")
+    try:
+        return name not in signature.bind_partial(*op_args, **op_kwargs).arguments
+    except TypeError:  # Airflow says what is wrong with the arguments
+        return False
+
+
+@overload
+def lro_task(python_callable: Callable[P, R], /) -> Task[P, R]: ...
+
+
+@overload
+def lro_task(
+    *,
+    interval: float | timedelta = ...,
+    wait_timeout: float | timedelta | None = ...,
+    cancel_on_kill: bool = ...,
+    on_timeout: str = ...,
+    cancel_grace: float | timedelta = ...,
+    on_cancelled: str = ...,
+    require_result: bool = ...,
+    initial_delay: float | timedelta = ...,
+    multiplier: float = ...,
+    jitter: float = ...,
+    rpc_timeout: float | timedelta = ...,
+    not_found_grace: float | timedelta = ...,
+    max_consecutive_errors: int | None = ...,
+    max_polls_per_second: float | None = ...,
+    poll_method: str = ...,
+    list_parent: str | None = ...,
+    deferrable: bool = ...,
+    lro_conn_id: str = ...,
+    endpoint: str | None = ...,
+    impersonation_chain: str | Sequence[str] | None = ...,
+    quota_project_id: str | None = ...,
+    multiple_outputs: bool = ...,
+    **kwargs: Any,
+) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+
+
+def lro_task(
+    python_callable: Callable[..., Any] | None = None, *, multiple_outputs: bool | None = None, **kwargs: Any
+) -> Any:
+    """Make a task of a function that starts a long-running operation; also ``@task.lro``.
+
+    The function calls any client and returns what it got: google-api-core's ``Operation`` or ``AsyncOperation``, a
+    ``google.longrunning.Operation``, a mapping with a ``name``, or the name. It is called once; the task then waits,
+    and its XCom is the response, as JSON. A parameter named ``request_id`` that its caller leaves out is filled with an
+    id that is the same as long as the same start is meant; declare it ``request_id: str = ""``.
+
+    Where to poll: the task's ``endpoint``; else that of the client behind google-api-core's ``Operation``; else the
+    connection's host, as for an ``async def`` function.
+
+    :param python_callable: the function.
+    :param multiple_outputs: give each key of the response an XCom of its own, too. What the function's annotation says
+        of its return value is about the operation, so nothing is inferred from it.
+    :param kwargs: of ``StartOperationOperator``, and so of every operator.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(
+                f"the function {function.__name__!r} of @task.lro yields; it must start one operation, and return it"
+            )
+        return task_decorator_factory(
+            python_callable=function,
+            multiple_outputs=bool(multiple_outputs),
+            decorated_operator_class=_LroDecoratedOperator,
+            **kwargs,
+        )
+
+    return decorate if python_callable is None else decorate(python_callable)
