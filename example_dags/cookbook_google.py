@@ -10,13 +10,13 @@ PARENT = "projects/my-project/locations/us-central1"
 
 with DAG("lro_cookbook_google", schedule=None, tags=["lro"]):
 
-    @task.lro(interval=30, retries=2, type_modules=["google.cloud.dataplex_v1"], deferrable=True)
+    @task.lro(interval=30, retries=2, response_type="google.cloud.dataplex_v1.Lake", deferrable=True)
     def create_lake(lake_id: str) -> Any:
         from google.cloud.dataplex_v1 import DataplexServiceClient, Lake
 
         return DataplexServiceClient().create_lake(parent=PARENT, lake_id=lake_id, lake=Lake(display_name="Sales"))
 
-    @task.lro(interval=60, retries=0, type_modules=["google.cloud.aiplatform_v1"], deferrable=True)
+    @task.lro(interval=60, retries=0, response_type="google.cloud.aiplatform_v1.DeployModelResponse", deferrable=True)
     def deploy_model(endpoint: str, model: str) -> Any:
         from google.cloud.aiplatform_v1 import DedicatedResources, DeployedModel, EndpointServiceClient, MachineSpec
 
@@ -28,14 +28,14 @@ with DAG("lro_cookbook_google", schedule=None, tags=["lro"]):
             traffic_split={"0": 100},
         )
 
-    @task.lro(interval=30, retries=2, type_modules=["google.cloud.redis_v1"], deferrable=True)
+    @task.lro(interval=30, retries=2, response_type="google.cloud.redis_v1.Instance", deferrable=True)
     def create_redis(instance_id: str) -> Any:
         from google.cloud.redis_v1 import CloudRedisClient, Instance
 
         instance = Instance(tier=Instance.Tier.STANDARD_HA, memory_size_gb=5)
         return CloudRedisClient().create_instance(parent=PARENT, instance_id=instance_id, instance=instance)
 
-    @task.lro(interval=30, retries=2, type_modules=["google.cloud.alloydb_v1"], deferrable=True)
+    @task.lro(interval=30, retries=2, response_type="google.cloud.alloydb_v1.Cluster", deferrable=True)
     def create_cluster(cluster_id: str, request_id: str = "") -> Any:
         from google.cloud.alloydb_v1 import AlloyDBAdminClient, Cluster, CreateClusterRequest
 
@@ -49,7 +49,7 @@ with DAG("lro_cookbook_google", schedule=None, tags=["lro"]):
             )
         )
 
-    @task.lro(interval=10, retries=2, type_modules=["google.cloud.run_v2"], deferrable=True)
+    @task.lro(interval=10, retries=2, response_type="google.cloud.run_v2.Execution", deferrable=True)
     def run_job(job: str, tasks: int) -> Any:
         from google.cloud.run_v2 import JobsClient, RunJobRequest
 
