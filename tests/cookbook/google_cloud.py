@@ -9,7 +9,6 @@ from __future__ import annotations
 import socket
 import socketserver
 import threading
-import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -42,7 +41,7 @@ class RunningService(grpc.GenericRpcHandler):
         public_key: PEM, of the tokens that a client makes itself and signs with its key.
 
     Attributes:
-        seconds: How long what is started from now on takes.
+        ends: Whether operations end: at the second poll by a triggerer, so that no worker sees it, however slow it is.
         created: The requests of the method that creates.
         calls: Of Operations: the method, the operation's name, the client's `user-agent`.
         refused: What was wrong with the tokens of calls that were turned away.
@@ -50,13 +49,13 @@ class RunningService(grpc.GenericRpcHandler):
 
     def __init__(self, spec: Service, *, token: str, public_key: str) -> None:
         self.spec = spec
-        self.seconds = 0.5
+        self.ends = True
         self.created: list[Any] = []
         self.calls: list[tuple[str, str, str]] = []
         self.refused: list[str] = []
         self._token = token
         self._public_key = public_key
-        self._operations: dict[str, tuple[float, pb.Operation]] = {}
+        self._done: dict[str, pb.Operation] = {}  # as they will be
         self._methods = {
             f"/{spec.method}": (spec.request_type.deserialize, self._create),
             f"/{OPERATIONS}/GetOperation": (pb.GetOperationRequest.FromString, self._get),
@@ -81,11 +80,11 @@ class RunningService(grpc.GenericRpcHandler):
     @property
     def last_operation(self) -> str:
         """The name of what was started last."""
-        return list(self._operations)[-1]
+        return list(self._done)[-1]
 
-    def polls_by_triggerer(self) -> int:
-        """How often operations were polled from an event loop: by a triggerer, as workers have none."""
-        return sum(method == "Get" and "asyncio" in agent for method, _, agent in self.calls)
+    def polls_by_triggerer(self, name: str) -> int:
+        """How often an operation was polled from an event loop: by a triggerer, as workers have none."""
+        return sum(call[:2] == ("Get", name) and "asyncio" in call[2] for call in self.calls)
 
     def cancelled(self) -> list[str]:
         """The operations that were asked to cancel, as often as they were."""
@@ -109,29 +108,27 @@ class RunningService(grpc.GenericRpcHandler):
         response = self.spec.response(request)
         done = pb.Operation(name=operation.name, done=True, metadata=operation.metadata)
         done.response.Pack(type(response).pb(response))
-        self._operations[operation.name] = (time.monotonic() + self.seconds, done)
+        self._done[operation.name] = done
         return operation
 
     def _get(self, request: Any, context: grpc.ServicerContext, headers: Mapping[str, Any]) -> pb.Operation:
         self._note("Get", request.name, headers)
-        until, done = self._found(request.name, context)
-        running = pb.Operation(name=done.name, metadata=done.metadata)
-        return done if time.monotonic() >= until else running
+        done = self._found(request.name, context)
+        is_over = self.ends and self.polls_by_triggerer(request.name) > 1
+        return done if is_over or done.HasField("error") else pb.Operation(name=done.name, metadata=done.metadata)
 
     def _cancel(self, request: Any, context: grpc.ServicerContext, headers: Mapping[str, Any]) -> empty_pb2.Empty:
         self._note("Cancel", request.name, headers)
-        _, done = self._found(request.name, context)
-        done.error.code = code_pb2.CANCELLED
-        self._operations[request.name] = (0.0, done)
+        self._found(request.name, context).error.code = code_pb2.CANCELLED
         return empty_pb2.Empty()
 
     def _note(self, method: str, name: str, headers: Mapping[str, Any]) -> None:
         self.calls.append((method, name, str(headers.get("user-agent"))))
 
-    def _found(self, name: str, context: grpc.ServicerContext) -> tuple[float, pb.Operation]:
-        if name not in self._operations:
+    def _found(self, name: str, context: grpc.ServicerContext) -> pb.Operation:
+        if name not in self._done:
             context.abort(grpc.StatusCode.NOT_FOUND, f"{self.spec.host} knows no operation {name}")
-        return self._operations[name]
+        return self._done[name]
 
 
 def serialized(message: Any) -> bytes:
