@@ -62,11 +62,6 @@ class Memory:
         self._ti: Any = context["ti"]
         self._store: Any = context.get("task_state_store")
 
-    @property
-    def lasts(self) -> bool:
-        """Whether anything is kept at all."""
-        return self._store is not None
-
     def operation(self) -> Started | None:
         """Return the operation that an earlier try has started.
 

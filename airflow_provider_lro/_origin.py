@@ -19,9 +19,8 @@ from airflow_provider_lro.operation import Operation
 
 __all__ = ["endpoint_of"]
 
-MOST_INTERCEPTORS = 32
-"""Wrappings around a channel that are looked through."""
-_HOST = re.compile(r"(?P<host>[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?")
+_HOST = re.compile(r"(?P<host>\w[\w.-]*|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?", re.ASCII)
+_SCHEME = re.compile(r"(dns|unix|unix-abstract|vsock|ipv4|ipv6|xds|google-c2p)(-[a-z0-9-]+)?:")
 
 
 def endpoint_of(started: Any) -> str | None:
@@ -56,9 +55,7 @@ def _of_stub(stub: Any) -> str | None:
     # An intercepted one knows how to make the next, out of the channel below.
     thunk = getattr(method, "_thunk", None)
     channel: Any = inspect.getclosurevars(thunk).nonlocals.get("self") if inspect.isfunction(thunk) else None
-    for _ in range(MOST_INTERCEPTORS):
-        if not type(channel).__module__.startswith("grpc."):
-            break
+    while type(channel).__module__.startswith("grpc."):
         target = getattr(channel, "_target", None)
         if target is not None:
             return _of_target(target)
@@ -73,5 +70,6 @@ def _of_url(host: Any) -> str | None:
 
 def _of_target(target: Any) -> str | None:
     """Return the endpoint in a gRPC target; only a host is one that another machine can reach, too."""
-    found = _HOST.fullmatch(target.removeprefix("dns:///")) if isinstance(target, str) else None
+    text = target.removeprefix("dns:///") if isinstance(target, str) else ""
+    found = None if _SCHEME.match(text) else _HOST.fullmatch(text)
     return f"{found['host']}:{found['port'] or 443}" if found else None

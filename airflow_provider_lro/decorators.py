@@ -64,15 +64,17 @@ class _LroDecoratedOperator(DecoratedOperator, StartOperationOperator):
         return not inspect.iscoroutinefunction(inspect.unwrap(self.python_callable))
 
     @property
-    def starter(self) -> str:
+    def _starter(self) -> str:
         """What starts the operation, for messages."""
         return f"the function {getattr(self.python_callable, '__name__', self.python_callable)!r} of @task.lro"
 
     def start(self, context: Context) -> Any:
         """Call the function, with what it asks for of the context; its own arguments go first."""
-        given: dict[str, Any] = {**context, REQUEST_ID: self.request_id, **self.op_kwargs}
+        given: dict[str, Any] = {**context, **self.op_kwargs}
         if self._wants_request_id:
             given[REQUEST_ID] = self.request_id
+        elif REQUEST_ID not in inspect.signature(self.python_callable).parameters:
+            given.setdefault(REQUEST_ID, self.request_id)  # for who takes all there is, by **kwargs
         kwargs = KeywordParameters.determine(self.python_callable, self.op_args, given).unpacking()
         started = self.python_callable(*self.op_args, **kwargs)
         return asyncio.run(started) if inspect.iscoroutine(started) else started

@@ -107,7 +107,7 @@ class LongRunningOperationHook(BaseHook):
         return self._clients[config]
 
     def check(self, *, endpoint_follows: bool = False) -> bool:
-        """Raise what is wrong with the connection, as far as that can be known before a call.
+        """Raise what is wrong with connection and credentials, as far as that can be known before a call.
 
         Returns whether it is known where to call.
 
@@ -117,7 +117,9 @@ class LongRunningOperationHook(BaseHook):
             self._settings = self._read_connection(endpoint_follows=endpoint_follows)
         known = bool(self.endpoint or self._settings.host)
         task = replace(self._task, endpoint=NOWHERE) if endpoint_follows and not known else self._task
-        self._client(self._settings.channel_config(task, name=PROBE_NAME))
+        config = self._client(self._settings.channel_config(task, name=PROBE_NAME)).config
+        if not (config.insecure or config.credentials.anonymous or config.credentials.token):
+            config.credentials.load()
         return known
 
     @asynccontextmanager

@@ -79,7 +79,7 @@ class StartOperationOperator(OutcomeOperator):
         return False
 
     @property
-    def starter(self) -> str:
+    def _starter(self) -> str:
         """What starts the operation, for messages."""
         return "start()"
 
@@ -155,10 +155,10 @@ class StartOperationOperator(OutcomeOperator):
             reachable = hook.check(endpoint_follows=self.infers_endpoint)
         self.request_id = memory.request_id()
         started = self.start(context)
-        operation = _operation_of(started, self.starter)
+        operation = _operation_of(started, self._starter)
         if not operation.name and not operation.done:
             raise AirflowFailException(
-                f"{self.starter} has returned an operation that is not done and has no name to poll it by; what it has"
+                f"{self._starter} has returned an operation that is not done and has no name to poll it by; what it has"
                 " started, if anything, goes on, and no retry is made, as it would start another"
             )
         endpoint = endpoint_of(started) if self.infers_endpoint and not self.endpoint else None
@@ -175,10 +175,10 @@ class StartOperationOperator(OutcomeOperator):
 
     def _unreachable(self, memory: Memory, known: Started) -> Exception:
         what = (
-            f"operation {known.name!r} is started, but not where to poll it: what {self.starter} has returned does not"
-            " tell; give the task endpoint=, or the connection a host"
+            f"operation {known.name!r} is started, and nobody knows where to poll it: what {self._starter} has returned"
+            " does not tell; give the task endpoint=, or the connection a host"
         )
-        if memory.lasts:
+        if memory.operation() is not None:
             return EndpointError(f"{what}; a retry then waits for this operation")
         return AirflowFailException(f"{what}; the operation goes on, and no retry is made, as it would start another")
 
@@ -257,6 +257,8 @@ def _operation_of(started: Any, starter: str) -> pb.Operation:
             return pb.Operation(name=name_of(started))
         except ValueError as error:
             raise AirflowFailException(f"{starter} has returned no operation: {error}; {goes_on}") from None
+    if started is None:
+        raise AirflowFailException(f"{starter} has returned nothing; it must return the operation; {goes_on}")
     raise AirflowFailException(
         f"{starter} must return an operation (a google.longrunning.Operation, google-api-core's Operation), a mapping"
         f" with a 'name', or its name, not {type(started).__name__}; {goes_on}"
