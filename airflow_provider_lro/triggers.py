@@ -33,8 +33,9 @@ NOT_KILLED = frozenset({"deferred", "up_for_retry", "up_for_reschedule"})
 """States that no user puts a task into: another trigger or another try has the operation."""
 SECONDS_TO_CANCEL = 20.0
 """How long a cancel may take that a kill asks for."""
-SECONDS_TO_KILL = 30.0
-"""How long all of it may take; Airflow gives ``on_kill`` as much, unless told."""
+SECONDS_TO_KILL = 120.0
+"""How long all of it may take. Airflow gives ``on_kill`` 30 s and cancels it then, once more; on a machine that is busy
+the first question for a task's state alone has taken longer."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
