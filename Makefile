@@ -9,6 +9,8 @@ PYTHON_OLDEST ?= $(shell for p in "$(PYTHON)" python3.12 python3.11; do \
 NEWEST := .venv
 OLDEST := .venv-oldest
 CHROMIUM := /usr/bin/chromium
+# In an argument of `call`, a bare one would end it.
+comma := ,
 # The policy of a wait: no line and no branch of it goes untested.
 FLOOR_0 := */_schedule.py,*/_wait.py,*/_kill.py,*/_outcome.py,*/exceptions.py
 
@@ -58,15 +60,15 @@ clean: ## remove the environments and everything made by tools
 	rm -rf $(NEWEST) $(OLDEST) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# $(call install,<interpreter>,<environment>,<constraints>): a new environment, with what the tests need.
+# $(call install,<interpreter>,<environment>,<constraints>,<extras>): a new environment, with what the tests need.
 define install
 	"$(1)" -m venv --clear $(2)
 	$(2)/bin/python -m pip install --quiet --constraint $(3) uv
-	$(call add,$(2),$(3),dev)
+	$(call add,$(2),$(3),$(4))
 	@touch $(2)/.stamp
 endef
 
-# $(call add,<environment>,<constraints>,<extra>): uv, because it is several times quicker; pip, when uv cannot reach what
+# $(call add,<environment>,<constraints>,<extras>): uv, because it is several times quicker; pip, when uv cannot reach what
 # the caller's own pip settings (an index, a proxy, a certificate) can.
 define add
 	@index="$$($(1)/bin/python -m pip config get global.index-url 2>/dev/null || true)"; \
@@ -81,13 +83,13 @@ $(NEWEST)/.stamp: pyproject.toml constraints/airflow-3.3.txt
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	echo "Python 3.11 or newer is needed, and PYTHON=$(PYTHON) is $$("$(PYTHON)" --version 2>&1). Try: make PYTHON=python3.12 …" >&2; \
 	exit 1; }
-	$(call install,$(PYTHON),$(NEWEST),constraints/airflow-3.3.txt)
+	$(call install,$(PYTHON),$(NEWEST),constraints/airflow-3.3.txt,dev$(comma)cookbook)
 
 $(OLDEST)/.stamp: pyproject.toml constraints/airflow-2.11.txt
 	@[ -n "$(PYTHON_OLDEST)" ] || { \
 	echo "Airflow 2.11 needs Python 3.11 or 3.12, and none was found. Try: make PYTHON_OLDEST=/path/to/python3.12 …" >&2; \
 	exit 1; }
-	$(call install,$(PYTHON_OLDEST),$(OLDEST),constraints/airflow-2.11.txt)
+	$(call install,$(PYTHON_OLDEST),$(OLDEST),constraints/airflow-2.11.txt,dev)
 
 $(NEWEST)/.stamp-browser: $(NEWEST)/.stamp
 	$(call add,$(NEWEST),constraints/airflow-3.3.txt,browser)

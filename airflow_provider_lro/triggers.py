@@ -6,6 +6,7 @@ Floor 1: floor ½ is imported inside functions.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,10 @@ AIRFLOW_TELLS_OF_KILLS = hasattr(BaseTrigger, "on_kill")
 NOT_KILLED = frozenset({"deferred", "up_for_retry", "up_for_reschedule"})
 """States that no user puts a task into: another trigger or another try has the operation."""
 SECONDS_TO_CANCEL = 20.0
-"""How long a cancel may take that a kill asks for; Airflow gives ``on_kill`` 30 s."""
+"""How long a cancel may take that a kill asks for."""
+SECONDS_TO_KILL = 120.0
+"""How long all of it may take. Airflow gives ``on_kill`` 30 s and cancels it then, once more; on a machine that is busy
+the first question for a task's state alone has taken longer."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -88,7 +92,21 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
     async def on_kill(self) -> None:
         """Ask to cancel the operation, if a user has taken the task away from it and ``cancel_on_kill`` is set."""
         overdue = self.deadline is not None and steady_clock()() >= self.deadline
-        if self.cancel_on_kill and not self._fired and not overdue and await self._was_killed():
+        if not self.cancel_on_kill or self._fired or overdue:
+            return
+        killing = asyncio.ensure_future(self._cancel_if_killed())
+        # Until a trigger has ended, Airflow cancels it anew at every exchange with its supervisor, once a second: that
+        # would end this halfway, and does where several are killed at once, which ask for their states in turn.
+        end = steady_clock()() + SECONDS_TO_KILL
+        while not killing.done() and (left := end - steady_clock()()) > 0:
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([killing], timeout=left)
+        if killing.cancel():
+            raise TimeoutError(f"operation {self.operation_name!r} could not be asked to cancel in {SECONDS_TO_KILL} s")
+        killing.result()
+
+    async def _cancel_if_killed(self) -> None:
+        if await self._was_killed():
             async with self._hook().async_client(self.operation_name) as client:
                 clock = steady_clock()
                 await drive_async(_kill.cancel(now=clock(), within=SECONDS_TO_CANCEL), self, client, clock=clock)

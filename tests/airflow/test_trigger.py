@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import threading
 import time
 from dataclasses import fields
 from pathlib import Path
@@ -222,6 +223,40 @@ async def test_only_a_users_kill_cancels(
     killed.task_instance = Killed()  # type: ignore[assignment]
     await killed.on_kill()
     assert len(simulator.calls("CancelOperation", operation)) == cancels
+
+
+async def test_kill_outlives_further_cancels(
+    name: Callable[..., str], simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Airflow cancels a trigger once a second until it has ended; the operation is asked to cancel all the same."""
+    answer = threading.Event()
+    monkeypatch.setattr(triggers, "state_of", lambda _: answer.wait(10) and "failed")
+    operation = name(outcome="never")
+    killed = trigger(operation, cancel_on_kill=True)
+    killed.task_instance = Killed()  # type: ignore[assignment]
+    killing = asyncio.ensure_future(killed.on_kill())
+    for _ in range(3):
+        await asyncio.sleep(0.01)
+        killing.cancel("a user's action")
+    answer.set()
+    await killing
+    assert len(simulator.calls("CancelOperation", operation)) == 1
+
+
+async def test_kill_ends_in_time(
+    name: Callable[..., str], simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A triggerer that stops is not held up by a state that nobody tells."""
+    answer = threading.Event()
+    monkeypatch.setattr(triggers, "SECONDS_TO_KILL", 0.1)
+    monkeypatch.setattr(triggers, "state_of", lambda _: answer.wait(10) and "failed")
+    operation = name(outcome="never")
+    killed = trigger(operation, cancel_on_kill=True)
+    killed.task_instance = Killed()  # type: ignore[assignment]
+    with pytest.raises(TimeoutError, match="could not be asked to cancel"):
+        await killed.on_kill()
+    answer.set()
+    assert simulator.calls("CancelOperation", operation) == []
 
 
 async def test_kill_after_the_event_cancels_nothing(

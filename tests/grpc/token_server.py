@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
@@ -56,8 +57,8 @@ class TokenServer:
         }
 
 
-@pytest.fixture
-def tokens() -> Iterator[TokenServer]:
+@contextmanager
+def running_token_server() -> Iterator[TokenServer]:
     """Run a token server."""
     state = TokenServer()
 
@@ -87,17 +88,8 @@ def tokens() -> Iterator[TokenServer]:
     thread.join()
 
 
-@pytest.fixture(scope="session")
-def private_key() -> str:
-    """Make the private key of nobody."""
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    encoding, kind = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    return key.private_bytes(encoding, kind, serialization.NoEncryption()).decode()
-
-
-@pytest.fixture
-def keyfile(private_key: str, tokens: TokenServer) -> str:
-    """Give the text of a service-account key whose tokens come from that server."""
+def service_account_key(private_key: str, tokens: TokenServer) -> str:
+    """Return the text of a service-account key whose tokens come from a token server."""
     return json.dumps(
         {
             "type": "service_account",
@@ -109,6 +101,27 @@ def keyfile(private_key: str, tokens: TokenServer) -> str:
             "token_uri": f"http://127.0.0.1:{tokens.port}/token",
         }
     )
+
+
+@pytest.fixture
+def tokens() -> Iterator[TokenServer]:
+    """Run a token server."""
+    with running_token_server() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def private_key() -> str:
+    """Make the private key of nobody."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    encoding, kind = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    return key.private_bytes(encoding, kind, serialization.NoEncryption()).decode()
+
+
+@pytest.fixture
+def keyfile(private_key: str, tokens: TokenServer) -> str:
+    """Give the text of a service-account key whose tokens come from that server."""
+    return service_account_key(private_key, tokens)
 
 
 @pytest.fixture

@@ -1,0 +1,217 @@
+"""A Google Cloud on loopback: a gRPC server for each service, with TLS and tokens, behind a proxy for their names.
+
+So nothing of a DAG has to know that it is not the real one. Clients and this provider call ``dataplex.googleapis.com``,
+and gRPC asks the proxy (``grpc_proxy``) to connect it; the proxy knows the names of the services here, and no way out.
+"""
+
+from __future__ import annotations
+
+import socket
+import socketserver
+import threading
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from google.auth import jwt
+from google.longrunning import operations_proto_pb2 as pb
+from google.protobuf import empty_pb2
+from google.rpc import code_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import trustme
+
+    from tests.cookbook.services import Service
+
+LOOPBACK = "127.0.0.1"
+OPERATIONS = "google.longrunning.Operations"
+
+
+class RunningService(grpc.GenericRpcHandler):
+    """One service: its method that creates, and Operations for what that has started.
+
+    Args:
+        spec: Which service.
+        token: What a token endpoint gives out.
+        public_key: PEM, of the tokens that a client makes itself and signs with its key.
+
+    Attributes:
+        ends: Whether operations end: at the second poll by a triggerer, so that no worker sees it, however slow it is.
+        created: The requests of the method that creates.
+        calls: Of Operations: the method, the operation's name, the client's `user-agent`.
+        refused: What was wrong with the tokens of calls that were turned away.
+    """
+
+    def __init__(self, spec: Service, *, token: str, public_key: str) -> None:
+        self.spec = spec
+        self.ends = True
+        self.created: list[Any] = []
+        self.calls: list[tuple[str, str, str]] = []
+        self.refused: list[str] = []
+        self._token = token
+        self._public_key = public_key
+        self._done: dict[str, pb.Operation] = {}  # as they will be
+        self._methods = {
+            f"/{spec.method}": (spec.request_type.deserialize, self._create),
+            f"/{OPERATIONS}/GetOperation": (pb.GetOperationRequest.FromString, self._get),
+            f"/{OPERATIONS}/CancelOperation": (pb.CancelOperationRequest.FromString, self._cancel),
+        }
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        """Find the handler of a call; what is not here is UNIMPLEMENTED."""
+        if handler_call_details.method not in self._methods:
+            return None
+        deserialize, answer = self._methods[handler_call_details.method]
+
+        def admitted(request: Any, context: grpc.ServicerContext) -> Any:
+            headers = dict(context.invocation_metadata())
+            if problem := self._problem_with(str(headers.get("authorization", "no token"))):
+                self.refused.append(problem)
+                context.abort(grpc.StatusCode.UNAUTHENTICATED, problem)
+            return answer(request, context, headers)
+
+        return grpc.unary_unary_rpc_method_handler(admitted, deserialize, serialized)
+
+    @property
+    def last_operation(self) -> str:
+        """The name of what was started last."""
+        return list(self._done)[-1]
+
+    def polls_by_triggerer(self, name: str) -> int:
+        """How often an operation was polled from an event loop: by a triggerer, as workers have none."""
+        return sum(call[:2] == ("Get", name) and "asyncio" in call[2] for call in self.calls)
+
+    def cancelled(self) -> list[str]:
+        """The operations that were asked to cancel, as often as they were."""
+        return [name for method, name, _ in self.calls if method == "Cancel"]
+
+    def _problem_with(self, authorization: str) -> str:
+        token = authorization.removeprefix("Bearer ")
+        if token == self._token:
+            return ""
+        try:
+            # What a client signs itself with the key of a service account is good for one service alone.
+            jwt.decode(token, certs=self._public_key, audience=self.spec.audience)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    def _create(self, request: Any, context: grpc.ServicerContext, headers: Mapping[str, Any]) -> pb.Operation:
+        self.created.append(request)
+        operation = pb.Operation(name=f"{self.spec.parent}/operations/{uuid.uuid4()}")
+        operation.metadata.Pack(type(self.spec.metadata).pb(self.spec.metadata))
+        response = self.spec.response(request)
+        done = pb.Operation(name=operation.name, done=True, metadata=operation.metadata)
+        done.response.Pack(type(response).pb(response))
+        self._done[operation.name] = done
+        return operation
+
+    def _get(self, request: Any, context: grpc.ServicerContext, headers: Mapping[str, Any]) -> pb.Operation:
+        self._note("Get", request.name, headers)
+        done = self._found(request.name, context)
+        is_over = self.ends and self.polls_by_triggerer(request.name) > 1
+        return done if is_over or done.HasField("error") else pb.Operation(name=done.name, metadata=done.metadata)
+
+    def _cancel(self, request: Any, context: grpc.ServicerContext, headers: Mapping[str, Any]) -> empty_pb2.Empty:
+        self._note("Cancel", request.name, headers)
+        self._found(request.name, context).error.code = code_pb2.CANCELLED
+        return empty_pb2.Empty()
+
+    def _note(self, method: str, name: str, headers: Mapping[str, Any]) -> None:
+        self.calls.append((method, name, str(headers.get("user-agent"))))
+
+    def _found(self, name: str, context: grpc.ServicerContext) -> pb.Operation:
+        if name not in self._done:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"{self.spec.host} knows no operation {name}")
+        return self._done[name]
+
+
+def serialized(message: Any) -> bytes:
+    """Serialise an answer."""
+    return message.SerializeToString()  # type: ignore[no-any-return]
+
+
+class Proxy(socketserver.ThreadingTCPServer):
+    """An HTTP proxy that connects to what it knows by name.
+
+    Args:
+        ports: On loopback, by the name that a client asks for, `host:port`.
+
+    Attributes:
+        refused: The names that were asked for and are not known.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, ports: Mapping[str, int]) -> None:
+        super().__init__((LOOPBACK, 0), _Tunnel)
+        self.ports = ports
+        self.refused: list[str] = []
+
+
+class _Tunnel(socketserver.StreamRequestHandler):
+    server: Proxy
+    rbufsize = 0  # what follows the request is the tunnel's
+
+    def handle(self) -> None:
+        _, target, _ = self.rfile.readline().decode().split()
+        while self.rfile.readline().strip():
+            pass
+        if target not in self.server.ports:
+            self.server.refused.append(target)
+            self.wfile.write(b"HTTP/1.1 403 Forbidden\r\n\r\n")
+            return
+        with socket.create_connection((LOOPBACK, self.server.ports[target])) as service:
+            self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
+            back = threading.Thread(target=_pump, args=(service, self.connection), daemon=True)
+            back.start()
+            _pump(self.connection, service)
+            back.join()
+
+
+def _pump(source: socket.socket, sink: socket.socket) -> None:
+    """Pass on what comes until one side is gone; so must the other be, then."""
+    with suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+    for end in (source, sink):
+        with suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cloud:
+    """The services that run, by the task that calls them, and the proxy that leads to them."""
+
+    services: dict[str, RunningService]
+    proxy: Proxy
+
+
+@contextmanager
+def running_cloud(
+    services: Mapping[str, Service], *, authority: trustme.CA, token: str, public_key: str
+) -> Iterator[Cloud]:
+    """Run services, each with a certificate for its own name, and the proxy that leads to them."""
+    with ExitStack() as stack:
+        threads = stack.enter_context(ThreadPoolExecutor(8))
+        running, ports = {}, {}
+        for task, spec in services.items():
+            running[task] = RunningService(spec, token=token, public_key=public_key)
+            leaf = authority.issue_cert(spec.host)
+            chain = b"".join(blob.bytes() for blob in leaf.cert_chain_pems)
+            server = grpc.server(threads, handlers=[running[task]], options=[("grpc.so_reuseport", 0)])
+            tls = grpc.ssl_server_credentials([(leaf.private_key_pem.bytes(), chain)])
+            ports[f"{spec.host}:443"] = server.add_secure_port(f"{LOOPBACK}:0", tls)
+            server.start()
+            stack.callback(lambda server=server: server.stop(None).wait())
+        proxy = stack.enter_context(Proxy(ports))
+        thread = threading.Thread(target=proxy.serve_forever, args=(0.05,))
+        thread.start()
+        stack.callback(thread.join)
+        stack.callback(proxy.shutdown)
+        yield Cloud(services=running, proxy=proxy)
