@@ -45,6 +45,7 @@ __all__ = [
     "any_to_json",
     "details_to_json",
     "failure",
+    "is_repeated",
     "metadata",
     "opaque_to_json",
     "operation_to_json",
@@ -257,12 +258,13 @@ def _hide_unknown(message: Message, hidden: dict[str, dict[str, Any]]) -> None:
         if field.message_type.GetOptions().map_entry:
             values = list(value.values()) if field.message_type.fields_by_name["value"].message_type else []
         else:
-            values = list(value) if _is_repeated(field) else [value]
+            values = list(value) if is_repeated(field) else [value]
         for item in values:
             _hide_unknown(item, hidden)
 
 
-def _is_repeated(field: Any) -> bool:
+def is_repeated(field: Any) -> bool:
+    """Tell whether a field of a descriptor holds many values."""
     # protobuf 6 brought is_repeated and protobuf 7 took label away.
     return bool(field.is_repeated) if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED
 

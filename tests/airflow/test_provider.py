@@ -32,6 +32,7 @@ ORDER = [
         "_tokens",
         "_channel",
         "_encoding",
+        "_progress",
         "_events",
         "_rpc",
         "_client",
