@@ -15,7 +15,7 @@ from functools import cached_property
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from airflow.providers.common.compat.sdk import AirflowTaskTimeout, BaseOperator, conf
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout, BaseOperator, conf
 
 from airflow_provider_lro import _kill
 from airflow_provider_lro._connection import chain_of
@@ -23,8 +23,9 @@ from airflow_provider_lro._drivers import drive, moment, result_of, steady_clock
 from airflow_provider_lro._names import name_of
 from airflow_provider_lro._outcome import Broken, Cancelled, Failed, Succeeded, TimedOut
 from airflow_provider_lro._task_state import state_of
+from airflow_provider_lro._type_names import module_names, type_name
 from airflow_provider_lro._wait import Start, WaitArgs, is_number, wait
-from airflow_provider_lro.exceptions import OperationTimeout, RpcError
+from airflow_provider_lro.exceptions import OperationTimeout, PayloadTypeError, RpcError
 from airflow_provider_lro.hooks import LongRunningOperationHook
 
 try:
@@ -78,6 +79,13 @@ class ExecutionTimeout(OperationTimeout, AirflowTaskTimeout):
 
 class KilledByUser(AirflowTaskTerminated):
     """A user has killed the task, and its operation was asked to cancel."""
+
+
+class FinalPayloadTypeError(PayloadTypeError, AirflowFailException):
+    """The operation has succeeded, and its response stays of the type that it is of.
+
+    A retry of a sensor would find the same, and one of a task that starts operations might do the work once more.
+    """
 
 
 class KillSwitch:
@@ -337,6 +345,10 @@ class OutcomeOperator(WaitingOperator):
     :param on_cancelled: what to do about an operation that somebody cancelled: ``"fail"`` or ``"skip"``.
     :param cancel_on_kill: ask to cancel the operation when a user marks or clears the task while it waits.
     :param require_result: fail when the operation is done with neither response nor error.
+    :param response_type: the type that the response must be of: import path (``google.cloud.dataplex_v1.types.Lake``,
+        ``module:Class``), full name (``google.cloud.dataplex.v1.Lake``), or a class, protobuf or proto-plus.
+    :param metadata_type: the type of the metadata, likewise, so that its progress can be read; no other is refused.
+    :param type_modules: module paths to import, so that responses and metadata of their types can be unpacked.
     """
 
     def __init__(
@@ -347,6 +359,9 @@ class OutcomeOperator(WaitingOperator):
         on_cancelled: str = "fail",
         cancel_on_kill: bool = False,
         require_result: bool = False,
+        response_type: Any = None,
+        metadata_type: Any = None,
+        type_modules: str | Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -355,6 +370,10 @@ class OutcomeOperator(WaitingOperator):
         self.on_cancelled = on_cancelled
         self.cancel_on_kill = cancel_on_kill
         self.require_result = require_result
+        self.response_type = response_type
+        self.metadata_type = metadata_type
+        self.type_modules = type_modules
+        type_name(response_type, what="response_type")
         if on_cancelled not in ON_CANCELLED:
             raise ValueError(f"on_cancelled must be one of {', '.join(map(repr, ON_CANCELLED))}, not {on_cancelled!r}")
 
@@ -363,12 +382,41 @@ class OutcomeOperator(WaitingOperator):
         """Seconds that the wait may take, without a look at ``execution_timeout``; None: any time."""
         raise NotImplementedError
 
+    def wait_args(self, name: str, **more: Any) -> WaitArgs:
+        """Return the wait for one operation, as the parent does; types cross as text."""
+        types = {
+            "metadata_type": type_name(self.metadata_type, what="metadata_type"),
+            "type_modules": ",".join(module_names(self.type_modules)) or None,
+        }
+        return super().wait_args(name, **{**types, **more})
+
+    def load_types(self, outcome: Outcome | None = None) -> None:
+        """Import the types of this task's messages, before anything is started, waited for or decoded.
+
+        With an outcome, it is raised only where a type is needed: a failure is not to be hidden by another one.
+
+        Raises:
+            ValueError: a module cannot be imported, or there is no such type.
+        """
+        if self.response_type is self.metadata_type is None and not self.type_modules:
+            return
+        from airflow_provider_lro._types import load
+
+        try:
+            load(response_type=self.response_type, metadata_type=self.metadata_type, type_modules=self.type_modules)
+        except ValueError as error:
+            if outcome is None or isinstance(outcome, Succeeded):
+                raise
+            self.log.warning("%s", error)
+
     def result(self, outcome: Outcome, args: WaitArgs) -> Any:
         """Return the response as JSON, or raise what the outcome is instead."""
         from airflow_provider_lro._encoding import response_to_json
 
         try:
-            return response_to_json(result_of(outcome, args, require_result=self.require_result))
+            return response_to_json(result_of(outcome, args, self.response_type, require_result=self.require_result))
+        except PayloadTypeError as error:
+            raise retyped(error, FinalPayloadTypeError) from None
         except OperationTimeout as error:
             one_try = math.inf if self.execution_timeout is None else self.execution_timeout.total_seconds()
             if one_try < (math.inf if self.own_timeout is None else self.own_timeout):

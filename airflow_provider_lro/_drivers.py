@@ -19,7 +19,7 @@ from airflow_provider_lro.exceptions import Code, LroError, OperationNotFound, O
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
-    from google.protobuf.message import Message
+    from google.longrunning import operations_proto_pb2 as pb
 
     from airflow_provider_lro._client import AsyncOperationsClient, OperationsClient
     from airflow_provider_lro._outcome import Outcome
@@ -51,6 +51,7 @@ def drive(
     clock: Callable[[], float],
     pause: Callable[[Pause], None] | None = None,
     metadata: Sequence[tuple[str, str | bytes]] = (),
+    progress: bool = True,
 ) -> T:
     """Do what a wait says until it has its outcome, blocking.
 
@@ -61,10 +62,11 @@ def drive(
         clock: epoch seconds; never steps back.
         pause: lets time pass, or leaves by an exception of its own; None sleeps to a random moment of the window.
         metadata: more headers for each call.
+        progress: log what the operation's metadata says, when it changes.
     """
     from airflow_provider_lro._encoding import read
 
-    journal = _Journal(args.operation_name)
+    journal = _Journal(args.operation_name, progress=progress)
     command = next(steps)
     while True:
         value: Any = None
@@ -95,6 +97,7 @@ async def drive_async(
     clock: Callable[[], float],
     metadata: Sequence[tuple[str, str | bytes]] = (),
     shared: bool = False,
+    progress: bool = True,
 ) -> T:
     """Do as ``drive`` does, without blocking.
 
@@ -105,10 +108,11 @@ async def drive_async(
         clock: epoch seconds; never steps back.
         metadata: more headers for each call.
         shared: one of many waits of this process: they share wake-ups, and polls wait for a connection.
+        progress: as in ``drive``; a line costs about as much CPU as a poll.
     """
     from airflow_provider_lro._polling import Poller
 
-    journal = _Journal(args.operation_name)
+    journal = _Journal(args.operation_name, progress=progress)
     args.check()
     poller = Poller(args, client, metadata=metadata, shared=shared)
     try:
@@ -141,10 +145,13 @@ def moment(window: Window) -> float:
 class _Journal:
     """Logs what a wait meets, sparingly: a line costs as much as a poll, and an outage meets every wait at once."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, progress: bool) -> None:
         self._name = name
         self._failed = 0
         self._said: tuple[type[Any], Any] | None = None
+        self._progress = progress
+        self._metadata = b""
+        self._line: str | None = None
 
     def note(self, command: Command, value: Any) -> None:
         if isinstance(command, Cancel):
@@ -160,12 +167,25 @@ class _Journal:
                     "operation %r: a poll failed, which says nothing about the operation: %s", self._name, value
                 )
             self._said = said
-        elif value is not None and self._failed:
-            log.info("operation %r: answers again after %d failed polls", self._name, self._failed)
-            self._failed, self._said = 0, None
+        elif value is not None:
+            if self._failed:
+                log.info("operation %r: answers again after %d failed polls", self._name, self._failed)
+                self._failed, self._said = 0, None
+            if self._progress and value.operation.metadata.value != self._metadata:
+                self._metadata = value.operation.metadata.value
+                self._note_progress(value.operation)
+
+    def _note_progress(self, operation: pb.Operation) -> None:
+        """Log how far it is: not the line before once more; one from long ago may be, as the last is to be true."""
+        from airflow_provider_lro._progress import describe
+
+        line = describe(operation)
+        if line is not None and line != self._line:
+            log.info("operation %r: %s", self._name, line)
+            self._line = line
 
 
-def result_of(outcome: Outcome, args: WaitArgs, response_type: Any = None, *, require_result: bool = False) -> Message:
+def result_of(outcome: Outcome, args: WaitArgs, response_type: Any = None, *, require_result: bool = False) -> Any:
     """Return the response that an outcome brings.
 
     Raises:
@@ -201,6 +221,7 @@ _CANCEL_TEXTS = {
 def timeout_error(outcome: outcomes.TimedOut, args: WaitArgs) -> OperationTimeout:
     """Return the error of a wait whose time is up: whether it was cancelled, how far it was, what failed last."""
     from airflow_provider_lro._encoding import operation_to_json
+    from airflow_provider_lro._progress import describe
 
     operation = None if outcome.operation is None else operation_to_json(outcome.operation)
     within = ""
@@ -210,8 +231,9 @@ def timeout_error(outcome: outcomes.TimedOut, args: WaitArgs) -> OperationTimeou
     text = f"operation {args.operation_name!r} was not done{within}. {effect}"
     if outcome.cancel_error is not None:
         text += f" The cancel failed: {outcome.cancel_error}."
-    if operation and operation.get("metadata"):
-        text += f" Its last known progress: {json.dumps(operation['metadata'])[:LONGEST_PROGRESS]}."
+    if outcome.operation is not None and operation and operation.get("metadata"):
+        progress = describe(outcome.operation) or json.dumps(operation["metadata"])[:LONGEST_PROGRESS]
+        text += f" Its last known progress: {progress}."
     if outcome.error is not None:
         text += f" The last poll failed: {outcome.error}."
     return OperationTimeout(text, code=Code.DEADLINE_EXCEEDED, operation=operation)

@@ -27,6 +27,8 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2
 
 from airflow_provider_lro._outcome import Cancelled, Failed, Running, Succeeded
+from airflow_provider_lro._types import message_type as type_of
+from airflow_provider_lro._types import plain
 from airflow_provider_lro.exceptions import (
     Code,
     MalformedOperation,
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from google.longrunning import operations_proto_pb2 as pb
+
+    from airflow_provider_lro._types import MessageType
 
 __all__ = [
     "any_to_json",
@@ -108,24 +112,27 @@ def failure(operation: pb.Operation) -> OperationFailed:
     )
 
 
-def response(operation: pb.Operation, response_type: Any = None, *, require_result: bool = False) -> Message:
+def response(operation: pb.Operation, response_type: Any = None, *, require_result: bool = False) -> Any:
     """Return the response of an operation that succeeded.
 
     Args:
         operation: done, without error.
-        response_type: the message class that is expected; None for the one that the payload names.
+        response_type: the message class that is expected, or its name, as ``_types.message_type`` takes it; None for
+            the one that the payload names.
         require_result: take "done with neither response nor error", which is legal, for a fault.
 
     Returns:
         The unpacked response; an ``Any`` if its type is not known here; ``response_type()`` or ``Empty()`` if there is
-        none.
+        none. A proto-plus class makes it one of its own.
 
     Raises:
         PayloadTypeError: the response is of another type than ``response_type``.
         MalformedOperation: there is none, and one is required.
+        ValueError: there is no such type here.
     """
+    expected = type_of(response_type)
     if operation.WhichOneof("result") == "response":
-        return _unpack(operation.response, response_type, what=f"the response of operation {operation.name!r}")
+        return _unpack(operation.response, expected, what=f"the response of operation {operation.name!r}")
     if require_result:
         raise MalformedOperation(
             f"operation {operation.name!r} is done with neither response nor error, and require_result asks for a"
@@ -133,32 +140,36 @@ def response(operation: pb.Operation, response_type: Any = None, *, require_resu
             operation=operation_to_json(operation),
         )
     log.warning("operation %r is done with neither response nor error: taken for an empty response", operation.name)
-    return (response_type or empty_pb2.Empty)()
+    return empty_pb2.Empty() if expected is None else expected.empty()
 
 
-def metadata(operation: pb.Operation, message_type: Any = None) -> Message:
+def metadata(operation: pb.Operation, message_type: Any = None) -> Any:
     """Return the metadata of an operation, unpacked; an ``Any`` if its type is not known here.
+
+    ``message_type`` is as in ``response``.
 
     Raises:
         NoMetadataError: the operation has none.
         PayloadTypeError: it is of another type than ``message_type``.
+        ValueError: there is no such type here.
     """
+    expected = type_of(message_type, what="message_type")
     if not operation.HasField("metadata"):
         raise NoMetadataError(f"operation {operation.name!r} has no metadata")
-    return _unpack(operation.metadata, message_type, what=f"the metadata of operation {operation.name!r}")
+    return _unpack(operation.metadata, expected, what=f"the metadata of operation {operation.name!r}")
 
 
-def _unpack(payload: any_pb2.Any, message_type: Any, *, what: str) -> Message:
-    if message_type is None:
+def _unpack(payload: any_pb2.Any, expected: MessageType | None, *, what: str) -> Any:
+    if expected is None:
         known = _parse(payload)
         return payload if known is None else known
-    expected = message_type.DESCRIPTOR.full_name
-    if payload.TypeName() != expected:
-        raise PayloadTypeError(f"{what} is a {payload.TypeName()!r}, not the {expected!r} that was asked for")
+    name = expected.full_name
+    if payload.TypeName() != name:
+        raise PayloadTypeError(f"{what} is a {payload.TypeName()!r}, not the {name!r} that was asked for")
     try:
-        return message_type.FromString(payload.value)  # type: ignore[no-any-return]
+        return expected.parse(payload.value)
     except DecodeError as error:
-        raise PayloadTypeError(f"{what} calls itself {expected!r}, but its bytes do not parse as one") from error
+        raise PayloadTypeError(f"{what} calls itself {name!r}, but its bytes do not parse as one") from error
 
 
 def _parse(payload: any_pb2.Any) -> Message | None:
@@ -173,8 +184,9 @@ def _parse(payload: any_pb2.Any) -> Message | None:
 # ── JSON for people and XComs ──
 
 
-def response_to_json(payload: Message) -> Any:
+def response_to_json(payload: Any) -> Any:
     """Return a response as JSON: ProtoJSON, snake_case, without a top-level ``@type``; ``{}`` for Empty."""
+    payload = plain(payload)
     if isinstance(payload, any_pb2.Any):
         return opaque_to_json(payload)
     try:

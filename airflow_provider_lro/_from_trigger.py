@@ -14,6 +14,7 @@ from airflow.triggers.base import StartTriggerArgs
 
 from airflow_provider_lro._deferral import backstop
 from airflow_provider_lro._names import name_of
+from airflow_provider_lro._type_names import type_name
 from airflow_provider_lro._workerless import WorkerlessTrigger, needs_worker
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ def ending(sensor: Any, base: type, *, from_start: bool) -> dict[str, Any]:
             name: getattr(sensor, name)
             for name in ("on_cancelled", "soft_fail", "never_fail", "require_result", "do_xcom_push")
         },
+        "response_type": type_name(sensor.response_type, what="response_type"),
     }
 
 

@@ -60,6 +60,11 @@ class Memory:
         self._ti: Any = context["ti"]
         self._store: Any = context.get("task_state_store")
 
+    @property
+    def keeps(self) -> bool:
+        """Whether anything outlives a try here."""
+        return self._store is not None
+
     def operation(self) -> Started | None:
         """Return the operation that an earlier try has started.
 

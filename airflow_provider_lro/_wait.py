@@ -101,6 +101,8 @@ class WaitArgs:
     max_polls_per_second: float | None = None
     poll_method: str = "get"
     list_parent: str | None = None
+    metadata_type: str | None = None
+    type_modules: str | None = None
 
     def schedule(self) -> Schedule:
         """Return the schedule; raises ValueError for values that make none."""
@@ -136,6 +138,13 @@ class WaitArgs:
         most = self.max_consecutive_errors
         if most is not None and not is_whole(most):
             raise ValueError(f"max_consecutive_errors must be None or a whole number of at least 0, not {most!r}")
+        self._check_texts()
+
+    def _check_texts(self) -> None:
+        for name in ("metadata_type", "type_modules"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise ValueError(f"{name} must be None or a text, not {value!r}")
         if self.poll_method not in POLL_METHODS:
             known = ", ".join(map(repr, POLL_METHODS))
             raise ValueError(f"poll_method must be one of {known}, not {self.poll_method!r}")

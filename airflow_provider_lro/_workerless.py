@@ -46,7 +46,8 @@ class WorkerlessTrigger(LongRunningOperationTrigger):
     * ``backstop``: seconds from the task's start to Airflow's own timeout, which is how 3.x tells when it started.
     * ``ends``: end the task here.
     * ``worker_for``: what else the task has that only a worker does, so that it cannot end here.
-    * ``on_cancelled``, ``soft_fail``, ``never_fail``, ``require_result``, ``do_xcom_push``: the sensor's.
+    * ``on_cancelled``, ``soft_fail``, ``never_fail``, ``require_result``, ``do_xcom_push``, ``response_type``: the
+      sensor's.
     """
 
     timeout: float | None = None
@@ -58,6 +59,7 @@ class WorkerlessTrigger(LongRunningOperationTrigger):
     never_fail: bool = False
     require_result: bool = False
     do_xcom_push: bool = True
+    response_type: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -124,10 +126,11 @@ class WorkerlessTrigger(LongRunningOperationTrigger):
         from airflow_provider_lro._events import must_read_again
 
         event = await super()._event(outcome)
-        if not self.ends or self.task_instance is None or must_read_again(event.payload):
+        ends = self.ends and self.task_instance is not None and not must_read_again(event.payload)
+        if not ends or await self._left_undecoded():
             return event
         try:
-            response = result_of(outcome, self, require_result=self.require_result)
+            response = result_of(outcome, self, self.response_type, require_result=self.require_result)
         except LroError as error:
             if not is_skip(error, on_cancelled=self.on_cancelled, soft_fail=self.soft_fail, never_fail=self.never_fail):
                 return event
@@ -138,6 +141,15 @@ class WorkerlessTrigger(LongRunningOperationTrigger):
         if self._left_to_a_worker() or not await self._pushed(response):
             return event
         return TaskSuccessEvent()
+
+    def _type_names(self) -> dict[str, str | None]:
+        return {**super()._type_names(), "response_type": self.response_type if self.ends else None}
+
+    async def _left_undecoded(self) -> bool:
+        known = await self._know_types()
+        if not known:
+            self.log.info("operation %r: a worker ends the task, as it may know its types", self.operation_name)
+        return not known
 
     def _left_to_a_worker(self) -> bool:
         reason = self.worker_for

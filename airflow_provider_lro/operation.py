@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from google.longrunning import operations_proto_pb2 as pb
-    from google.protobuf.message import Message
 
     from airflow_provider_lro._client import AsyncOperationsClient, OperationsClient
     from airflow_provider_lro._drivers import WaitGenerator
     from airflow_provider_lro._outcome import Outcome
     from airflow_provider_lro._rpc import CallOptions
+    from airflow_provider_lro._types import MessageType
 
 __all__ = ["DEFAULT_WAIT_INTERVAL", "AsyncOperation", "AsyncOperationsClient", "Operation", "OperationsClient"]
 
@@ -86,11 +86,12 @@ class _Operation:
         """The last polled state."""
         return self._proto
 
-    def metadata(self, message_type: Any = None) -> Message:
+    def metadata(self, message_type: Any = None) -> Any:
         """Return the metadata of the last poll.
 
         Args:
-            message_type: the message class that is expected; None for the one that the payload names.
+            message_type: the message class that is expected, as ``Operation.poll`` takes it; None for the one that the
+                payload names.
 
         Returns:
             The unpacked metadata; the raw ``Any`` if its type is not known to this process.
@@ -98,6 +99,7 @@ class _Operation:
         Raises:
             NoMetadataError: the operation has none.
             PayloadTypeError: it is of another type than ``message_type``.
+            ValueError: there is no such type here.
         """
         from airflow_provider_lro import _encoding
 
@@ -109,7 +111,7 @@ class _Operation:
             proto.name = self._proto.name
         self._proto = proto
 
-    def _result(self, response_type: Any, *, require_result: bool = False) -> Message | None:
+    def _result(self, response_type: Any, *, require_result: bool = False) -> Any:
         """Return the response, None while not done, or raise the operation's failure."""
         from airflow_provider_lro import _encoding
 
@@ -136,10 +138,17 @@ class _Operation:
         args.check()
         return args, wait(args, now=now), clock
 
-    def _finish(self, outcome: Outcome, args: WaitArgs, response_type: Any, *, require_result: bool) -> Message:
+    def _finish(self, outcome: Outcome, args: WaitArgs, response_type: Any, *, require_result: bool) -> Any:
         if outcome.operation is not None:
             self._take(outcome.operation)
         return result_of(outcome, args, response_type, require_result=require_result)
+
+
+def _type_of(response_type: Any) -> MessageType | None:
+    """Look a type up before anything is sent."""
+    from airflow_provider_lro._types import message_type
+
+    return message_type(response_type)
 
 
 class Operation(_Operation):
@@ -155,31 +164,31 @@ class Operation(_Operation):
 
     _client: OperationsClient
 
-    def poll(
-        self, response_type: Any = None, *, require_result: bool = False, **options: Unpack[CallOptions]
-    ) -> Message | None:
+    def poll(self, response_type: Any = None, *, require_result: bool = False, **options: Unpack[CallOptions]) -> Any:
         """Fetch the latest state, unless the operation is known to be done.
 
         Args:
-            response_type: the message class of the response; None for the one that the payload names.
+            response_type: the message class of the response, protobuf or proto-plus, or its import path or full name;
+                None for the type that the payload names.
             require_result: take a done operation with neither response nor error for a fault.
 
         Returns:
-            None while it is not done; then the response: unpacked, the raw ``Any`` if its type is not known to this
-            process, an empty message if the service gives none.
+            None while it is not done; then the response: unpacked (a proto-plus class makes it one of its own), the raw
+            ``Any`` if its type is not known to this process, an empty message if the service gives none.
 
         Raises:
             OperationFailed: it completed with an error (``OperationCancelled`` if that is CANCELLED).
             RpcError: the call failed (also ``CredentialsError``, ``EndpointError``); the operation is unmodified.
             PayloadTypeError: the response is of another type than ``response_type``.
             MalformedOperation: it has no result, and one is required.
-            ValueError: it has no name.
+            ValueError: it has no name, or there is no such type here.
         """
+        response_type = _type_of(response_type)
         if not self.done:
             self._take(self._client.get_operation(self.name, **options))
         return self._result(response_type, require_result=require_result)
 
-    def wait(self, response_type: Any = None, **options: Any) -> Message:
+    def wait(self, response_type: Any = None, **options: Any) -> Any:
         """Wait with the default interval of 60 seconds; see ``wait_with_interval``."""
         return self.wait_with_interval(DEFAULT_WAIT_INTERVAL, response_type, **options)
 
@@ -192,12 +201,12 @@ class Operation(_Operation):
         require_result: bool = False,
         metadata: Sequence[tuple[str, str | bytes]] = (),
         **policy: Any,
-    ) -> Message:
+    ) -> Any:
         """Poll until the operation is done: at once, then by exponential backoff, then every ``interval``.
 
         Args:
             interval: seconds between polls, at least 0.1.
-            response_type: the message class of the response; None for the one that the payload names.
+            response_type: as in ``poll``.
             timeout: seconds until ``OperationTimeout``; None waits for as long as it takes.
             require_result: take a done operation with neither response nor error for a fault.
             metadata: more headers for each call.
@@ -215,6 +224,7 @@ class Operation(_Operation):
 
         And as ``poll`` does.
         """
+        response_type = _type_of(response_type)
         done = self._result(response_type, require_result=require_result)
         if done is not None:
             return done
@@ -248,13 +258,14 @@ class AsyncOperation(_Operation):
 
     async def poll(
         self, response_type: Any = None, *, require_result: bool = False, **options: Unpack[CallOptions]
-    ) -> Message | None:
+    ) -> Any:
         """Fetch the latest state, unless the operation is known to be done; see ``Operation.poll``."""
+        response_type = _type_of(response_type)
         if not self.done:
             self._take(await self._client.get_operation(self.name, **options))
         return self._result(response_type, require_result=require_result)
 
-    async def wait(self, response_type: Any = None, **options: Any) -> Message:
+    async def wait(self, response_type: Any = None, **options: Any) -> Any:
         """Wait with the default interval of 60 seconds; see ``Operation.wait_with_interval``."""
         return await self.wait_with_interval(DEFAULT_WAIT_INTERVAL, response_type, **options)
 
@@ -267,8 +278,9 @@ class AsyncOperation(_Operation):
         require_result: bool = False,
         metadata: Sequence[tuple[str, str | bytes]] = (),
         **policy: Any,
-    ) -> Message:
+    ) -> Any:
         """Poll until the operation is done; see ``Operation.wait_with_interval``."""
+        response_type = _type_of(response_type)
         done = self._result(response_type, require_result=require_result)
         if done is not None:
             return done

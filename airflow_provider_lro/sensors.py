@@ -162,6 +162,7 @@ class LongRunningOperationSensor(OutcomeOperator, BaseSensorOperator):
 
     def execute_late(self, context: Context) -> Any:
         """Poll once on the worker: by the deadline no trigger had told us anything."""
+        self.load_types()
         now = time.time()
         args = self.wait_args(name_of(self.operation_name), started_at=now - self._limit, deadline=now)
         return self.result(self.poll(context, args, start=Start.POLL), args)
@@ -177,6 +178,7 @@ class LongRunningOperationSensor(OutcomeOperator, BaseSensorOperator):
         )
 
     def _start(self, context: Context, started_at: float | None = None) -> Any:
+        self.load_types()
         started_at, start = time.time() if started_at is None else started_at, Start.FRESH
         if self.reschedule and not self.deferrable and (first := _first_poke(context, self)) is not None:
             started_at, start = first, Start.POLL
@@ -223,6 +225,7 @@ class LongRunningOperationSensor(OutcomeOperator, BaseSensorOperator):
             self.log.info("the wait did not begin in the triggerer, but does here: %s", event["not_started"])
             return self._start(context, event.get("started_at"))
         outcome = _events.outcome_from_event(event)
+        self.load_types(outcome)
         if _events.must_read_again(event):
             outcome = self.read_again(context, outcome, event["name"])
         # The duration is all that a timeout's text takes from these.

@@ -80,6 +80,7 @@ class StartOperationOperator(OutcomeOperator):
 
     def execute(self, context: Context) -> Any:
         """Start, or find what an earlier try has started; then return, defer, or wait."""
+        self.load_types()
         memory = Memory(context)
         known = memory.operation()
         if known is None:
@@ -114,6 +115,15 @@ class StartOperationOperator(OutcomeOperator):
                 f"the trigger tells of operation {event['name']!r}, and this task waits for {known.name!r}"
             )
         args = self._args(known, deadline=deadline)
+        try:
+            self.load_types(outcome)
+        except ValueError as error:
+            if memory.keeps:
+                raise
+            raise AirflowFailException(
+                f"operation {known.name!r} has succeeded, and cannot be decoded: {error}; no retry is made, as it would"
+                " start another"
+            ) from error
         if _events.must_read_again(event):
             outcome = self.read_again(context, outcome, event["name"])
         anew = found and self._is_ours(outcome, memory, known)
@@ -125,6 +135,7 @@ class StartOperationOperator(OutcomeOperator):
         known = memory.operation()
         if known is None:
             raise LroError("no triggerer has reported in time, and the name of the operation is not stored")
+        self.load_types()
         args = self._args(known, deadline=time.time())
         return self._conclude(context, memory, self.poll(context, args, start=Start.POLL), args, anew=False)
 

@@ -122,11 +122,25 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
     async def _wait(self) -> Outcome:
         clock = steady_clock()
         try:
+            await self._know_types()
             steps = wait(self, now=clock(), start=self._first())
             async with self._hook().async_client(self.operation_name) as client:
                 return await drive_async(steps, self, client, clock=clock, shared=True)
         except LroError as error:  # the connection describes no channel
             return Broken(error=error)
+
+    async def _know_types(self) -> bool:
+        """Make the types known that a line of progress, or the end, needs; without them the wait goes on as well."""
+        names = self._type_names()
+        if not any(names.values()):
+            return True
+        from airflow_provider_lro._types import loaded
+
+        self.check()
+        return await loaded(**names)
+
+    def _type_names(self) -> dict[str, str | None]:
+        return {"metadata_type": self.metadata_type, "type_modules": self.type_modules}
 
     def _hook(self) -> LongRunningOperationHook:
         return LongRunningOperationHook(

@@ -25,12 +25,13 @@ EXAMPLES = sorted((ROOT / "example_dags").glob("*.py"))
 
 BESIDE = {"__init__", "_form", "get_provider_info"}
 ORDER = [
-    ["exceptions", "_skip", "_schedule", "_outcome", "_wait", "_names", "_kill"],
+    ["exceptions", "_skip", "_schedule", "_outcome", "_wait", "_names", "_kill", "_type_names"],
     [
         "_pacing",
         "_credentials",
         "_tokens",
         "_channel",
+        "_types",
         "_encoding",
         "_progress",
         "_events",

@@ -173,7 +173,7 @@ def test_timeout_without_cancel_leaves_the_operation_alone(
     operation = name(outcome="never")
     error = failure(mode, operation, timeout=0.4)
     assert "may still succeed" in str(error)
-    assert "progress_percent" in str(error)
+    assert "%, simulate" in str(error)
     assert simulator.calls("CancelOperation", operation) == []
 
 
