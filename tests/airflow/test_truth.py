@@ -36,6 +36,7 @@ from airflow_provider_lro.exceptions import (
     OperationFailed,
     OperationNotFound,
     OperationTimeout,
+    PayloadTypeError,
     RpcError,
     UnimplementedError,
 )
@@ -73,6 +74,8 @@ MANY_DETAILS = ",".join(["ErrorInfo"] * 350)
 """More than the 64 KiB of an event, in a script that is short enough for a header of a call."""
 ONE_TRY = {"execution_timeout": timedelta(seconds=SHORT), "poke_interval": 20, "initial_delay": 20}
 """With pauses so long that on the worker Airflow's alarm comes in one, and not in a poll."""
+
+SOFT = {"soft_fail": True}
 
 SENSOR, START = "sensor", "start"
 BOTH = (SENSOR, START)
@@ -163,6 +166,9 @@ def successes() -> Iterator[Row]:
     yield Row(title="not found early", script={"response": rows, "not_found": 2}, xcom=rows)
     faults = {"response": rows, "duration": 0, "fault": "14*2,13*1,4*1,8*1,10*1,2*1,1*1"}
     yield Row(title="faults that pass", script=faults, xcom=rows)
+    named: Part = {"script": {"response": rows}, "xcom": rows}
+    for kind in ("google.protobuf.Struct", "google.protobuf.struct_pb2:Struct", struct_pb2.Struct):
+        yield Row(title=f"of the type asked for, {kind}", options={"response_type": kind}, **named)
     yield Row(title="success of more than an event holds", script={"response_bytes": BIG})
     yield Row(title="success of more than 4 MB", script={"response_bytes": 4_500_000})
 
@@ -188,6 +194,18 @@ def failures() -> Iterator[Row]:
     yield Row(title="failed, metadata of more than an event holds", big="metadata", **failed)
     malformed: Part = {"error": MalformedOperation, "options": {"require_result": True}, "says": "require_result"}
     yield Row(title="neither, but required", script={"outcome": "neither"}, **malformed)
+
+    kind = {"response_type": "google.protobuf.Duration"}
+    says = r"is a 'google\.protobuf\.Struct', not the 'google\.protobuf\.Duration' that was asked for$"
+    other: Part = {"error": PayloadTypeError, "says": says, "options": kind}
+    yield Row(title="of another type", **other)
+    yield Row(title="of another type, at once", script={"duration": 0}, at_once=True, **other)
+    yield Row(title="of another type, more than an event holds", script={"response_bytes": BIG}, **other)
+    yield Row(title="failed, with a type asked for", script=script, **{**failed, "options": kind})
+    asked = {"response_type": "google.protobuf.Struct"}
+    says = "do not parse as one$"
+    broken: Part = {"script": {"response_type": "malformed"}, "options": asked, "says": says}
+    yield Row(title="of the type asked for, malformed", error=PayloadTypeError, **broken)
 
     cancelled: Part = {"error": OperationCancelled, "code": 1, "says": "was cancelled"}
     yield Row(title="cancelled", script={"outcome": "cancelled", "message": "by an operator"}, **cancelled)
@@ -282,7 +300,7 @@ def broken_calls() -> Iterator[Row]:
 def skips() -> Iterator[Row]:
     """Let the sensor skip what it would fail for."""
     soft: Part = {"kinds": (SENSOR,), "error": AirflowSkipException}
-    flags: Part = {"options": {"soft_fail": True}}
+    flags: Part = {"options": SOFT}
     yield Row(title="soft_fail, failed", script={"outcome": "fail", "details": "ErrorInfo"}, **flags, **soft)
     yield Row(title="soft_fail, cancelled", script={"outcome": "cancelled"}, **flags, **soft)
     yield Row(title="soft_fail, timeout", script=FOR_EVER, timeout=SHORT, **flags, **soft)
@@ -294,7 +312,10 @@ def skips() -> Iterator[Row]:
         yield Row(title=f"{flag}, execution_timeout", script=FOR_EVER, options={flag: True, **ONE_TRY}, **soft)
     denied: Part = {"script": {"fault": "7*forever", "fault_after": 1}, "kinds": (SENSOR,)}
     yield Row(title="soft_fail, PERMISSION_DENIED", error=RpcError, code=7, **flags, **denied)
+    kind = {"response_type": "google.protobuf.Duration"}
+    yield Row(title="soft_fail, of another type", error=PayloadTypeError, kinds=(SENSOR,), options={**kind, **SOFT})
     flags = {"options": {"never_fail": True}}
+    yield Row(title="never_fail, of another type", **{**soft, "options": {**kind, **flags["options"]}})
     yield Row(title="never_fail, PERMISSION_DENIED", error=AirflowSkipException, **flags, **denied)
     yield Row(title="never_fail, failed", script={"outcome": "fail"}, **flags, **soft)
     narrow: Part = {"script": {"response_bytes": 2_000_000}, "conn_id": NARROW_CONNECTION}

@@ -1026,6 +1026,8 @@ def test_every_argument_but_the_name_has_a_default() -> None:
         "max_polls_per_second": None,
         "poll_method": "get",
         "list_parent": None,
+        "metadata_type": None,
+        "type_modules": None,
     }
     assert all(field.kw_only for field in dataclasses.fields(WaitArgs))
 
