@@ -7,6 +7,7 @@ Floor ½.
 from __future__ import annotations
 
 import math
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf import any_pb2, struct_pb2
@@ -28,6 +29,10 @@ LONGEST_PART = 200
 """Characters of one text in it, so that a long target leaves room for the message."""
 DEEPEST = 2
 """How far below the metadata itself to look: ``common_metadata.progress.progress_percent``."""
+LARGEST = 1024 * 1024
+"""Bytes of metadata that are decoded for a line; the event loop of a triggerer waits meanwhile."""
+MOST_FIELDS = 200
+"""Fields of one message to look at: a Struct may have any number."""
 NESTED = ("metadata", "progress", "common", "status")
 """What the name of a nested message holds that tells of the operation; others tell of a request or a resource."""
 
@@ -52,8 +57,10 @@ def describe(operation: pb.Operation) -> str | None:
 
     Returns:
         At most ``LONGEST_LINE`` printable characters; None where there is nothing to say: no metadata, a type that is
-        not known here, or none of the usual fields.
+        not known here, none of the usual fields, or more than ``LARGEST``.
     """
+    if len(operation.metadata.value) > LARGEST:
+        return None
     try:
         message = metadata(operation)
     except NoMetadataError:
@@ -72,15 +79,16 @@ def describe(operation: pb.Operation) -> str | None:
 def one_line(text: str, longest: int = LONGEST_LINE) -> str:
     """Return a text fit for a log: one line, printable (no control or direction characters), of bounded length."""
     text = text[: 4 * longest]  # the rest cannot be seen, however much of this is space
-    printable = "".join(letter if letter.isprintable() else " " for letter in text)
-    line = " ".join(printable.split())
+    if not text.isprintable():
+        text = "".join(letter if letter.isprintable() else " " for letter in text)
+    line = " ".join(text.split())
     return line if len(line) <= longest else line[: longest - 1] + "…"
 
 
 def _gather(message: Message, found: dict[str, Any], *, depth: int) -> None:
     """Collect the fields of a message and of what is nested in it; the outermost of a name counts."""
     nested = []
-    for name, value in _fields(message):
+    for name, value in islice(_fields(message), MOST_FIELDS):
         if hasattr(value, "DESCRIPTOR"):
             if any(part in name for part in NESTED):
                 nested.append((name, value))
@@ -95,7 +103,8 @@ def _gather(message: Message, found: dict[str, Any], *, depth: int) -> None:
 def _fields(message: Message) -> Iterator[tuple[str, Any]]:
     """Yield what is set in a message, or in a Struct; of a list only what stands there alone."""
     if isinstance(message, struct_pb2.Struct):
-        for name, value in message.fields.items():
+        for name in message.fields:  # not items(), which makes a list of all
+            value = message.fields[name]
             kind = value.WhichOneof("kind")
             if kind not in (None, "null_value", "list_value"):
                 yield name, getattr(value, kind)
@@ -114,7 +123,7 @@ def _fields(message: Message) -> Iterator[tuple[str, Any]]:
 
 def _count(name: str, message: Message, found: dict[str, Any]) -> None:
     """Note ``progress_entities {work_completed: 1200, work_estimated: 5000}`` as a text."""
-    numbers = {field: value for field, value in _fields(message) if isinstance(value, int | float)}
+    numbers = {field: value for field, value in islice(_fields(message), MOST_FIELDS) if isinstance(value, int | float)}
     for done, estimated in WORK:
         if numbers.get(estimated):
             of = name.removeprefix("progress").strip("_")

@@ -10,7 +10,7 @@ from google.protobuf import any_pb2, struct_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_lro._progress import LONGEST_LINE, describe, one_line
+from airflow_provider_lro._progress import LARGEST, LONGEST_LINE, MOST_FIELDS, _gather, describe, one_line
 from tests.plus import Metadata, ShareMetadata, State
 
 
@@ -102,6 +102,17 @@ def test_nothing_to_say() -> None:
         any_pb2.Any(),
     ):
         assert describe(pb.Operation(name="operations/o", metadata=payload)) is None
+
+
+def test_metadata_without_end_takes_no_time() -> None:
+    """Only so many fields are looked at, and metadata that would take long to decode is left alone."""
+    found: dict[str, Any] = {}
+    struct = struct_pb2.Struct()
+    struct.update({f"key_{number}": "x" for number in range(10 * MOST_FIELDS)})
+    _gather(struct, found, depth=0)
+    assert len(found) == MOST_FIELDS
+    assert describe(running(Metadata(verb="x" * (LARGEST - 100)))) is not None
+    assert describe(running(Metadata(verb="x" * LARGEST))) is None
 
 
 def test_line_cannot_forge_a_log() -> None:
