@@ -41,8 +41,9 @@ ORDER = [
         "_listing",
         "_polling",
     ],
-    ["_connection", "_task_state", "_drivers", "operation", "hooks", "triggers", "_workerless"],
+    ["_connection", "_task_state", "_drivers", "_cancelling", "operation", "hooks", "triggers", "_workerless"],
     ["_deferral", "_from_trigger", "_memory", "sensors", "operators", "starting"],
+    ["_cli_output", "_cli_progress", "_cli_commands", "_cli_completion", "cli", "__main__"],
 ]
 """The floors from the lowest; within a floor, what comes later may import what comes earlier."""
 HEAVY = ("grpc", "google.protobuf", "google.auth", "google.longrunning", "google.rpc", "requests")
