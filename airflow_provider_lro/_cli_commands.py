@@ -9,9 +9,11 @@ import sys
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from airflow.models.connection import Connection
 from airflow.providers.common.compat.sdk import AirflowException
 
 from airflow_provider_lro._cancelling import ask_to_cancel
+from airflow_provider_lro._cli_exit import ExitCode
 from airflow_provider_lro._cli_output import STATES, document, named, row, say, show
 from airflow_provider_lro._cli_progress import Display
 from airflow_provider_lro._connection import ConnectionSettings
@@ -37,10 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CommandHook", "exit_code", "run"]
 
-REFUSED, USAGE, FAILED, TIMED_OUT, NOT_FOUND, CANCELLED, NOT_CALLED = range(1, 8)
-INTERRUPTED = 130
-BROKEN_PIPE = 141
-"""As a shell reports SIGINT and SIGPIPE."""
 SHOWN_NAMES = 10
 """Names in a question."""
 
@@ -69,8 +67,6 @@ class CommandHook(LongRunningOperationHook):
     @classmethod
     def get_connection(cls, conn_id: str) -> Any:
         """Return a connection from wherever Airflow stores them."""
-        from airflow.models.connection import Connection
-
         return Connection.get_connection_from_secrets(conn_id)
 
 
@@ -87,40 +83,40 @@ def run(command: str, args: argparse.Namespace, *, prog: str) -> NoReturn:
             code = _end(command, args, prog)
         except BrokenPipeError:
             _let_go_of_the_pipe()
-            code = BROKEN_PIPE
+            code = ExitCode.BROKEN_PIPE
         sys.exit(code)
 
     suppress_logs_and_warning(quiet)(args)
     raise AssertionError("unreachable")
 
 
-def exit_code(error: LroError) -> int:
+def exit_code(error: LroError) -> ExitCode:
     """Return what a script learns of an error."""
     for kind, code in (
-        (OperationCancelled, CANCELLED),
-        (OperationFailed, FAILED),
-        (OperationTimeout, TIMED_OUT),
-        (OperationNotFound, NOT_FOUND),
+        (OperationCancelled, ExitCode.CANCELLED),
+        (OperationFailed, ExitCode.FAILED),
+        (OperationTimeout, ExitCode.TIMED_OUT),
+        (OperationNotFound, ExitCode.NOT_FOUND),
     ):
         if isinstance(error, kind):
             return code
-    return NOT_CALLED
+    return ExitCode.NOT_CALLED
 
 
-def _end(command: str, args: argparse.Namespace, prog: str) -> int:
+def _end(command: str, args: argparse.Namespace, prog: str) -> ExitCode:
     """Do it; an error is one line and an exit code."""
     try:
         _import_types(args.type_module)
         with CommandHook(args) as hook:
             return _COMMANDS[command](args, hook)
     except UsageError as error:
-        code, text = USAGE, str(error)
+        code, text = ExitCode.USAGE, str(error)
     except LroError as error:
         code, text = exit_code(error), str(error)
     except AirflowException as error:  # of Airflow's secrets backends
-        code, text = NOT_CALLED, str(error)
+        code, text = ExitCode.NOT_CALLED, str(error)
     except KeyboardInterrupt:
-        code, text = INTERRUPTED, f"interrupted{_what_goes_on(command, args, prog)}"
+        code, text = ExitCode.INTERRUPTED, f"interrupted{_what_goes_on(command, args, prog)}"
     say(f"{prog} {command}: {text}")
     return code
 
@@ -159,22 +155,23 @@ def _import_types(modules: list[str]) -> None:
 # ── the commands ──
 
 
-def _get(args: argparse.Namespace, hook: CommandHook) -> int:
+def _get(args: argparse.Namespace, hook: CommandHook) -> ExitCode:
     found, code = _each(args.names, lambda name: named(hook.get_operation(name).proto, name))
-    show([document(operation) for operation in found], [row(operation) for operation in found], args.output)
+    if found:
+        show([document(operation) for operation in found], [row(operation) for operation in found], args.output)
     return code
 
 
-def _list(args: argparse.Namespace, hook: CommandHook) -> int:
+def _list(args: argparse.Namespace, hook: CommandHook) -> ExitCode:
     pager = hook.list_operations(args.parent, args.filter, args.page_size, args.return_partial_success)
     found = list(islice(pager, args.limit))
     if pager.unreachable:
         say(f"not reached: {', '.join(pager.unreachable)}")
     show([document(operation) for operation in found], [row(operation) for operation in found], args.output)
-    return 0
+    return ExitCode.DONE
 
 
-def _wait(args: argparse.Namespace, hook: CommandHook) -> int:
+def _wait(args: argparse.Namespace, hook: CommandHook) -> ExitCode:
     waited = WaitArgs(
         operation_name=args.name,
         interval=args.interval,
@@ -184,10 +181,10 @@ def _wait(args: argparse.Namespace, hook: CommandHook) -> int:
     waited, outcome = _await(hook.get_conn(args.name), waited, timeout=args.timeout)
     response = response_to_json(result_of(outcome, waited))
     show(response, [row(named(outcome.operation, args.name))], args.output)
-    return 0
+    return ExitCode.DONE
 
 
-def _cancel(args: argparse.Namespace, hook: CommandHook) -> int:
+def _cancel(args: argparse.Namespace, hook: CommandHook) -> ExitCode:
     asked: dict[str, bool] = {}
 
     def ask(name: str) -> dict[str, Any]:
@@ -212,25 +209,27 @@ def _cancel(args: argparse.Namespace, hook: CommandHook) -> int:
     if args.wait:
         results, late = _each(results, see)
         code = code or late
-    show(results, results, args.output)
+    if results:
+        show(results, results, args.output)
     return code
 
 
-def _delete(args: argparse.Namespace, hook: CommandHook) -> int:
+def _delete(args: argparse.Namespace, hook: CommandHook) -> ExitCode:
     if not args.yes and not _agreed(args.names):
         say("nothing is deleted")
-        return REFUSED
+        return ExitCode.OTHER
 
     def delete(name: str) -> dict[str, Any]:
         hook.delete_operation(name)
         return {"name": name, "outcome": "deleted"}
 
     results, code = _each(args.names, delete)
-    show(results, results, args.output)
+    if results:
+        show(results, results, args.output)
     return code
 
 
-_COMMANDS: dict[str, Callable[[argparse.Namespace, CommandHook], int]] = {
+_COMMANDS: dict[str, Callable[[argparse.Namespace, CommandHook], ExitCode]] = {
     "get": _get,
     "list": _list,
     "wait": _wait,
@@ -239,10 +238,10 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, CommandHook], int]] = {
 }
 
 
-def _each(things: list[Any], act: Callable[[Any], Any]) -> tuple[list[Any], int]:
+def _each(things: list[Any], act: Callable[[Any], Any]) -> tuple[list[Any], ExitCode]:
     """Act on each; say what went wrong with which, and return the exit code of the first."""
     results = []
-    code = 0
+    code = ExitCode.DONE
     for thing in things:
         try:
             results.append(act(thing))

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import argparse
 
+    from airflow_provider_lro._cli_commands import CommandHook
+
 __all__ = ["complete"]
 
 PATIENCE = 3.0
@@ -19,26 +21,26 @@ MOST = 500
 
 def complete(prefix: str, args: argparse.Namespace) -> list[str]:
     """Return names that begin with what has been typed, as far as they come in time; none where something fails."""
-    parent, found_it, _ = prefix.rpartition("/operations/")
-    if not found_it:
+    if "/operations/" not in prefix:
         return []
+    # Loading Airflow takes seconds itself, and is not what keeps anybody waiting for no reason.
+    from airflow_provider_lro._cli_commands import CommandHook
+
     found: list[str] = []
     # In a thread that may be left behind: a token or a database can take longer than anybody holds a key for.
-    thread = threading.Thread(target=_find, args=(parent, prefix, args, found), daemon=True)
+    thread = threading.Thread(target=_find, args=(CommandHook, args, prefix, found), daemon=True)
     thread.start()
     thread.join(PATIENCE)
     return list(found)
 
 
-def _find(parent: str, prefix: str, args: argparse.Namespace, found: list[str]) -> None:
+def _find(hook_type: type[CommandHook], args: argparse.Namespace, prefix: str, found: list[str]) -> None:
     end = time.monotonic() + PATIENCE
     try:
-        from airflow_provider_lro._cli_commands import CommandHook
-
-        with CommandHook(args) as hook:
+        with hook_type(args) as hook:
             client = hook.get_conn(prefix)
             client.rpc_timeout = PATIENCE
-            for operation in client.list_operations(parent):
+            for operation in client.list_operations(prefix.rpartition("/operations/")[0]):
                 if operation.name.startswith(prefix):
                     found.append(operation.name)
                 if len(found) >= MOST or time.monotonic() > end:

@@ -12,25 +12,25 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from airflow_provider_lro._cli_exit import ExitCode
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from airflow.cli.cli_config import CLICommand
 
-__all__ = ["COMMANDS", "Command", "Option", "build_parser", "get_cli_commands"]
+__all__ = ["COMMANDS", "SERVICE", "Command", "Option", "build_parser", "get_cli_commands"]
 
 AIRFLOW = "airflow lro"
 MODULE = "python -m airflow_provider_lro"
 HELP = "Get, list, wait for, cancel and delete long-running operations"
-EXIT_CODES = """\
-exit codes: 0 done; 1 anything unforeseen; 2 usage; 3 the operation failed; 4 it was not done in time; 5 not found;
-6 the operation was cancelled; 7 a call failed (service, endpoint, credentials); 130 interrupted (Ctrl-C)"""
 SHORTEST_INTERVAL = 0.1
 """Seconds."""
 DEFAULT_INTERVAL = 10.0
 """Seconds between the polls of a wait that somebody watches."""
 LONGEST = 1e9
 """Seconds that an option may say: 31 years."""
+EPILOG = "exit codes:\n" + "\n".join(f"  {code.value:<4} {code.text}" for code in ExitCode)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +85,7 @@ def get_cli_commands() -> list[CLICommand]:
             description=command.description,
             func=partial(_run, command.name, AIRFLOW),
             args=tuple(Arg(flags=option.flags, **option.keywords) for option in command.options),
-            epilog=EXIT_CODES,
+            epilog=EPILOG,
         )
         for command in COMMANDS
     ]
@@ -101,7 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
             command.name,
             help=command.help,
             description=command.description,
-            epilog=EXIT_CODES,
+            epilog=EPILOG,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         for option in command.options:
@@ -149,7 +149,7 @@ def _count(text: str) -> int:
     return int(text)
 
 
-_SERVICE = (
+SERVICE = (
     _option("--conn-id", metavar="ID", default="lro_default", help="Airflow connection (default: lro_default)"),
     _option(
         "--endpoint", metavar="HOST:PORT", help="the service, instead of the connection's host; may hold {location}"
@@ -196,7 +196,7 @@ COMMANDS = (
         name="get",
         help="Show operations as they are now",
         description="Show operations as they are now. One that failed is shown like any other.",
-        options=(_names("the operation's full name"), *_SERVICE),
+        options=(_names("the operation's full name"), *SERVICE),
     ),
     Command(
         name="list",
@@ -217,7 +217,7 @@ COMMANDS = (
                 action="store_true",
                 help="list what can be reached, and name on stderr what cannot",
             ),
-            *_SERVICE,
+            *SERVICE,
         ),
     ),
     Command(
@@ -244,7 +244,7 @@ COMMANDS = (
                 default=60.0,
                 help="seconds for which a name that is not known may still appear (default: 60)",
             ),
-            *_SERVICE,
+            *SERVICE,
         ),
     ),
     Command(
@@ -258,7 +258,7 @@ COMMANDS = (
                 interval=f"with --wait: most seconds between polls (default: {DEFAULT_INTERVAL:g})",
                 timeout="with --wait: seconds to wait, for all together (default: as long as it takes)",
             ),
-            *_SERVICE,
+            *SERVICE,
         ),
     ),
     Command(
@@ -268,7 +268,7 @@ COMMANDS = (
         options=(
             _names("the operation's full name"),
             _option("-y", "--yes", action="store_true", help="do not ask; needed where nobody can be asked"),
-            *_SERVICE,
+            *SERVICE,
         ),
     ),
 )
