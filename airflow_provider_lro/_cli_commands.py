@@ -19,7 +19,7 @@ from airflow_provider_lro._cli_progress import Display
 from airflow_provider_lro._connection import ConnectionSettings
 from airflow_provider_lro._drivers import drive, result_of, steady_clock
 from airflow_provider_lro._encoding import response_to_json
-from airflow_provider_lro._outcome import Cancelled, Failed, Running, Succeeded
+from airflow_provider_lro._outcome import Running
 from airflow_provider_lro._wait import Start, WaitArgs, wait
 from airflow_provider_lro.exceptions import (
     LroError,
@@ -185,29 +185,26 @@ def _wait(args: argparse.Namespace, hook: CommandHook) -> ExitCode:
 
 
 def _cancel(args: argparse.Namespace, hook: CommandHook) -> ExitCode:
-    asked: dict[str, bool] = {}
-
     def ask(name: str) -> dict[str, Any]:
         found = ask_to_cancel(hook.get_conn(name), name)
-        asked[name] = isinstance(found, Running)
-        return {"name": name, "asked": asked[name], "outcome": STATES[type(found)]}
+        return {"name": name, "asked": isinstance(found, Running), "outcome": STATES[type(found)]}
 
     clock = steady_clock()
     end = None if args.timeout is None else clock() + args.timeout
 
-    def see(result: dict[str, Any]) -> dict[str, Any]:
-        if result["outcome"] == "running":
-            waited = WaitArgs(operation_name=result["name"], interval=args.interval)
-            left = None if end is None else max(0.0, end - clock())
-            waited, outcome = _await(hook.get_conn(result["name"]), waited, timeout=left, start=Start.POLL)
-            if not isinstance(outcome, Succeeded | Failed | Cancelled):
-                result_of(outcome, waited)
-            result["outcome"] = STATES[type(outcome)]
-        return result
+    def see(result: dict[str, Any]) -> None:
+        if not result["asked"]:
+            return
+        waited = WaitArgs(operation_name=result["name"], interval=args.interval)
+        left = None if end is None else max(0.0, end - clock())
+        waited, outcome = _await(hook.get_conn(result["name"]), waited, timeout=left, start=Start.POLL)
+        result["outcome"] = STATES.get(type(outcome), "unknown")
+        if result["outcome"] == "unknown":
+            result_of(outcome, waited)
 
     results, code = _each(args.names, ask)
     if args.wait:
-        results, late = _each(results, see)
+        _, late = _each(results, see)
         code = code or late
     if results:
         show(results, results, args.output)

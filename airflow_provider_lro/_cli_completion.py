@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import threading
 import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import argparse
-
     from airflow_provider_lro._cli_commands import CommandHook
 
 __all__ = ["complete"]
@@ -23,14 +22,20 @@ def complete(prefix: str, args: argparse.Namespace) -> list[str]:
     """Return names that begin with what has been typed, as far as they come in time; none where something fails."""
     if "/operations/" not in prefix:
         return []
-    # Loading Airflow takes seconds itself, and is not what keeps anybody waiting for no reason.
+    # Loading Airflow takes seconds itself, which are none of the service's.
+    from airflow.utils.cli import suppress_logs_and_warning
+
     from airflow_provider_lro._cli_commands import CommandHook
 
     found: list[str] = []
     # In a thread that may be left behind: a token or a database can take longer than anybody holds a key for.
     thread = threading.Thread(target=_find, args=(CommandHook, args, prefix, found), daemon=True)
-    thread.start()
-    thread.join(PATIENCE)
+
+    def look(_: argparse.Namespace) -> None:
+        thread.start()
+        thread.join(PATIENCE)
+
+    suppress_logs_and_warning(look)(argparse.Namespace(verbose=False))
     return list(found)
 
 

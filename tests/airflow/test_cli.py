@@ -204,16 +204,17 @@ def test_a_cancel_that_has_no_effect(call: Callable[..., Ended], name: Callable[
     assert json.loads(call("cancel", running, "-o", "json").out) == [
         {"name": running, "asked": True, "outcome": "running"}
     ]
-    ended = call("cancel", running, "--wait", "--timeout=0.3", "--interval=0.1")
+    ended = call("cancel", running, "--wait", "--timeout=0.3", "--interval=0.1", "-o", "json")
     assert ended.code == ExitCode.TIMED_OUT
+    assert json.loads(ended.out) == [{"name": running, "asked": True, "outcome": "unknown"}]
 
 
 def test_a_cancel_that_the_service_refuses(call: Callable[..., Ended], name: Callable[..., str]) -> None:
-    """One that cannot be asked does not keep the others from being asked."""
-    refused, running = name(outcome="never", unimplemented="cancel"), name(outcome="never")
-    ended = call("cancel", refused, running, "-o", "json")
+    """One that cannot be asked does not keep the others from being asked, and waited for."""
+    refused, running = name(outcome="never", unimplemented="cancel"), name(outcome="never", cancel_delay=0.2)
+    ended = call("cancel", refused, running, "--wait", "--interval=0.1", "-o", "json")
     assert ended.code == ExitCode.NOT_CALLED
-    assert [each["name"] for each in json.loads(ended.out)] == [running]
+    assert json.loads(ended.out) == [{"name": running, "asked": True, "outcome": "cancelled"}]
 
 
 def test_delete_asks_or_is_told(call: Callable[..., Ended], name: Callable[..., str], simulator: Simulator) -> None:

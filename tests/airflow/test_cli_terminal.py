@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from tests.simulator_fixture import Simulator
 
-pytestmark = [pytest.mark.airflow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.airflow, pytest.mark.timeout(600)]
 
 MODULE = [sys.executable, "-m", "airflow_provider_lro"]
 IS_IN_AIRFLOW = tuple(map(int, airflow.__version__.split(".")[:2])) >= (3, 2)
@@ -51,7 +51,7 @@ class Terminal:
 
     def read_until(self, pattern: str) -> None:
         """Read what the screen shows until that is on it."""
-        end = time.monotonic() + 60
+        end = time.monotonic() + 150
         while not re.search(pattern, self.text):
             assert time.monotonic() < end, self.text
             assert self._read(1.0), f"{pattern!r} is not in {self.text!r}"
@@ -61,9 +61,9 @@ class Terminal:
 
     def end(self) -> int:
         """Read to the end; returns the exit code."""
-        while self._read(60.0):
+        while self._read(150.0):
             pass
-        return self.process.wait(30)
+        return self.process.wait(150)
 
     def _read(self, seconds: float) -> bool:
         if not select.select([self._screen], [], [], seconds)[0]:
@@ -124,7 +124,7 @@ def test_ctrl_c_ends_the_wait_alone(name: Callable[..., str], simulator: Simulat
     assert simulator.calls("CancelOperation", waited) == []
     told = screen.text.rpartition("To cancel it: ")[2].strip()
     assert told == f"python -m airflow_provider_lro cancel {shlex.quote(waited)}"
-    subprocess.run([sys.executable, *shlex.split(told)[1:]], check=True, timeout=50, capture_output=True)
+    subprocess.run([sys.executable, *shlex.split(told)[1:]], check=True, timeout=150, capture_output=True)
     assert len(simulator.calls("CancelOperation", waited)) == 1
 
 
@@ -142,12 +142,18 @@ def test_a_broken_pipe_is_quiet(name: Callable[..., str]) -> None:
     """A reader that has seen enough is no error worth a word."""
     big = name(duration=0, response_bytes=1_000_000)
     shell = f'({shlex.join([*MODULE, "get", big, "-o", "json"])}; echo "code $?" >&2) | head -c 10'
-    done = subprocess.run(["/bin/sh", "-c", shell], check=False, capture_output=True, text=True, timeout=50)
+    # An unbuffered stdout takes a write that was cut short for a whole one.
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    done = subprocess.run(["/bin/sh", "-c", shell], check=False, capture_output=True, text=True, env=env, timeout=150)
     assert (done.stdout, done.stderr) == ('[{"name": ', f"code {ExitCode.BROKEN_PIPE}\n")
 
 
-def completed(argv: list[str], line: str, *, words: int, answer: Path, env: dict[str, str] | None = None) -> list[str]:
-    """Ask as a shell's completion does, by argcomplete's protocol."""
+def completed(main: str, line: str, *, words: int, answer: Path, env: dict[str, str] | None = None) -> list[str]:
+    """Ask as a shell's completion does, by argcomplete's protocol; patiently, on a machine that is busy with tests."""
+    program = (
+        f"from airflow_provider_lro import _cli_completion as each; each.PATIENCE = 60; from {main} import main; main()"
+    )
+    argv = [sys.executable, "-W", "ignore", "-c", program]
     asked = {
         "_ARGCOMPLETE": str(words),
         "_ARGCOMPLETE_IFS": "\n",
@@ -156,7 +162,7 @@ def completed(argv: list[str], line: str, *, words: int, answer: Path, env: dict
         "COMP_POINT": str(len(line)),
     }
     environment = {**(os.environ if env is None else env), **asked}
-    subprocess.run(argv, env=environment, check=True, timeout=50, capture_output=True)
+    subprocess.run(argv, env=environment, check=True, timeout=150, capture_output=True)
     # Quoted for the shell, with a space after the only one.
     return [shlex.split(word)[0] for word in answer.read_text().split("\n")]
 
@@ -164,11 +170,11 @@ def completed(argv: list[str], line: str, *, words: int, answer: Path, env: dict
 def test_a_shell_completes_names(name: Callable[..., str], simulator: Simulator, tmp_path: Path) -> None:
     """`python -m airflow_provider_lro` carries argcomplete's mark and completes by the connection on the line."""
     known = name(outcome="never", latency=0.003)
-    subprocess.run([*MODULE, "get", known], check=True, timeout=50, capture_output=True)
+    subprocess.run([*MODULE, "get", known], check=True, timeout=150, capture_output=True)
     check = [sys.executable, "-m", "argcomplete._check_module", "airflow_provider_lro"]
-    subprocess.run(check, check=True, timeout=50)
+    subprocess.run(check, check=True, timeout=150)
     line = f"python -m airflow_provider_lro wait --endpoint {simulator.endpoint} --insecure {known[:-2]}"
-    assert completed(MODULE, line, words=3, answer=tmp_path / "answer") == [known]
+    assert completed("airflow_provider_lro.__main__", line, words=3, answer=tmp_path / "answer") == [known]
 
 
 def test_in_a_real_airflow(
@@ -181,7 +187,7 @@ def test_in_a_real_airflow(
     stored = {"conn_type": "lro", "host": "127.0.0.1", "port": simulator.port, "extra": {"insecure": True}}
     add = ["connections", "add", "service", "--conn-json", json.dumps(stored)]
     for arguments in (["db", "migrate"], add):
-        subprocess.run([*admin, *arguments], env=env, check=True, timeout=100, capture_output=True)
+        subprocess.run([*admin, *arguments], env=env, check=True, timeout=150, capture_output=True)
     commands = [*admin, "lro"] if IS_IN_AIRFLOW else MODULE
     prog = "airflow lro" if IS_IN_AIRFLOW else "python -m airflow_provider_lro"
 
@@ -194,11 +200,11 @@ def test_in_a_real_airflow(
 
     fine = name(duration=0.3)
     argv = [*commands, "wait", fine, "--conn-id", "service", "-o", "json"]
-    piped = subprocess.run(argv, env=env, check=True, timeout=100, capture_output=True, text=True)
+    piped = subprocess.run(argv, env=env, check=True, timeout=150, capture_output=True, text=True)
     assert json.loads(piped.stdout) == {"id": fine.rpartition("/")[2]}
     assert "\r" not in piped.stderr
     assert f"operation '{fine}': succeeded" in piped.stderr
 
     if IS_IN_AIRFLOW:
         line = f"airflow lro get --conn-id service {failing[:-2]}"
-        assert completed(admin, line, words=1, answer=tmp_path / "answer", env=env) == [failing]
+        assert completed("airflow.__main__", line, words=1, answer=tmp_path / "answer", env=env) == [failing]
