@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import shlex
 import sys
@@ -20,6 +19,7 @@ from airflow_provider_lro._connection import ConnectionSettings
 from airflow_provider_lro._drivers import drive, result_of, steady_clock
 from airflow_provider_lro._encoding import response_to_json
 from airflow_provider_lro._outcome import Running
+from airflow_provider_lro._types import load
 from airflow_provider_lro._wait import Start, WaitArgs, wait
 from airflow_provider_lro.exceptions import (
     LroError,
@@ -106,7 +106,7 @@ def exit_code(error: LroError) -> ExitCode:
 def _end(command: str, args: argparse.Namespace, prog: str) -> ExitCode:
     """Do it; an error is one line and an exit code."""
     try:
-        _import_types(args.type_module)
+        _load_types(args.type_module)
         with CommandHook(args) as hook:
             return _COMMANDS[command](args, hook)
     except UsageError as error:
@@ -144,12 +144,11 @@ def _let_go_of_the_pipe() -> None:
             os.dup2(nowhere, stream.fileno())
 
 
-def _import_types(modules: list[str]) -> None:
-    for module in modules:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise UsageError(f"--type-module {module}: {error}") from None
+def _load_types(modules: list[str]) -> None:
+    try:
+        load(type_modules=modules)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 # ── the commands ──

@@ -168,14 +168,14 @@ def test_get_speaks_yaml_and_tables(call: Callable[..., Ended], name: Callable[.
 
 def test_list(call: Callable[..., Ended], name: Callable[..., str]) -> None:
     """A listing goes on over its pages until there is enough, and says what the service could not reach."""
-    script = {"outcome": "never", "unreachable": "eu", "latency": 0.001}
+    script = {"outcome": "never", "unreachable": "eu-west9", "latency": 0.001}
     names = [name(**script) for _ in range(4)]
     parent = names[0].rpartition("/operations/")[0]
     assert call("get", *names).code == ExitCode.DONE
     ended = call("list", parent, "--filter", "done=false", "--page-size", "2", "--return-partial-success", "-o", "json")
     assert ended.code == ExitCode.DONE
     assert sorted(each["name"] for each in json.loads(ended.out)) == sorted(names)
-    assert "not reached: eu" in ended.err
+    assert "not reached: eu-west9" in ended.err
     few = call("list", parent, "--page-size", "2", "--limit", "3", "-o", "json")
     assert len(json.loads(few.out)) == 3
     assert call("list", parent, "--filter", "done=true", "-o", "json").out == "[]\n"
