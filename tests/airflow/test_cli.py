@@ -384,11 +384,11 @@ import json, sys, warnings
 warnings.simplefilter("ignore")
 import airflow_provider_lro.cli
 alone = sorted(name for name in sys.modules if name.startswith(("airflow.", "airflow_provider_lro.")))
+heavy = [name for name in sys.modules if name.startswith({HEAVY!r})]
 import airflow.cli.cli_config
 before = set(sys.modules)
 (group,) = airflow_provider_lro.cli.get_cli_commands()
 new = set(sys.modules) - before
-heavy = [name for name in sys.modules if name.startswith({HEAVY!r})]
 print(json.dumps([alone, sorted(new), heavy, [command.name for command in group.subcommands]]))
 """
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=50)
