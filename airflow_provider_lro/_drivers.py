@@ -10,7 +10,7 @@ import json
 import logging
 import random
 import time
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from airflow_provider_lro import _outcome as outcomes
 from airflow_provider_lro._wait import Answer, Cancel, Get
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from airflow_provider_lro._schedule import Window
     from airflow_provider_lro._wait import Command, Pause, WaitArgs
 
-__all__ = ["WaitGenerator", "drive", "drive_async", "moment", "result_of", "steady_clock", "timeout_error"]
+__all__ = ["Journal", "WaitGenerator", "drive", "drive_async", "moment", "result_of", "steady_clock", "timeout_error"]
 
 LONGEST_PROGRESS = 500
 """Characters of an operation's metadata in the text of a timeout."""
@@ -35,6 +35,13 @@ WaitGenerator: TypeAlias = "Generator[Command, Answer, Outcome]"
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
+
+
+class Journal(Protocol):
+    """Who hears of everything that a driver does."""
+
+    def note(self, command: Command, value: Any) -> None:
+        """Take a command that was carried out, and what came of it: a value as ``Answer`` has it."""
 
 
 def steady_clock() -> Callable[[], float]:
@@ -50,6 +57,7 @@ def drive(
     *,
     clock: Callable[[], float],
     pause: Callable[[Pause], None] | None = None,
+    journal: Journal | None = None,
     metadata: Sequence[tuple[str, str | bytes]] = (),
     progress: bool = True,
 ) -> T:
@@ -61,12 +69,13 @@ def drive(
         client: who makes the calls.
         clock: epoch seconds; never steps back.
         pause: lets time pass, or leaves by an exception of its own; None sleeps to a random moment of the window.
+        journal: hears of all that is done; None logs what is worth a line.
         metadata: more headers for each call.
         progress: log what the operation's metadata says, when it changes.
     """
     from airflow_provider_lro._encoding import read
 
-    journal = _Journal(args.operation_name, progress=progress)
+    journal = _Journal(args.operation_name, progress=progress) if journal is None else journal
     command = next(steps)
     while True:
         value: Any = None

@@ -35,6 +35,7 @@ def get_provider_info() -> dict[str, Any]:
         "sensors": [{"integration-name": INTEGRATION, "python-modules": ["airflow_provider_lro.sensors"]}],
         "triggers": [{"integration-name": INTEGRATION, "python-modules": ["airflow_provider_lro.triggers"]}],
         "task-decorators": [{"class-name": "airflow_provider_lro.decorators.lro_task", "name": "lro"}],
+        "cli": ["airflow_provider_lro.cli.get_cli_commands"],
         "connection-types": [
             {
                 "connection-type": "lro",

@@ -61,6 +61,8 @@ class LongRunningOperationHook(BaseHook):
     default_conn_name = "lro_default"
     conn_type = "lro"
     hook_name = "Long-running operations"
+    _no_host = "give the task endpoint="
+    """What to do without a connection."""
 
     def __init__(
         self,
@@ -243,13 +245,10 @@ class LongRunningOperationHook(BaseHook):
         """With an endpoint on the task, the default connection need not be stored; a named one must."""
         if settings is not None:
             return settings
-        if (self.endpoint or endpoint_follows) and self.lro_conn_id in ("", self.default_conn_name):
+        reaches = bool(self.endpoint) or endpoint_follows
+        if reaches and self.lro_conn_id in ("", self.default_conn_name):
             return ConnectionSettings()
-        advice = (
-            "add it"
-            if self.endpoint or endpoint_follows
-            else "add it, with the service's host, or give the task endpoint="
-        )
+        advice = "add it" if reaches else f"add it, with the service's host, or {self._no_host}"
         raise EndpointError(f"the connection {self.lro_conn_id!r} is not stored; {advice}") from None
 
     # What Airflow below 3.2 shows as the connection's form; newer ones read get_provider_info.

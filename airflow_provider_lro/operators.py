@@ -11,6 +11,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_lro import _outcome as outcomes
+from airflow_provider_lro._cancelling import ask_to_cancel
 from airflow_provider_lro._deferral import (
     ServiceOperator,
     WaitingOperator,
@@ -22,11 +23,9 @@ from airflow_provider_lro._deferral import (
 from airflow_provider_lro._drivers import result_of
 from airflow_provider_lro._wait import Start, is_whole
 from airflow_provider_lro.exceptions import (
-    Code,
     LroError,
     OperationNotFound,
     OperationsFailed,
-    RpcError,
     UnimplementedError,
 )
 
@@ -141,17 +140,12 @@ class CancelOperationOperator(WaitingOperator):
             )
 
     def _ask(self, client: OperationsClient, name: str) -> dict[str, Any]:
-        from airflow_provider_lro._encoding import read
-
         def result(outcome: str, *, asked: bool) -> dict[str, Any]:
             self.log.info("operation %r: %s%s", name, "asked to cancel, " if asked else "", outcome)
             return {"name": name, "asked": asked, "outcome": outcome}
 
         try:
-            found = read(client.get_operation(name, rpc_timeout=self.rpc_timeout))
-            if not isinstance(found, outcomes.Running):
-                return result(WORDS[type(found)], asked=False)
-            client.cancel_operation(name, rpc_timeout=self.rpc_timeout)
+            found = ask_to_cancel(client, name, rpc_timeout=self.rpc_timeout)
         except OperationNotFound:
             if not self.ignore_missing:
                 raise
@@ -160,15 +154,7 @@ class CancelOperationOperator(WaitingOperator):
             if not self.ignore_unimplemented:
                 raise
             return result("unimplemented", asked=False)
-        except RpcError as error:
-            if error.code != Code.FAILED_PRECONDITION:
-                raise
-            # Some services refuse to cancel what is done: has it finished since we looked?
-            found = read(client.get_operation(name, rpc_timeout=self.rpc_timeout))
-            if isinstance(found, outcomes.Running):
-                raise
-            return result(WORDS[type(found)], asked=False)
-        return result("running", asked=True)
+        return result(WORDS[type(found)], asked=isinstance(found, outcomes.Running))
 
     def _await(
         self, context: Context, results: list[dict[str, Any]], *, started_at: float, deadline: float | None

@@ -41,9 +41,19 @@ ORDER = [
         "_listing",
         "_polling",
     ],
-    ["_connection", "_task_state", "_drivers", "operation", "_origin", "hooks", "triggers", "_workerless"],
+    [
+        "_connection",
+        "_task_state",
+        "_drivers",
+        "_cancelling",
+        "operation",
+        "_origin",
+        "hooks",
+        "triggers",
+        "_workerless",
+    ],
     ["_deferral", "_from_trigger", "_memory", "sensors", "operators", "starting"],
-    ["decorators"],
+    ["decorators", "_cli_exit", "_cli_output", "_cli_progress", "_cli_commands", "_cli_completion", "cli", "__main__"],
 ]
 """The floors from the lowest; within a floor, what comes later may import what comes earlier."""
 HEAVY = ("grpc", "google.protobuf", "google.auth", "google.longrunning", "google.rpc", "requests")
@@ -62,6 +72,9 @@ def test_everything_the_metadata_names_exists() -> None:
         for entry in info[kind]:
             for module in entry["python-modules"]:
                 importlib.import_module(module)
+    for function in info["cli"]:
+        module, _, name = function.rpartition(".")
+        assert callable(getattr(importlib.import_module(module), name))
     (connection,) = info["connection-types"]
     module, _, name = connection["hook-class-name"].rpartition(".")
     hook = getattr(importlib.import_module(module), name)
