@@ -10,7 +10,7 @@ import json
 import logging
 import random
 import time
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from airflow_provider_lro import _outcome as outcomes
 from airflow_provider_lro._wait import Answer, Cancel, Get
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from airflow_provider_lro._schedule import Window
     from airflow_provider_lro._wait import Command, Pause, WaitArgs
 
-__all__ = ["WaitGenerator", "drive", "drive_async", "moment", "result_of", "steady_clock", "timeout_error"]
+__all__ = ["Journal", "WaitGenerator", "drive", "drive_async", "moment", "result_of", "steady_clock", "timeout_error"]
 
 LONGEST_PROGRESS = 500
 """Characters of an operation's metadata in the text of a timeout."""
@@ -35,6 +35,13 @@ WaitGenerator: TypeAlias = "Generator[Command, Answer, Outcome]"
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
+
+
+class Journal(Protocol):
+    """Hears what a wait meets."""
+
+    def note(self, command: Command, value: Any) -> None:
+        """Take note of a command and of what came of it."""
 
 
 def steady_clock() -> Callable[[], float]:
@@ -95,6 +102,7 @@ async def drive_async(
     clock: Callable[[], float],
     metadata: Sequence[tuple[str, str | bytes]] = (),
     shared: bool = False,
+    journal: Journal | None = None,
 ) -> T:
     """Do as ``drive`` does, without blocking.
 
@@ -105,10 +113,11 @@ async def drive_async(
         clock: epoch seconds; never steps back.
         metadata: more headers for each call.
         shared: one of many waits of this process: they share wake-ups, and polls wait for a connection.
+        journal: hears what it meets; None: the log does.
     """
     from airflow_provider_lro._polling import Poller
 
-    journal = _Journal(args.operation_name)
+    journal = journal or _Journal(args.operation_name)
     args.check()
     poller = Poller(args, client, metadata=metadata, shared=shared)
     try:

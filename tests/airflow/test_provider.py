@@ -25,7 +25,7 @@ EXAMPLES = sorted((ROOT / "example_dags").glob("*.py"))
 
 BESIDE = {"__init__", "_form", "get_provider_info"}
 ORDER = [
-    ["exceptions", "_skip", "_schedule", "_outcome", "_wait", "_names", "_kill"],
+    ["exceptions", "_skip", "_schedule", "_outcome", "_wait", "_names", "_kill", "_enough"],
     [
         "_pacing",
         "_credentials",
@@ -35,12 +35,25 @@ ORDER = [
         "_events",
         "_rpc",
         "_client",
+        "_crowd",
+        "_many_events",
         "_holding",
         "_listing",
         "_polling",
     ],
-    ["_connection", "_task_state", "_drivers", "operation", "hooks", "triggers", "_workerless"],
-    ["_deferral", "_from_trigger", "_memory", "sensors", "operators", "starting"],
+    [
+        "_connection",
+        "_task_state",
+        "_drivers",
+        "operation",
+        "hooks",
+        "triggers",
+        "_workerless",
+        "_aside",
+        "_gathering",
+        "_many",
+    ],
+    ["_deferral", "_from_trigger", "_memory", "_many_waits", "sensors", "operators", "starting"],
 ]
 """The floors from the lowest; within a floor, what comes later may import what comes earlier."""
 HEAVY = ("grpc", "google.protobuf", "google.auth", "google.longrunning", "google.rpc", "requests")
