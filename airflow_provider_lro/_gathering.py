@@ -93,16 +93,18 @@ class Gathering:
         """Poll each once, or as many as it takes to know that it is too early.
 
         Raises:
-            LroError: the first cannot be reached, nor can the others, as it seems: nothing to wait for.
+            EndpointError, CredentialsError: some cannot be reached at all, and so nothing can be waited for.
         """
-        await self._poll_once(channels, [0])
-        first = self.outcomes[0]
-        if isinstance(first, Broken) and isinstance(first.error, EndpointError | CredentialsError):
-            raise first.error
-        if not self.is_over and (first is not None or self._enough.wanted):
+        first = {id(channel): index for index, channel in reversed(list(enumerate(channels)))}.values()
+        await self._poll_once(channels, first, all_of_them=True)
+        for outcome in map(self.outcomes.__getitem__, first):
+            if isinstance(outcome, Broken) and isinstance(outcome.error, EndpointError | CredentialsError):
+                raise outcome.error
+        if not self.is_over and (self._enough.wanted or all(self.outcomes[index] is not None for index in first)):
             try:
                 async with asyncio.timeout(SECONDS_TO_LOOK):
-                    await self._poll_once(channels, self.left)
+                    others = [index for index in self.left if index not in first]
+                    await self._poll_once(channels, others, all_of_them=bool(self._enough.wanted))
             except TimeoutError:
                 log.info("not all of %d operations could be polled in %g s", len(self.names), SECONDS_TO_LOOK)
 
@@ -132,14 +134,22 @@ class Gathering:
                 log.warning("not all of %d operations could be asked to cancel in %g s", len(left), within)
         self._report.say()
 
-    async def _poll_once(self, channels: Sequence[ChannelConfig], which: Sequence[int]) -> None:
-        await self._wait(channels, which, lambda args: until_pause(wait(args, now=self._clock(), start=Start.FRESH)))
+    async def _poll_once(self, channels: Sequence[ChannelConfig], which: Iterable[int], *, all_of_them: bool) -> None:
+        """Poll each up to its first pause; ``all_of_them``: though one is not done."""
+        await self._wait(
+            channels,
+            which,
+            lambda args: until_pause(wait(args, now=self._clock(), start=Start.FRESH)),
+            goes_on=all_of_them,
+        )
 
     async def _wait(
         self,
         channels: Sequence[ChannelConfig],
-        which: Sequence[int],
+        which: Iterable[int],
         steps_of: Callable[[WaitArgs], Generator[Command, Answer, Outcome | None]],
+        *,
+        goes_on: bool = True,
     ) -> None:
         from airflow_provider_lro._crowd import considerate
 
@@ -151,7 +161,7 @@ class Gathering:
                     steps_of(args), args, clients[index], clock=self._clock, shared=True, journal=self._report
                 )
                 if outcome is None:
-                    return not self._enough.wanted  # all of them cannot be done now
+                    return not goes_on
                 self._took(index, outcome)
                 return self.is_over
 
