@@ -104,6 +104,8 @@ async def running(spec: dict[str, Any]) -> AsyncIterator[Triggers]:
 
 def _connection(spec: dict[str, Any]) -> dict[str, Any]:
     """Return the connection of a system's triggers, and do to the process what the system needs."""
+    if "connection" in spec:
+        return dict(spec["connection"])
     if spec["system"] in RIVALS:
         _point_google(f"localhost:{spec['port']}", f"bench-{spec['system']}")
         return {"conn_type": "google_cloud_platform", "extra": json.dumps({"project": "bench"})}
@@ -130,6 +132,10 @@ class Triggers:
         """Begin one more wait."""
         self._runner.to_create.append(self._workload(number))
         await self._runner.create_triggers()
+
+    def fired(self) -> list[Any]:
+        """Return the events that have come so far, and that no supervisor takes."""
+        return [fired[1] for fired in self._runner.events]
 
     def prepare(self, numbers: range) -> None:
         """Make all ready to begin many waits at once."""
@@ -164,6 +170,9 @@ class Triggers:
 
 def row(spec: dict[str, Any], number: int) -> tuple[str, dict[str, Any]]:
     """Return the class and the arguments of a trigger."""
+    if "row" in spec:
+        classpath, kwargs = spec["row"]
+        return classpath, kwargs
     system, interval = spec["system"], spec["interval"]
     name = OPERATION.format(number=number)
     if system == ALONE:
