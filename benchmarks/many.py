@@ -58,7 +58,7 @@ async def child(spec: dict[str, Any]) -> dict[str, Any]:
     async with running(spec) as triggers:
         spec["row"] = row(names_of(1, start=time.time(), ends=(0.0, 0.0)), started_at=time.time())
         await triggers.start(0)
-        while not triggers.fired():  # noqa: ASYNC110  (the runner has no event for it)
+        while not triggers.fired:  # noqa: ASYNC110  (the runner has no event for it)
             await asyncio.sleep(0.1)
         await begin(spec)
         before = resident()
@@ -70,14 +70,14 @@ async def child(spec: dict[str, Any]) -> dict[str, Any]:
         await triggers.start(1)
         del spec["row"]
         peak = lag = 0.0
-        while len(triggers.fired()) < 2:  # noqa: PLR2004  (the first was for the one)
+        while len(triggers.fired) < 2:  # noqa: PLR2004  (the first was for the one)
             asked = time.monotonic()
             await asyncio.sleep(0.5)
             lag = max(lag, time.monotonic() - asked - 0.5)
             peak = max(peak, resident(collect=False))
             assert time.time() < start + 20 * interval, "it does not end"
         late = time.time() - start - 4 * interval
-        letters = collections.Counter(triggers.fired()[1].payload["outcomes"])
+        letters = collections.Counter(triggers.fired[1].payload["outcomes"])
         assert letters == {"S": spec["waits"]}, letters
     return {"kb": (peak - before) / spec["waits"], "late": late, "row": kwargs / 1024, "lag": lag}
 

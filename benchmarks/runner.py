@@ -79,6 +79,7 @@ async def running(spec: dict[str, Any]) -> AsyncIterator[Triggers]:
     comms: Any = _Supervisor(_connection(spec))
     creating = asyncio.Lock()
     ready = asyncio.Event()
+    fired: list[Any] = []
 
     class Runner(TriggerRunner):
         """Airflow's own, with its supervisor inside, and with a lock: it is handed triggers at any moment."""
@@ -91,10 +92,14 @@ async def running(spec: dict[str, Any]) -> AsyncIterator[Triggers]:
             async with creating:
                 await super().create_triggers()  # type: ignore[no-untyped-call]
 
+        def process_trigger_events(self, finished_ids: list[int]) -> Any:
+            fired.extend(entry[1] for entry in self.events)
+            return super().process_trigger_events(finished_ids)
+
     runner: Any = Runner()  # type: ignore[no-untyped-call]
     main = asyncio.create_task(runner.arun())
     await ready.wait()
-    yield Triggers(spec, runner)
+    yield Triggers(spec, runner, fired)
     assert not main.done(), main
     runner.stop = True
     for details in runner.triggers.values():
@@ -123,7 +128,9 @@ def _connection(spec: dict[str, Any]) -> dict[str, Any]:
 class Triggers:
     """Waits that are triggers, made from rows as the database holds them."""
 
-    def __init__(self, spec: dict[str, Any], runner: Any) -> None:
+    def __init__(self, spec: dict[str, Any], runner: Any, fired: list[Any]) -> None:
+        self.fired = fired
+        """The events that have come to the supervisor so far."""
         self._spec = spec
         self._runner = runner
         self._prepared: list[Any] = []
@@ -132,10 +139,6 @@ class Triggers:
         """Begin one more wait."""
         self._runner.to_create.append(self._workload(number))
         await self._runner.create_triggers()
-
-    def fired(self) -> list[Any]:
-        """Return the events that have come so far, and that no supervisor takes."""
-        return [fired[1] for fired in self._runner.events]
 
     def prepare(self, numbers: range) -> None:
         """Make all ready to begin many waits at once."""
