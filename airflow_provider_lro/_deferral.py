@@ -320,7 +320,7 @@ class WaitingOperator(ServiceOperator):
         if not args.cancel_on_kill:
             return False
         if state_of(context["ti"]) not in USERS_STATES:
-            self.log.info("the worker is told to stop; what it waits for (%r) is left alone", args.operation_name)
+            self.log.info("operation %r: the worker is told to stop; the operation is left alone", args.operation_name)
             return False
         return True
 

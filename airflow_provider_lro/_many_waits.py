@@ -156,7 +156,8 @@ class ManyOperator(OutcomeOperator):
         if self.parent is None:
             return names_of(operation_name)
         ti: Any = context["ti"]
-        names = ti.xcom_pull(task_ids=ti.task_id, key=NAMES, map_indexes=ti.map_index)
+        map_index = -1 if ti.map_index is None else ti.map_index
+        names = ti.xcom_pull(task_ids=ti.task_id, key=NAMES, map_indexes=map_index)
         return None if names is None else list(names)
 
     def _push(self, context: Context, key: str, value: Any) -> None:
@@ -252,7 +253,7 @@ class ManyOperator(OutcomeOperator):
     ) -> list[Any]:
         results: list[Any] = []
         errors: dict[str, LroError] = {}
-        succeeded = 0
+        succeeded = failed = 0
         for name, outcome in zip(names, found, strict=True):
             result = None
             if outcome is not None:
@@ -261,10 +262,14 @@ class ManyOperator(OutcomeOperator):
                     succeeded += 1
                 except LroError as error:
                     errors[name] = error
+                    failed += 1
             results.append(result)
         if not Enough(total=len(names), wanted=wanted_of(self.wait_for)).is_met(succeeded):
             self._push(context, RESULTS, results)
-            raise _failed(errors, len(names), succeeded)
+            left = len(names) - succeeded - failed
+            others = f"{succeeded} succeeded" + (f", {left} are not waited for any more" if left else "")
+            text = f"{failed} of {len(names)} operations failed ({others}):{_lines(errors)}"
+            raise OperationsFailed(text, errors=errors)
         if errors:
             self.log.warning("enough have succeeded; of the others:%s", _lines(errors))
         return results
@@ -277,12 +282,6 @@ def _aside(work: Callable[[], Coroutine[Any, Any, None]], then: Callable[[], Non
         yield aside
     finally:
         aside.stop()  # whatever has been raised here, no thread goes on
-
-
-def _failed(errors: Mapping[str, LroError], total: int, succeeded: int) -> OperationsFailed:
-    open_ = total - succeeded - len(errors)
-    others = f"{succeeded} succeeded" + (f", {open_} are not waited for any more" if open_ > 0 else "")
-    return OperationsFailed(f"{len(errors)} of {total} operations failed ({others}):{_lines(errors)}", errors=errors)
 
 
 def _lines(errors: Mapping[str, LroError]) -> str:
