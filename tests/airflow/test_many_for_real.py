@@ -27,6 +27,10 @@ def test_two_hundred_operations_over_a_restart(airflow: AirflowStack, service: S
     until(lambda: len(service.calls("GetOperation", never[-1])) >= before + 2, "the restarted triggerer to poll")
     assert not {each["name"] for each in service.calls("CancelOperation")} & set(never)
     mark(airflow, "many", run, "killed", "failed")
+    until(
+        lambda: len(set(never) & {each["name"] for each in service.calls("CancelOperation")}) == len(never),
+        "the cancels",
+    )
     until(lambda: tasks(airflow, "many", run)["count", -1].state in ("success", "failed", "upstream_failed"), "the end")
     until(lambda: tasks(airflow, "many", run)["some", -1].state in ("success", "failed"), "the end on the worker")
     ids = [f"{run}-{number:03}" for number in range(200)]
