@@ -48,7 +48,7 @@ test-ha: $(NEWEST)/.stamp-ha ## two triggerers of the newest Airflow on PostgreS
 	LRO_HA_TESTS=1 $(NEWEST)/bin/python -m pytest tests/ha
 
 bench: $(NEWEST)/.stamp-bench ## every benchmark, with tables and plots in docs/bench; about half an hour
-	for each in import_cost token_cost detection poll_cost memory herd one_wait; do \
+	for each in import_cost token_cost detection poll_cost memory many herd one_wait; do \
 	$(NEWEST)/bin/python benchmarks/$$each.py || exit; done
 
 lint: $(NEWEST)/.stamp ## ruff and mypy

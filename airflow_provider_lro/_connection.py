@@ -15,6 +15,8 @@ from airflow_provider_lro._wait import SLOWEST_PACE, is_number
 from airflow_provider_lro.exceptions import CredentialsError, EndpointError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from airflow_provider_lro._channel import ChannelConfig
     from airflow_provider_lro._credentials import CredentialsConfig
 
@@ -118,6 +120,17 @@ class ConnectionSettings:
             max_message_mb=_whole_number(extra, "max_message_mb", default=64),
             max_polls_per_second=_pace(extra, "max_polls_per_second"),
         )
+
+    def channel_configs(self, task: TaskSettings, names: Iterable[str]) -> Iterator[ChannelConfig]:
+        """Yield the channel of each of many operations: one and the same where the location is, too."""
+        from airflow_provider_lro._channel import fill_location
+
+        known: dict[str, ChannelConfig] = {}
+        for name in names:
+            place = fill_location(task.endpoint or self.host or "", name)
+            if place not in known:
+                known[place] = self.channel_config(task, name=name)
+            yield known[place]
 
     def _credentials(self, task: TaskSettings) -> CredentialsConfig:
         from airflow_provider_lro._credentials import CLOUD_PLATFORM, CredentialsConfig

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from datetime import timedelta
 from functools import cached_property
@@ -20,7 +19,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTas
 from airflow_provider_lro import _kill
 from airflow_provider_lro._connection import chain_of
 from airflow_provider_lro._drivers import drive, moment, result_of, steady_clock, timeout_error
-from airflow_provider_lro._names import name_of
+from airflow_provider_lro._names import are_many, name_of
 from airflow_provider_lro._outcome import Broken, Cancelled, Failed, Succeeded, TimedOut
 from airflow_provider_lro._task_state import state_of
 from airflow_provider_lro._type_names import module_names, type_name
@@ -34,7 +33,7 @@ except ImportError:  # Airflow 2
     from airflow.exceptions import AirflowTaskTerminated  # type: ignore[no-redef]
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from airflow.providers.common.compat.sdk import Context
     from airflow.triggers.base import BaseTrigger
@@ -45,7 +44,9 @@ if TYPE_CHECKING:
     from airflow_provider_lro.exceptions import LroError
 
 __all__ = [
+    "AirflowTaskTerminated",
     "ExecutionTimeout",
+    "KilledByUser",
     "OutcomeOperator",
     "ServiceOperator",
     "WaitingOperator",
@@ -56,6 +57,7 @@ __all__ = [
     "names_of",
     "retyped",
     "seconds",
+    "truth",
 ]
 
 TRIGGER_TIMEOUTS = ("Trigger timeout", "Trigger/execution timeout")
@@ -109,9 +111,7 @@ class KillSwitch:
 
 def names_of(value: object) -> list[str]:
     """Return the names from one of what ``name_of`` takes, or from a sequence of them."""
-    if isinstance(value, str | Mapping) or not isinstance(value, Sequence):
-        return [name_of(value)]
-    return [name_of(item) for item in value]
+    return [name_of(item) for item in value] if are_many(value) else [name_of(value)]  # type: ignore[attr-defined]
 
 
 def seconds(value: float | timedelta) -> float:
@@ -285,16 +285,19 @@ class WaitingOperator(ServiceOperator):
         *,
         kwargs: dict[str, Any] | None = None,
         make: Callable[..., BaseTrigger] | None = None,
+        what: str | None = None,
     ) -> NoReturn:
         """Hand a wait over to the triggerer; ``execute_complete`` is called with its event and ``kwargs``.
 
-        ``make`` makes the trigger of the wait's arguments.
+        ``make`` makes the trigger of the wait's arguments; ``what`` says what it waits for, where that is not one
+        operation.
         """
         from airflow_provider_lro.triggers import LongRunningOperationTrigger
 
         # Whether the connection is stored is known here; a triggerer that fails to read it must not go on without.
         args.lro_conn_id = hook.stored_conn_id
-        self.log.info("operation %r is not done yet: the triggerer waits for it from here on", args.operation_name)
+        what = what or f"operation {args.operation_name!r} is"
+        self.log.info("%s not done yet: the triggerer waits from here on", what)
         make = make or LongRunningOperationTrigger
         self.defer(
             trigger=make(**{field.name: getattr(args, field.name) for field in fields(args)}),
@@ -323,16 +326,21 @@ class WaitingOperator(ServiceOperator):
         """Wake the wait. Called from a signal handler, and not by a user's kill alone, so no more is done here."""
         self._kill_switch.pull()
 
+    def was_killed(self, context: Context, args: WaitArgs) -> bool:
+        """Tell whether a user has killed the task, and ``cancel_on_kill`` is to heed it."""
+        if not args.cancel_on_kill:
+            return False
+        if state_of(context["ti"]) not in USERS_STATES:
+            self.log.info("operation %r: the worker is told to stop; the operation is left alone", args.operation_name)
+            return False
+        return True
+
     def _heed_kill(self, context: Context, args: WaitArgs, client: OperationsClient) -> None:
         if self._cancel_if_killed(context, args, client):
             raise KilledByUser(f"a user has killed the task that waited for operation {args.operation_name!r}")
 
     def _cancel_if_killed(self, context: Context, args: WaitArgs, client: OperationsClient) -> bool:
-        if not args.cancel_on_kill:
-            return False
-        state = state_of(context["ti"])
-        if state not in USERS_STATES:
-            self.log.info("operation %r: the worker is told to stop; the operation is left alone", args.operation_name)
+        if not self.was_killed(context, args):
             return False
         clock = steady_clock()
         drive(_kill.cancel(now=clock(), within=SECONDS_TO_CANCEL), args, client, clock=clock)
@@ -430,15 +438,19 @@ class OutcomeOperator(WaitingOperator):
         """Read an operation again that was too large for the event; whatever comes of that, the verdict stands."""
         now = time.time()
         args = self.wait_args(name, started_at=now, deadline=now + SECONDS_TO_READ_AGAIN, on_timeout="fail", **more)
-        found = self.poll(context, args, start=Start.POLL)
-        if isinstance(known, TimedOut):
-            return replace(known, operation=found.operation or known.operation)
-        if isinstance(found, Succeeded | Failed | Cancelled):
-            return found
-        if isinstance(known, Failed | Cancelled):
-            return known  # the beginning of its message came with the event
-        why = f"operation {name!r} has succeeded, but its response could not be read again"
-        return Broken(error=found.error or RpcError(why), operation=found.operation)
+        return truth(known, self.poll(context, args, start=Start.POLL), name)
+
+
+def truth(known: Outcome, found: Outcome, name: str) -> Outcome:
+    """Return what is true of an operation whose outcome was ``known``, and that was then read again."""
+    if isinstance(known, TimedOut):
+        return replace(known, operation=found.operation or known.operation)
+    if isinstance(found, Succeeded | Failed | Cancelled):
+        return found
+    if isinstance(known, Failed | Cancelled):
+        return known  # the beginning of its message came with the event
+    why = f"operation {name!r} has succeeded, but its response could not be read again"
+    return Broken(error=found.error or RpcError(why), operation=found.operation)
 
 
 def _backstop(args: WaitArgs) -> timedelta | None:

@@ -107,6 +107,7 @@ async def drive_async(
     metadata: Sequence[tuple[str, str | bytes]] = (),
     shared: bool = False,
     progress: bool = True,
+    journal: Journal | None = None,
 ) -> T:
     """Do as ``drive`` does, without blocking.
 
@@ -118,10 +119,11 @@ async def drive_async(
         metadata: more headers for each call.
         shared: one of many waits of this process: they share wake-ups, and polls wait for a connection.
         progress: as in ``drive``; a line costs about as much CPU as a poll.
+        journal: hears of all that is done; None logs what is worth a line.
     """
     from airflow_provider_lro._polling import Poller
 
-    journal = _Journal(args.operation_name, progress=progress)
+    journal = _Journal(args.operation_name, progress=progress) if journal is None else journal
     args.check()
     poller = Poller(args, client, metadata=metadata, shared=shared)
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from airflow_provider_lro._wait import LONGEST_RETRY_INFO
@@ -131,7 +132,7 @@ class Pace:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._order = asyncio.Lock()  # first come, first served; who is cancelled gives it back
-        self._limits: list[float] = []
+        self._limits: Counter[float] = Counter()  # ten thousand waits have one limit
         self._least = 0.0
         self._slow = 0.0
         self._slow_from = 0.0
@@ -142,13 +143,13 @@ class Pace:
 
     def hold(self, limits: Iterable[float]) -> None:
         """Take limits in polls a second for as long as a wait lasts; of several the lowest holds."""
-        self._limits.extend(limits)
+        self._limits.update(limits)
         self._least = 1.0 / min(self._limits, default=math.inf)
 
     def let_go(self, limits: Iterable[float]) -> None:
         """Give limits back."""
-        for limit in limits:
-            self._limits.remove(limit)
+        self._limits.subtract(limits)
+        self._limits = +self._limits  # those that somebody holds
         self._least = 1.0 / min(self._limits, default=math.inf)
 
     @property

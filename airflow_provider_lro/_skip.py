@@ -10,6 +10,7 @@ from airflow_provider_lro.exceptions import (
     OperationCancelled,
     OperationFailed,
     OperationNotFound,
+    OperationsFailed,
     OperationTimeout,
 )
 
@@ -23,4 +24,9 @@ def is_skip(error: Exception, *, on_cancelled: str, soft_fail: bool, never_fail:
     """Tell whether an error of a wait is a skip; the arguments are the sensor's."""
     if never_fail or (isinstance(error, OperationCancelled) and on_cancelled == "skip"):
         return True
+    if isinstance(error, OperationsFailed):  # that one of them is none makes a failure of all
+        return bool(error.errors) and all(
+            is_skip(each, on_cancelled=on_cancelled, soft_fail=soft_fail, never_fail=never_fail)
+            for each in error.errors.values()
+        )
     return soft_fail and isinstance(error, ABOUT_OPERATION)

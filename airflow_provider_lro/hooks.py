@@ -26,7 +26,7 @@ from airflow_provider_lro.exceptions import (
 from airflow_provider_lro.operation import Operation
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Iterable, Sequence
 
     from google.longrunning import operations_proto_pb2 as pb
 
@@ -143,8 +143,18 @@ class LongRunningOperationHook(BaseHook):
         """
         from airflow_provider_lro._client import AsyncOperationsClient
 
-        settings = self._or_none_needed(await _shared_settings(self) if self.lro_conn_id else None)
+        settings = await self._asettings()
         return AsyncOperationsClient(settings.channel_config(self._task, name=name))
+
+    async def async_channels(self, names: Iterable[str]) -> list[ChannelConfig]:
+        """Return the channel of each of many operations, in the triggerer."""
+        return list((await self._asettings()).channel_configs(self._task, names))
+
+    def channels(self, names: Iterable[str]) -> list[ChannelConfig]:
+        """Return the channel of each of many operations, on a worker."""
+        if self._settings is None:
+            self._settings = self._read_connection()
+        return list(self._settings.channel_configs(self._task, names))
 
     def operation(self, operation: str | pb.Operation) -> Operation:
         """Return an operation to poll, wait for, cancel or delete; nothing is sent.
@@ -222,6 +232,9 @@ class LongRunningOperationHook(BaseHook):
         if settings is not None:
             _mask(settings)
         return self._or_none_needed(settings, endpoint_follows=endpoint_follows)
+
+    async def _asettings(self) -> ConnectionSettings:
+        return self._or_none_needed(await _shared_settings(self) if self.lro_conn_id else None)
 
     async def _aread_connection(self) -> ConnectionSettings | None:
         from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson

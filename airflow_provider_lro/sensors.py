@@ -1,4 +1,4 @@
-"""``LongRunningOperationSensor``: waits for one operation of any service.
+"""``LongRunningOperationSensor``: waits for an operation of any service, or for many.
 
 Floor 2: imports floor 1, and floor ½ inside functions.
 """
@@ -19,8 +19,9 @@ from airflow.providers.common.compat.sdk import (
     BaseSensorOperator,
 )
 
-from airflow_provider_lro._deferral import OutcomeOperator, ServiceOperator, name_of, retyped
+from airflow_provider_lro._deferral import ServiceOperator, name_of, retyped
 from airflow_provider_lro._drivers import moment
+from airflow_provider_lro._many_waits import ManyOperator
 from airflow_provider_lro._skip import is_skip
 from airflow_provider_lro._wait import Start, WaitArgs
 from airflow_provider_lro.exceptions import (
@@ -29,6 +30,7 @@ from airflow_provider_lro.exceptions import (
     OperationCancelled,
     OperationFailed,
     OperationNotFound,
+    OperationsFailed,
     OperationTimeout,
 )
 
@@ -72,6 +74,10 @@ class FinalOperationTimeout(OperationTimeout, AirflowSensorTimeout):
     """The time is up for the sensor, not for one try of it."""
 
 
+class FinalOperationsFailed(OperationsFailed, AirflowFailException):
+    """What became of each of these operations stays so: no retry of the sensor can help."""
+
+
 FINAL: dict[type[LroError], type[LroError]] = {
     OperationFailed: FinalOperationFailed,
     OperationCancelled: FinalOperationCancelled,
@@ -82,13 +88,17 @@ FINAL: dict[type[LroError], type[LroError]] = {
 """What says something about the operation itself, and so is never retried."""
 
 
-class LongRunningOperationSensor(OutcomeOperator, BaseSensorOperator):
-    """Waits until an operation is done; its response, as JSON, is the XCom.
+class LongRunningOperationSensor(ManyOperator, BaseSensorOperator):
+    """Waits until an operation is done, or many are; its response, as JSON, is the XCom.
+
+    Of many it is the list of their responses, in their order, with None where there is none (``wait_for``). Their
+    failures are one ``OperationsFailed``; what has succeeded is the XCom ``results`` then.
 
     Polls once on the worker, then by exponential backoff up to ``poke_interval``: in the triggerer
     (``deferrable=True``), on the worker (``mode="poke"``), or in one short run per poll (``mode="reschedule"``).
 
-    :param operation_name: name of the operation, or a mapping with a ``name``, as other operators leave in XCom.
+    :param operation_name: name of the operation, or a mapping with a ``name``, as other operators leave in XCom; or a
+        sequence of these.
     :param poke_interval: seconds (or timedelta) between polls once the backoff has reached it; at least 0.1.
     :param timeout: seconds (or timedelta) until the sensor fails with ``OperationTimeout``, without a retry. An
         ``execution_timeout`` that is shorter counts instead, for each try.
@@ -101,12 +111,12 @@ class LongRunningOperationSensor(OutcomeOperator, BaseSensorOperator):
         ``deferrable`` and Airflow 3.3.
     """
 
-    template_fields: Sequence[str] = ("operation_name", *ServiceOperator.template_fields)
+    template_fields: Sequence[str] = ("operation_name", "parent", "filter", *ServiceOperator.template_fields)
 
     def __init__(
         self,
         *,
-        operation_name: Any,
+        operation_name: Any = None,
         start_from_trigger: bool = False,
         end_from_trigger: bool = False,
         **kwargs: Any,
@@ -117,12 +127,15 @@ class LongRunningOperationSensor(OutcomeOperator, BaseSensorOperator):
         refused = [f"{name}: {why}" for name, why in REFUSED.items() if getattr(self, name)]
         if refused:
             raise ValueError(f"{type(self).__name__} does not take {'; '.join(refused)}")
-        if self.reschedule and not self.deferrable and self.max_consecutive_errors:
+        if self._reschedules and self.max_consecutive_errors:
             raise ValueError(
                 "max_consecutive_errors cannot be counted in mode='reschedule', where each poll is a process of its"
                 " own; use deferrable=True, or 0 to tolerate none"
             )
-        self.wait_args("to be rendered", impersonation_chain=None).check()
+        self.check_many(
+            operation_name, reschedules=self._reschedules, in_trigger=start_from_trigger or end_from_trigger
+        )
+        self.wait_args("to/be/operations/rendered", impersonation_chain=None).check()
         if start_from_trigger or end_from_trigger:
             self._go_without_worker(start=start_from_trigger, end=end_from_trigger)
 
@@ -133,11 +146,10 @@ class LongRunningOperationSensor(OutcomeOperator, BaseSensorOperator):
             _from_trigger.check_end(self)
         if start:
             _from_trigger.check_start(self)
-        # One of a mapped task has been begun by a worker, which knows its values; Airflow's scheduler does not.
+        # One of a mapped task has been begun by a worker, which knows its values; the scheduler does not.
         if start and not getattr(self, "_BaseOperator__from_mapped", False):
-            args = self.wait_args(
-                self.operation_name, impersonation_chain=_from_trigger.joined(self.impersonation_chain)
-            )
+            chain = _from_trigger.joined(self.impersonation_chain)
+            args = self.wait_args(self.operation_name, impersonation_chain=chain)
             ends = self._ending(from_start=True) if end else {}
             self.start_trigger_args = _from_trigger.start_trigger_args(self, args, timeout=self._limit, ends=ends)
             self.start_from_trigger = True
@@ -156,13 +168,17 @@ class LongRunningOperationSensor(OutcomeOperator, BaseSensorOperator):
         """Poll once; then return, defer, reschedule, or go on polling."""
         return self._settle(lambda: self._start(context))
 
-    def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None, **_: Any) -> Any:
+    def execute_complete(
+        self, context: Context, event: Mapping[str, Any] | None = None, *, names: str | None = None, **_: Any
+    ) -> Any:
         """Turn the trigger's event into the result, or into the error."""
-        return self._settle(lambda: self._take(context, event or {}))
+        return self._settle(lambda: self._take(context, event or {}, names))
 
     def execute_late(self, context: Context) -> Any:
         """Poll once on the worker: by the deadline no trigger had told us anything."""
         self.load_types()
+        if self.is_many(self.operation_name):
+            return self.late_many(context, self.operation_name, limit=self._limit)
         now = time.time()
         args = self.wait_args(name_of(self.operation_name), started_at=now - self._limit, deadline=now)
         return self.result(self.poll(context, args, start=Start.POLL), args)
@@ -180,11 +196,18 @@ class LongRunningOperationSensor(OutcomeOperator, BaseSensorOperator):
     def _start(self, context: Context, started_at: float | None = None) -> Any:
         self.load_types()
         started_at, start = time.time() if started_at is None else started_at, Start.FRESH
-        if self.reschedule and not self.deferrable and (first := _first_poke(context, self)) is not None:
+        if self._reschedules and (first := _first_poke(context, self)) is not None:
             started_at, start = first, Start.POLL
+        if self.is_many(self.operation_name):
+            self.check_many(self.operation_name, reschedules=self._reschedules, in_trigger=self.start_from_trigger)
+            return self.start_many(context, self.operation_name, started_at=started_at, limit=self._limit)
         args = self.wait_args(name_of(self.operation_name), started_at=started_at, deadline=started_at + self._limit)
         outcome = self.poll(context, args, start=start, leave=lambda hook, pause: self._leave(args, hook, pause))
         return self.result(outcome, args)
+
+    @property
+    def _reschedules(self) -> bool:
+        return self.reschedule and not self.deferrable
 
     @property
     def own_timeout(self) -> float:
@@ -218,9 +241,11 @@ class LongRunningOperationSensor(OutcomeOperator, BaseSensorOperator):
 
         return partial(WorkerlessTrigger, **ends)
 
-    def _take(self, context: Context, event: Mapping[str, Any]) -> Any:
+    def _take(self, context: Context, event: Mapping[str, Any], names: str | None) -> Any:
         from airflow_provider_lro import _events
 
+        if "outcomes" in event:
+            return self.take_many(context, event, self.operation_name, packed=names, limit=self._limit)
         if "not_started" in event:
             self.log.info("the wait did not begin in the triggerer, but does here: %s", event["not_started"])
             return self._start(context, event.get("started_at"))
@@ -248,7 +273,7 @@ class LongRunningOperationSensor(OutcomeOperator, BaseSensorOperator):
         except LroError as error:
             if is_skip(error, on_cancelled=self.on_cancelled, soft_fail=self.soft_fail, never_fail=self.never_fail):
                 raise AirflowSkipException(f"skipped: {error}") from error
-            kind = FINAL.get(type(error))
+            kind = _final(error)
             if kind is None:
                 raise
             raise retyped(error, kind) from None
@@ -256,6 +281,13 @@ class LongRunningOperationSensor(OutcomeOperator, BaseSensorOperator):
             if self.never_fail:
                 raise AirflowSkipException(f"skipped: {error}") from error
             raise
+
+
+def _final(error: LroError) -> type[LroError] | None:
+    """Return the class of an error that no retry can help; None where one may."""
+    if type(error) is OperationsFailed and all(type(each) in FINAL for each in error.errors.values()):
+        return FinalOperationsFailed
+    return FINAL.get(type(error))
 
 
 def _first_poke(context: Context, task: Any) -> float | None:

@@ -87,7 +87,7 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
         try:
             await self.on_kill()
         except Exception:  # it must not take the place of the CancelledError: Airflow would fail the task for it
-            self.log.exception("operation %r: could not be asked to cancel", self.operation_name)
+            self.log.exception("%s: could not be asked to cancel", self._what())
 
     async def on_kill(self) -> None:
         """Ask to cancel the operation, if a user has taken the task away from it and ``cancel_on_kill`` is set."""
@@ -102,14 +102,21 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([killing], timeout=left)
         if killing.cancel():
-            raise TimeoutError(f"operation {self.operation_name!r} could not be asked to cancel in {SECONDS_TO_KILL} s")
+            raise TimeoutError(f"{self._what()} could not be asked to cancel in {SECONDS_TO_KILL} s")
         killing.result()
 
     async def _cancel_if_killed(self) -> None:
         if await self._was_killed():
-            async with self._hook().async_client(self.operation_name) as client:
-                clock = steady_clock()
-                await drive_async(_kill.cancel(now=clock(), within=SECONDS_TO_CANCEL), self, client, clock=clock)
+            await self._cancel()
+
+    async def _cancel(self) -> None:
+        async with self._hook().async_client(self.operation_name) as client:
+            clock = steady_clock()
+            await drive_async(_kill.cancel(now=clock(), within=SECONDS_TO_CANCEL), self, client, clock=clock)
+
+    def _what(self) -> str:
+        """Say what is waited for, in a log."""
+        return f"operation {self.operation_name!r}"
 
     async def _was_killed(self) -> bool:
         """Tell a user's kill from a shutdown, a move to another triggerer, and a try that waits already.
@@ -124,8 +131,8 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
         state = await sync_to_async(state_of)(self.task_instance)
         killed = state not in NOT_KILLED
         self.log.info(
-            "operation %r: the trigger was stopped, and its task is %s: %s",
-            self.operation_name,
+            "%s: the trigger was stopped, and its task is %s: %s",
+            self._what(),
             state or "cleared",
             "killed by a user" if killed else "the operation is left alone",
         )

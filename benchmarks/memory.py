@@ -34,9 +34,10 @@ MOST_OF_A_RIVAL = 1_000
 POLLS_EACH = 2
 
 
-def resident() -> float:
-    """Return the resident memory of this process, in KB."""
-    gc.collect()
+def resident(*, collect: bool = True) -> float:
+    """Return the resident memory of this process, in KB; to collect garbage first blocks the event loop."""
+    if collect:
+        gc.collect()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1024
 

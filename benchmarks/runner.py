@@ -79,6 +79,7 @@ async def running(spec: dict[str, Any]) -> AsyncIterator[Triggers]:
     comms: Any = _Supervisor(_connection(spec))
     creating = asyncio.Lock()
     ready = asyncio.Event()
+    fired: list[Any] = []
 
     class Runner(TriggerRunner):
         """Airflow's own, with its supervisor inside, and with a lock: it is handed triggers at any moment."""
@@ -91,10 +92,14 @@ async def running(spec: dict[str, Any]) -> AsyncIterator[Triggers]:
             async with creating:
                 await super().create_triggers()  # type: ignore[no-untyped-call]
 
+        def process_trigger_events(self, finished_ids: list[int]) -> Any:
+            fired.extend(entry[1] for entry in self.events)
+            return super().process_trigger_events(finished_ids)
+
     runner: Any = Runner()  # type: ignore[no-untyped-call]
     main = asyncio.create_task(runner.arun())
     await ready.wait()
-    yield Triggers(spec, runner)
+    yield Triggers(spec, runner, fired)
     assert not main.done(), main
     runner.stop = True
     for details in runner.triggers.values():
@@ -104,6 +109,8 @@ async def running(spec: dict[str, Any]) -> AsyncIterator[Triggers]:
 
 def _connection(spec: dict[str, Any]) -> dict[str, Any]:
     """Return the connection of a system's triggers, and do to the process what the system needs."""
+    if "connection" in spec:
+        return dict(spec["connection"])
     if spec["system"] in RIVALS:
         _point_google(f"localhost:{spec['port']}", f"bench-{spec['system']}")
         return {"conn_type": "google_cloud_platform", "extra": json.dumps({"project": "bench"})}
@@ -121,7 +128,9 @@ def _connection(spec: dict[str, Any]) -> dict[str, Any]:
 class Triggers:
     """Waits that are triggers, made from rows as the database holds them."""
 
-    def __init__(self, spec: dict[str, Any], runner: Any) -> None:
+    def __init__(self, spec: dict[str, Any], runner: Any, fired: list[Any]) -> None:
+        self.fired = fired
+        """The events that have come to the supervisor so far."""
         self._spec = spec
         self._runner = runner
         self._prepared: list[Any] = []
@@ -164,6 +173,9 @@ class Triggers:
 
 def row(spec: dict[str, Any], number: int) -> tuple[str, dict[str, Any]]:
     """Return the class and the arguments of a trigger."""
+    if "row" in spec:
+        classpath, kwargs = spec["row"]
+        return classpath, kwargs
     system, interval = spec["system"], spec["interval"]
     name = OPERATION.format(number=number)
     if system == ALONE:

@@ -162,7 +162,7 @@ def test_reschedule_is_refused() -> None:
 @pytest.mark.parametrize(
     ("value", "complaint"),
     [
-        (None, "must be a text"),
+        (None, "give operation_name"),
         ({"name": "operations/x"}, "must be a text"),
         (lambda context, jinja_env: "operations/x", "must be a text"),
         ("", "non-empty"),

@@ -25,7 +25,7 @@ EXAMPLES = sorted((ROOT / "example_dags").glob("*.py"))
 
 BESIDE = {"__init__", "_form", "get_provider_info"}
 ORDER = [
-    ["exceptions", "_skip", "_schedule", "_outcome", "_wait", "_names", "_kill", "_type_names"],
+    ["exceptions", "_skip", "_schedule", "_outcome", "_wait", "_names", "_kill", "_enough", "_type_names"],
     [
         "_pacing",
         "_credentials",
@@ -37,6 +37,8 @@ ORDER = [
         "_events",
         "_rpc",
         "_client",
+        "_crowd",
+        "_many_events",
         "_holding",
         "_listing",
         "_polling",
@@ -51,8 +53,11 @@ ORDER = [
         "hooks",
         "triggers",
         "_workerless",
+        "_aside",
+        "_gathering",
+        "_many",
     ],
-    ["_deferral", "_from_trigger", "_memory", "sensors", "operators", "starting"],
+    ["_deferral", "_from_trigger", "_memory", "_many_waits", "sensors", "operators", "starting"],
     ["decorators", "_cli_exit", "_cli_output", "_cli_progress", "_cli_commands", "_cli_completion", "cli", "__main__"],
 ]
 """The floors from the lowest; within a floor, what comes later may import what comes earlier."""

@@ -272,7 +272,7 @@ def test_refused_port_defers() -> None:
     [
         ("", "non-empty"),
         ("   ", "non-empty"),
-        (None, "non-empty"),
+        (None, "give operation_name"),
         (7, "non-empty"),
         ({}, "without a 'name'"),
         ({"name": ""}, "non-empty"),

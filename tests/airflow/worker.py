@@ -40,6 +40,10 @@ class FakeTaskInstance:
         json.dumps(value)
         self.xcoms[key] = value
 
+    def xcom_pull(self, *, task_ids: str, key: str, map_indexes: int) -> Any:
+        assert (task_ids, map_indexes) == (self.task_id, self.map_index)
+        return self.xcoms.get(key)
+
 
 class FakeStore:
     """Airflow 3.3's `task_state_store`, in memory; its keys survive tries and clears, and hold JSON."""

@@ -1,0 +1,594 @@
+"""Many operations in one task: which are waited for, when it is over, and what comes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import uuid
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowSkipException,
+    AirflowTaskTimeout,
+    TaskDeferred,
+)
+
+from airflow_provider_lro import _crowd, _deferral, _many
+from airflow_provider_lro._channel import open_channels
+from airflow_provider_lro._many import ManyOperationsTrigger
+from airflow_provider_lro._names import pack, unpack
+from airflow_provider_lro._wait import WaitArgs
+from airflow_provider_lro.exceptions import (
+    EndpointError,
+    MalformedOperation,
+    OperationCancelled,
+    OperationFailed,
+    OperationNotFound,
+    OperationsFailed,
+    OperationTimeout,
+    RpcError,
+)
+from airflow_provider_lro.sensors import LongRunningOperationSensor
+from airflow_provider_lro.simulator import operation_name
+from tests.airflow.worker import FakeTaskInstance, fire, inflate, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tests.simulator_fixture import Simulator
+
+_parents = count()
+MODES = {"deferrable": {"deferrable": True}, "poke": {"mode": "poke"}}
+
+
+@pytest.fixture(params=MODES)
+def mode(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return MODES[request.param]
+
+
+@pytest.fixture
+def parent() -> str:
+    """Give a parent that no other test has."""
+    return f"projects/many{next(_parents)}"
+
+
+@pytest.fixture(autouse=True)
+def no_channel_is_left() -> Any:
+    yield
+    assert open_channels() == 0
+
+
+def sensor(operation_name: Any = None, **kwargs: Any) -> LongRunningOperationSensor:
+    defaults = {"task_id": "wait", "poke_interval": 0.1, "initial_delay": 0.1, "timeout": 20, "not_found_grace": 0}
+    return LongRunningOperationSensor(operation_name=operation_name, **{**defaults, **kwargs})
+
+
+def failure(waiting: LongRunningOperationSensor, ti: FakeTaskInstance | None = None) -> OperationsFailed:
+    with pytest.raises(OperationsFailed) as raised:
+        run(waiting, ti=ti)
+    return raised.value
+
+
+def gets(simulator: Simulator, names: Sequence[str]) -> list[int]:
+    polled = [call["name"] for call in simulator.calls("GetOperation")]
+    return [polled.count(name) for name in names]
+
+
+# Which, and until when
+
+
+def test_results_are_in_the_order_of_the_names(mode: dict[str, Any], name: Callable[..., str]) -> None:
+    """The XCom is the list of the responses, whatever the order in which the operations end."""
+    names = [name(duration=0.6 - number / 10, response={"n": number}) for number in range(6)]
+    waited = run(sensor([names[0], {"name": names[1]}, *names[2:]], **mode))
+    assert waited.result == [{"n": float(number)} for number in range(6)]
+    assert waited.deferrals == (1 if "deferrable" in mode else 0)
+
+
+def test_one_in_a_list_is_a_list(mode: dict[str, Any], name: Callable[..., str]) -> None:
+    """A sequence of one gives a list of one result."""
+    assert run(sensor([name(duration=0.2, response={"n": 1})], **mode)).result == [{"n": 1.0}]
+
+
+def test_name_that_is_there_twice_counts_twice(mode: dict[str, Any], name: Callable[..., str]) -> None:
+    """A name may be repeated: it has as many places in the list, and one in the errors."""
+    good, bad = name(duration=0.2, response={"n": 1}), name(duration=0.2, outcome="fail")
+    assert run(sensor([good, good], **mode)).result == [{"n": 1.0}, {"n": 1.0}]
+    error = failure(sensor([good, bad, bad], **mode))
+    assert list(error.errors) == [bad]
+    assert "2 of 3 operations failed (1 succeeded):" in str(error)
+
+
+def test_none_to_wait_for_is_success(mode: dict[str, Any], parent: str) -> None:
+    """All of no operations have succeeded; one of none cannot."""
+    assert run(sensor([], **mode)).result == []
+    assert run(sensor(parent=parent, **mode)).result == []
+    with pytest.raises(ValueError, match="there are 0 operations"):
+        run(sensor([], wait_for="any", **mode))
+
+
+def test_any_ends_with_the_first(mode: dict[str, Any], name: Callable[..., str], simulator: Simulator) -> None:
+    """wait_for="any" ends with the first success; the others go on, and have no result."""
+    names = [name(outcome="never"), name(duration=0.1, outcome="fail"), name(duration=0.4, response={"n": 2})]
+    assert run(sensor(names, wait_for="any", cancel_on_kill=True, **mode)).result == [None, None, {"n": 2.0}]
+    assert simulator.calls("CancelOperation", names[0]) == []
+
+
+def test_number_ends_when_it_is_reached(mode: dict[str, Any], name: Callable[..., str]) -> None:
+    """wait_for=2 ends with the second success."""
+    names = [name(duration=0.2), name(outcome="never"), name(duration=0.4)]
+    first, second, third = run(sensor(names, wait_for=2, **mode)).result
+    assert (bool(first), second, bool(third)) == (True, None, True)
+
+
+def test_number_that_cannot_be_reached_fails_at_once(mode: dict[str, Any], name: Callable[..., str]) -> None:
+    """When too many have failed, nobody waits for the others; with "all" everybody does."""
+    names = [name(duration=0.2, outcome="fail"), name(outcome="never"), name(duration=0.2, outcome="fail")]
+    began = time.monotonic()
+    error = failure(sensor(names, wait_for=2, **mode))
+    assert time.monotonic() - began < 10
+    assert set(error.errors) == {names[0], names[2]}
+    assert "2 of 3 operations failed (0 succeeded, 1 are not waited for any more)" in str(error)
+
+
+def test_what_is_done_at_once_neither_defers_nor_is_polled_twice(
+    mode: dict[str, Any], name: Callable[..., str], simulator: Simulator
+) -> None:
+    """Operations that are done already cost a poll each."""
+    names = [name(duration=0) for _ in range(120)]
+    done = run(sensor(names, **mode))
+    assert done.deferrals == 0
+    assert len(done.result) == 120
+    assert set(gets(simulator, names)) == {1}
+
+
+def test_worker_polls_no_more_than_it_must(name: Callable[..., str], simulator: Simulator) -> None:
+    """The first that is not done is enough to know that all of them are not."""
+    names = [name(duration=0), *(name(duration=30) for _ in range(300))]
+    with pytest.raises(TaskDeferred):
+        sensor(names, deferrable=True).execute({"ti": FakeTaskInstance()})
+    assert sum(gets(simulator, names)) < 300
+    with pytest.raises(TaskDeferred):
+        sensor(names[1:], deferrable=True).execute({"ti": FakeTaskInstance()})
+    assert gets(simulator, names[1:2]) >= [1]
+
+
+def test_parent_is_listed_once(mode: dict[str, Any], parent: str, simulator: Simulator) -> None:
+    """What parent and filter list when the task starts is waited for, and its names are an XCom."""
+    from airflow_provider_lro._client import OperationsClient
+
+    names = [f"{parent}/{operation_name(f'o{number}', duration=0.7, response={'n': number})}" for number in range(4)]
+    with OperationsClient.connect(simulator.endpoint, insecure=True) as client:
+        for each in names:
+            client.get_operation(each)
+    waited = run(sensor(parent=parent, filter="done=false", **mode))
+    order = waited.ti.xcoms["operation_names"]
+    assert sorted(order) == names
+    assert waited.result == [{"n": float(names.index(each))} for each in order]
+    assert len(simulator.calls("ListOperations", parent)) == 1
+    assert run(sensor(parent=parent, filter="done=false", **mode)).result == []
+
+
+def test_listing_finds_them(parent: str, simulator: Simulator) -> None:
+    """poll_method="list": one listing an interval for all of them."""
+    names = [f"{parent}/{operation_name(f'o{number}', duration=2)}" for number in range(100)]
+    lists = {"poll_method": "list", "list_parent": parent, "poke_interval": 0.4, "initial_delay": 0.4}
+    began = time.monotonic()
+    assert len(run(sensor(names, deferrable=True, **lists)).result) == 100
+    assert 1 <= len(simulator.calls("ListOperations", parent)) <= (time.monotonic() - began) / 0.36 + 2
+    # Where the listing before did not know of it yet, and for the end.
+    assert max(gets(simulator, names)) <= 4
+
+
+def test_locations_have_channels_of_their_own(simulator: Simulator, mode: dict[str, Any]) -> None:
+    """With {location} in the endpoint each operation is asked for where it is; a name without one is refused."""
+    places = ("here", "there", "here")
+    names = [
+        f"projects/p/locations/{place}/{operation_name(f'there{next(_parents)}', duration=0.3, response={'n': place})}"
+        for place in places
+    ]
+    endpoint = f"{{location}}.localhost:{simulator.port}"
+    assert run(sensor(names, endpoint=endpoint, **mode)).result == [{"n": place} for place in places]
+    with pytest.raises(EndpointError, match="has no"):
+        run(sensor([names[0], "simulations/duration=1/operations/nowhere"], endpoint=endpoint, **mode))
+    nowhere = f"projects/p/locations/nowhere/{operation_name('a')}"
+    with pytest.raises(EndpointError, match="does not resolve"):
+        run(
+            sensor(
+                [nowhere.replace("nowhere", "localhost"), nowhere], endpoint=f"{{location}}:{simulator.port}", **mode
+            )
+        )
+    targets = {channel.target for channel in sensor(endpoint=endpoint, parent="p").hook().channels(names)}
+    assert targets == {f"{place}.localhost:{simulator.port}" for place in places}
+
+
+# Failures
+
+
+def test_failures_come_together(mode: dict[str, Any], name: Callable[..., str]) -> None:
+    """All are waited for, one error has them all by name, no retry, and what has succeeded is an XCom."""
+    names = [
+        name(duration=0.1, outcome="fail", code=9, message="disk full", details="ErrorInfo"),
+        name(duration=0.5, response={"n": 1}),
+        name(duration=0.3, outcome="cancelled"),
+        name(duration=0.2, not_found=99),
+        name(duration=0.2, outcome="neither"),
+    ]
+    ti = FakeTaskInstance()
+    error = failure(sensor(names, require_result=True, **mode), ti)
+    kinds = {names[0]: OperationFailed, names[2]: OperationCancelled, names[3]: OperationNotFound}
+    kinds[names[4]] = MalformedOperation
+    assert {each: type(found) for each, found in error.errors.items()} == kinds
+    assert error.errors[names[0]].code == 9
+    assert error.errors[names[0]].details[0]["@type"].endswith("ErrorInfo")
+    assert isinstance(error, AirflowFailException)
+    assert "4 of 5 operations failed (1 succeeded)" in str(error)
+    assert "disk full" in str(error)
+    assert ti.xcoms == {"results": [None, {"n": 1.0}, None, None, None]}
+
+
+def test_what_could_not_be_reached_may_be_retried(mode: dict[str, Any], name: Callable[..., str]) -> None:
+    """One operation of which nothing is known makes a retry worth it, and is no reason to skip."""
+    names = [name(duration=0.1, outcome="fail"), name(duration=0.1, fault="7*forever", fault_after=1)]
+    names = names if "deferrable" in mode else [names[0], name(fault="7*forever")]
+    error = failure(sensor(names, soft_fail=True, **mode))
+    assert not isinstance(error, AirflowFailException)
+    assert isinstance(error.errors[names[1]], RpcError)
+
+
+@pytest.mark.parametrize(
+    ("script", "how"),
+    [
+        ({"outcome": "fail"}, {"soft_fail": True}),
+        ({"outcome": "cancelled"}, {"on_cancelled": "skip"}),
+        ({"fault": "7*forever"}, {"never_fail": True}),
+    ],
+)
+def test_skips_by_the_rules_for_one(
+    mode: dict[str, Any], name: Callable[..., str], script: dict[str, Any], how: dict[str, Any]
+) -> None:
+    """Each error that would be a skip alone is one together with others that would be, too; results are kept."""
+    names = [name(duration=0.2, response={"n": 0}), name(duration=0.2, **script)]
+    ti = FakeTaskInstance()
+    with pytest.raises(AirflowSkipException, match="1 of 2 operations failed"):
+        run(sensor(names, **how, **mode), ti=ti)
+    assert ti.xcoms["results"] == [{"n": 0.0}, None]
+
+
+def test_on_cancelled_skips_nothing_but_cancels(mode: dict[str, Any], name: Callable[..., str]) -> None:
+    """A failure beside a cancelled operation is a failure."""
+    names = [name(duration=0.1, outcome="cancelled"), name(duration=0.1, outcome="fail")]
+    assert len(failure(sensor(names, on_cancelled="skip", **mode)).errors) == 2
+
+
+def test_endpoint_that_cannot_be_right_fails_at_once(mode: dict[str, Any], name: Callable[..., str]) -> None:
+    """What is wrong with the connection is said once, and not for each operation."""
+    with pytest.raises(EndpointError):
+        run(sensor([name() for _ in range(50)], endpoint="nosuchhost.invalid:1", **mode))
+
+
+def test_text_of_many_failures_is_short(mode: dict[str, Any], name: Callable[..., str]) -> None:
+    """A thousand failures are in the error, and twenty in its text."""
+    names = [name(duration=0.1, outcome="fail") for _ in range(300)]
+    error = failure(sensor(names, **mode))
+    assert list(error.errors) == names
+    assert str(error).count("\n- ") == 20
+    assert "… and 280 more" in str(error)
+
+
+# Time
+
+
+def test_timeout_names_those_that_are_not_done(mode: dict[str, Any], name: Callable[..., str]) -> None:
+    """At the timeout each that is not done is an OperationTimeout, and the others have their results."""
+    names = [name(duration=0.1, response={"n": 0}), name(outcome="never")]
+    ti = FakeTaskInstance()
+    error = failure(sensor(names, timeout=0.8, **mode), ti)
+    (timeout,) = error.errors.values()
+    assert isinstance(timeout, OperationTimeout)
+    assert "was not done within 0.8 s. It goes on" in str(timeout)
+    assert isinstance(error, AirflowFailException)
+    assert ti.xcoms["results"] == [{"n": 0.0}, None]
+
+
+def test_on_timeout_cancels_all_that_are_left(
+    mode: dict[str, Any], name: Callable[..., str], simulator: Simulator
+) -> None:
+    """Each operation that runs at the timeout is asked to cancel, a few at a time, and the truth is waited for."""
+    names = [name(outcome="never") for _ in range(100)] + [name(duration=0.1)]
+    error = failure(sensor(names, timeout=1.5, on_timeout="cancel", wait_for=99, **mode))
+    assert len(error.errors) == 100
+    assert all("and is cancelled" in str(each) for each in error.errors.values())
+    asked = [call["name"] for call in simulator.calls("CancelOperation")]
+    assert sorted(each for each in asked if each in set(names)) == sorted(names[:100])
+
+
+def test_execution_timeout_may_be_retried(name: Callable[..., str]) -> None:
+    """An execution_timeout that is shorter than the timeout ends a try of the deferred wait, not the sensor."""
+    from datetime import timedelta
+
+    names = [name(outcome="never") for _ in range(2)]
+    error = failure(sensor(names, execution_timeout=timedelta(seconds=0.5), deferrable=True))
+    assert all(isinstance(each, AirflowTaskTimeout) for each in error.errors.values())
+    assert not isinstance(error, AirflowFailException)
+
+
+def test_execution_timeout_on_a_worker_looks_once_more(name: Callable[..., str]) -> None:
+    """Airflow's exception out of a signal handler ends the wait, with one poll of what is left."""
+    import signal
+    from datetime import timedelta
+
+    def over(*_: Any) -> None:
+        raise AirflowTaskTimeout("over")
+
+    names = [name(duration=0.1, response={"n": 0}), name(outcome="never")]
+    ti = FakeTaskInstance()
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, 1.0)
+    try:
+        error = failure(sensor(names, execution_timeout=timedelta(seconds=1), mode="poke"), ti)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert [isinstance(each, AirflowTaskTimeout) for each in error.errors.values()] == [True]
+    assert ti.xcoms["results"] == [{"n": 0.0}, None]
+
+
+def test_trigger_that_never_told_is_looked_after(name: Callable[..., str]) -> None:
+    """When Airflow's own timeout ends the deferral, the worker reads the truth itself."""
+    waiting = sensor([name(duration=0, response={"n": 0})] * 2, deferrable=True)
+    late = {"error": _deferral.TRIGGER_TIMEOUTS[0]}
+    assert waiting.resume_execution("__fail__", late, {"ti": FakeTaskInstance()}) == [{"n": 0.0}] * 2
+
+
+def test_trigger_that_never_told_of_a_parent(name: Callable[..., str], parent: str) -> None:
+    """A parent is not listed again, as it would list others: the names come from the XCom, or it is a timeout."""
+    late = {"error": _deferral.TRIGGER_TIMEOUTS[0]}
+    waiting = sensor(parent=parent, deferrable=True)
+    ti = FakeTaskInstance(xcoms={"operation_names": [name(duration=0, response={"n": 0})]})
+    assert waiting.resume_execution("__fail__", late, {"ti": ti}) == [{"n": 0.0}]
+    with pytest.raises(OperationTimeout, match="nor which they were"):
+        waiting.resume_execution("__fail__", late, {"ti": FakeTaskInstance()})
+
+
+# What crosses
+
+
+def deferred(waiting: LongRunningOperationSensor) -> TaskDeferred:
+    with pytest.raises(TaskDeferred) as raised:
+        waiting.execute({"ti": FakeTaskInstance()})
+    return raised.value
+
+
+def test_row_is_small(name: Callable[..., str]) -> None:
+    """Ten thousand names take little of a row, and come back as they were."""
+    names = [name(duration=60, message=str(uuid.uuid4())) for _ in range(10_000)]
+    waiting = deferred(sensor(names, deferrable=True))
+    row = json.dumps(waiting.trigger.serialize())
+    assert len(row) < 400 * 1024
+    assert unpack(json.loads(row)[1]["names"]) == names
+    assert waiting.kwargs == {"names": json.loads(row)[1]["names"]}
+
+
+def test_row_of_the_first_version_inflates() -> None:
+    """A row that this version wrote is the same trigger to all later ones."""
+    row = (
+        "airflow_provider_lro._many.ManyOperationsTrigger",
+        {"operation_name": "operations/a", "names": "eNqLVsovSC1KLMnMzyvWT1TSUUDmJynFAgC7Wgs2", "wanted": 1},
+    )
+    rebuilt = inflate(row)
+    assert rebuilt.serialize() == row
+    assert unpack(rebuilt.names) == ["operations/a", "operations/b"]
+
+
+def test_event_leaves_out_what_has_no_room(name: Callable[..., str], simulator: Simulator) -> None:
+    """Results beyond 64 KiB are read again by the worker, each once, and none is lost; so are failures."""
+    scripts = [{"response_bytes": 3000} if number % 2 else {"outcome": "fail"} for number in range(200)]
+    names = [name(duration=1, message=f"{number}-{'x' * 300}", **script) for number, script in enumerate(scripts)]
+    ti = FakeTaskInstance()
+    events: list[Any] = []
+    waiting = sensor(names, deferrable=True)
+    take = waiting.execute_complete
+    waiting.execute_complete = lambda context, event, **more: events.append(event) or take(context, event, **more)
+    error = failure(waiting, ti)
+    (event,) = events
+    assert len(json.dumps(event)) <= 64 * 1024
+    assert event["outcomes"] == "FS" * 100
+    assert 0 < len(event["known"]) < 200
+    assert [len(json.dumps(each)) > 3000 for each in ti.xcoms["results"]] == [False, True] * 100
+    assert [each.message[:4] for each in error.errors.values()] == [f"{number}-xxxx"[:4] for number in range(0, 200, 2)]
+
+
+def test_result_that_cannot_be_read_again_is_no_success(
+    name: Callable[..., str], simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has no room in the event and is gone since stays the verdict that it was, and is no result."""
+    monkeypatch.setattr(_many, "KEPT", 0)
+    from airflow_provider_lro._client import OperationsClient
+
+    names = [name(duration=0.5), name(duration=0.5, outcome="fail"), name(duration=0.5, outcome="cancelled")]
+
+    def forget() -> None:
+        with OperationsClient.connect(simulator.endpoint, insecure=True) as client:
+            for each in names:
+                client.delete_operation(each)
+
+    with pytest.raises(OperationsFailed) as raised:
+        run(sensor(names, deferrable=True), before_resume=forget)
+    assert [type(each) for each in raised.value.errors.values()] == [
+        OperationNotFound,
+        OperationFailed,
+        OperationCancelled,
+    ]
+    assert "could not be read again" in str(raised.value.errors[names[1]])
+
+
+def test_dags_test_drops_the_names(name: Callable[..., str], parent: str) -> None:
+    """Without the names that were deferred, the task's own are taken; a parent's are in the XCom."""
+    names = [name(duration=0.3, response={"n": number}) for number in range(3)]
+    waiting = sensor(names, deferrable=True)
+    event = json.loads(json.dumps(fire(deferred(waiting).trigger.serialize())))
+    expected = [{"n": float(number)} for number in range(3)]
+    assert waiting.execute_complete({"ti": FakeTaskInstance()}, event) == expected
+    of_parent = sensor(parent=parent, deferrable=True)
+    known = FakeTaskInstance(xcoms={"operation_names": names})
+    assert of_parent.execute_complete({"ti": known}, event) == expected
+    assert of_parent.execute_complete({"ti": FakeTaskInstance()}, event) == []
+
+
+def test_event_about_others_is_refused(name: Callable[..., str]) -> None:
+    """An event that has not one letter for each name is none that is understood."""
+    event = {"outcomes": "SS", "known": {}, "started_at": 0.0}
+    with pytest.raises(ValueError, match="is about 2 operations"):
+        sensor([name()], deferrable=True).execute_complete({"ti": FakeTaskInstance()}, event, names=pack(["a"]))
+    event = {"outcomes": "?", "known": {}, "started_at": 0.0}
+    with pytest.raises(ValueError, match="does not know"):
+        sensor([name()], deferrable=True).execute_complete({"ti": FakeTaskInstance()}, event, names=pack(["a"]))
+
+
+def test_connection_that_is_gone_is_said_once(name: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trigger without a channel fires one error for all."""
+    waiting = deferred(sensor([name(duration=9)] * 3, deferrable=True))
+    monkeypatch.setenv("AIRFLOW_CONN_LRO_DEFAULT", '{"conn_type": "lro", "host": "https://wrong"}')
+    event = fire(waiting.trigger.serialize())
+    with pytest.raises(EndpointError, match="is a URL"):
+        sensor(["a"], deferrable=True).execute_complete({"ti": FakeTaskInstance()}, event, names=pack(["a"]))
+
+
+# In the triggerer
+
+
+def trigger(names: Sequence[str], **kwargs: Any) -> ManyOperationsTrigger:
+    now = time.time()
+    times = {"interval": 0.2, "initial_delay": 0.2, "started_at": now - 10, "deadline": now + 40}
+    return ManyOperationsTrigger(operation_name=names[0], names=pack(names), **{**times, **kwargs})
+
+
+async def test_rebuilt_trigger_finds_what_is_done(name: Callable[..., str]) -> None:
+    """A trigger that is stopped and built again from its row misses nothing."""
+    names = [name(duration=0.1 * (number % 10), response={"n": number}) for number in range(50)]
+    first = trigger(names)
+    running = asyncio.ensure_future(anext(first.run()))  # type: ignore[arg-type]
+    await asyncio.sleep(0.5)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert open_channels() == 0
+    event = await anext(inflate(json.loads(json.dumps(first.serialize()))).run())
+    assert event.payload["outcomes"] == "S" * 50
+
+
+async def test_log_has_few_lines(name: Callable[..., str], caplog: pytest.LogCaptureFixture) -> None:
+    """A thousand operations, of which each fails some polls, make a line an interval."""
+    caplog.set_level("INFO")
+    names = [name(duration=0.5, fault="14*1", outcome="fail" if number % 2 else "ok") for number in range(400)]
+    await anext(trigger(names, interval=0.5).run())  # type: ignore[arg-type]
+    lines = [record.getMessage() for record in caplog.records]
+    assert 0 < len(lines) < 10
+    assert lines[-1].startswith("400 of 400 operations are done, 200 of them failed; 400 polls have failed")
+
+
+async def test_large_metadata_is_not_kept(name: Callable[..., str], simulator: Simulator) -> None:
+    """Of an operation that runs its metadata is dropped where it is large, and so is not in a timeout."""
+    names = [name(outcome="never", metadata="struct", message="x")]
+    short = trigger(names, deadline=time.time() + 0.4)
+    event = await anext(short.run())  # type: ignore[arg-type]
+    assert "metadata" in event.payload["known"]["0"]["operation"]
+    before, _crowd.LARGEST_METADATA = _crowd.LARGEST_METADATA, 10
+    try:
+        event = await anext(trigger(names, deadline=time.time() + 0.4).run())  # type: ignore[arg-type]
+    finally:
+        _crowd.LARGEST_METADATA = before
+    assert "metadata" not in event.payload["known"]["0"]["operation"]
+
+
+async def test_kill_cancels_what_is_not_done(
+    name: Callable[..., str], simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user's kill asks to cancel each operation that is not done, and no other; a shutdown asks none."""
+    names = [name(duration=0), *(name(outcome="never") for _ in range(80))]
+    for state, asked in (("deferred", set()), ("failed", set(names[1:]))):
+        monkeypatch.setattr("airflow_provider_lro.triggers.state_of", lambda ti, state=state: state)
+        waiting = trigger(names, cancel_on_kill=True)
+        waiting.task_instance = FakeTaskInstance()
+        running = asyncio.ensure_future(anext(waiting.run()))  # type: ignore[arg-type]
+        while waiting._gathering is None or 0 in waiting._gathering.left:  # noqa: ASYNC110  (it has no event)
+            await asyncio.sleep(0.05)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await waiting.on_kill()
+        assert {call["name"] for call in simulator.calls("CancelOperation")} & set(names) == asked
+
+
+def test_kill_on_a_worker_cancels_what_is_not_done(
+    name: Callable[..., str], simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """on_kill wakes the wait; in a user's state all that are not done are asked to cancel."""
+    import threading
+
+    states = iter(["running", "failed"])
+    monkeypatch.setattr(_deferral, "state_of", lambda ti: next(states))
+    names = [name(duration=0), *(name(outcome="never") for _ in range(20))]
+    waiting = sensor(names, mode="poke", cancel_on_kill=True)
+    for seconds in (1.0, 1.5):
+        threading.Timer(seconds, waiting.on_kill).start()
+    with pytest.raises(_deferral.KilledByUser):
+        run(waiting)
+    assert {call["name"] for call in simulator.calls("CancelOperation")} & set(names) == set(names[1:])
+
+
+# What is refused
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "nothing": ({}, "give operation_name"),
+    "both": ({"operation_name": "a", "parent": "b"}, "one of the two"),
+    "filter of nothing": ({"operation_name": "a", "filter": "done=true"}, "there is no parent"),
+    "wait_for": ({"operation_name": ["a"], "wait_for": "some"}, "wait_for must be"),
+    "wait_for 0": ({"operation_name": ["a"], "wait_for": 0}, "wait_for must be"),
+    "wait_for True": ({"operation_name": ["a"], "wait_for": True}, "wait_for must be"),
+    "reschedule": ({"operation_name": ["a", "b"], "mode": "reschedule"}, "for many use deferrable=True"),
+    "start": ({"operation_name": ["a"], "start_from_trigger": True, "deferrable": True}, "many need a worker"),
+    "end": ({"parent": "a", "end_from_trigger": True, "deferrable": True}, "many need a worker"),
+}
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_refused_at_construction(why: str) -> None:
+    """What makes no sense is refused where the DAG is parsed, with what to do instead."""
+    kwargs, text = REFUSED[why]
+    with pytest.raises(ValueError, match=text):
+        LongRunningOperationSensor(task_id="wait", **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("rendered", "kwargs", "text"),
+    [
+        (["operations/a", None], {}, "must be a non-empty text"),
+        (["operations/a", "None"], {}, "has no value"),
+        (["a", "b"], {"wait_for": 3}, "there are 2 operations"),
+        (["a/b", "c/d"], {"poll_method": "list", "deferrable": True}, "list_parent must say"),
+        (["a", "b"], {"mode": "reschedule"}, "for many use deferrable=True"),
+    ],
+)
+def test_refused_when_rendered(rendered: Any, kwargs: dict[str, Any], text: str) -> None:
+    """What only the rendered value shows is refused before anything is polled."""
+    waiting = sensor("{{ a template }}", **kwargs)
+    waiting.operation_name = rendered
+    with pytest.raises(ValueError, match=text):
+        run(waiting)
+
+
+def test_more_than_there_is_room_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event has a letter for each operation, so there is a limit."""
+    monkeypatch.setattr("airflow_provider_lro._many_events.MOST", 2)
+    with pytest.raises(ValueError, match="more than one task can wait for"):
+        run(sensor(["a", "b", "c"]))
+
+
+def test_row_says_what_it_is(name: Callable[..., str]) -> None:
+    """A constructor raises nothing but TypeError, whatever is in the row."""
+    for field in ("names", "wanted", "require_result", *WaitArgs.__dataclass_fields__):
+        for nonsense in (None, "x", -1, [], object()):
+            ManyOperationsTrigger(**{"operation_name": "o", field: nonsense})
