@@ -6,6 +6,7 @@ Floor 3: floor ½ is imported inside functions.
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,8 @@ SHORTEST_INTERVAL = 1.0
 """Seconds: Airflow's triggerer takes events once a second."""
 LONGEST_SILENCE = 3600.0
 """Seconds between two reminders of a wrong argument."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -113,7 +116,7 @@ class LongRunningOperationEventTrigger(BaseEventTrigger):
             try:
                 self.check()
             except ValueError:
-                self.log.exception("asset watcher: an argument is wrong, and nothing is watched")
+                log.exception("asset watcher: an argument is wrong, and nothing is watched")
                 await asyncio.sleep(LONGEST_SILENCE)
             else:
                 break
@@ -157,7 +160,7 @@ class LongRunningOperationEventTrigger(BaseEventTrigger):
         except Exception:
             # Of Airflow's store, mostly, while its database is away. A trigger that ended would be started again at
             # once, and again; nothing is lost by another try after the next listing.
-            self.log.exception("operations under %r: what has finished cannot be announced now", self.parent)
+            log.exception("operations under %r: what has finished cannot be announced now", self.parent)
             return []
 
     def _snapshots(self) -> AsyncGenerator[Mapping[bytes, Finished]]:

@@ -43,16 +43,16 @@ def watching(service: Simulator, tmp_path_factory: pytest.TempPathFactory) -> It
         yield running
 
 
-def rows(airflow: AirflowStack, query: str) -> list[tuple[Any, ...]]:
+def rows(airflow: AirflowStack, query: str, *values: str) -> list[tuple[Any, ...]]:
     """Ask the database itself: a moment after an event was stored is what a test wants to hit."""
     with closing(sqlite3.connect(f"file:{airflow.home / 'airflow.db'}?mode=ro", uri=True, timeout=30)) as database:
-        return database.execute(query).fetchall()
+        return database.execute(query, values).fetchall()
 
 
 def stored(airflow: AirflowStack, asset: str) -> list[dict[str, Any]]:
     """The operations that the events of an asset name, in order."""
-    query = "select e.extra from asset_event e join asset a on a.id = e.asset_id where a.name = '{}' order by e.id"
-    extras = [json.loads(extra) for (extra,) in rows(airflow, query.format(asset))]
+    query = "select e.extra from asset_event e join asset a on a.id = e.asset_id where a.name = ? order by e.id"
+    extras = [json.loads(extra) for (extra,) in rows(airflow, query, asset)]
     return [operation for extra in extras for operation in extra["payload"]["operations"]]
 
 
@@ -62,13 +62,12 @@ def fired(airflow: AirflowStack) -> int:
 
 def reacted(airflow: AirflowStack, dag: str) -> set[str]:
     """The operations that successful runs of a DAG were given."""
-    query = f"select run_id from dag_run where dag_id = '{dag}' and state = 'success'"
-    return {name for (run,) in rows(airflow, query) for name in airflow.xcom(dag, run, "react")}
+    runs = rows(airflow, "select run_id from dag_run where state = 'success' and dag_id = ?", dag)
+    return {name for (run,) in runs for name in airflow.xcom(dag, run, "react")}
 
 
 def test_each_operation_is_in_one_event_over_kills_and_restarts(watching: AirflowStack, service: Simulator) -> None:
-    """Fifty finish in five bursts; the triggerer is killed with an event on its way, killed with one just stored, and
-    stopped with one just stored: each operation is named once, and the DAG has run for all."""
+    """Killed with an event on its way or just stored, stopped with one just stored: fifty, each named once, all run."""
     names: list[str] = []
     failing: list[str] = []
 
@@ -109,5 +108,8 @@ def test_each_operation_is_in_one_event_over_kills_and_restarts(watching: Airflo
     every, failures = stored(watching, "every"), stored(watching, "failures")
     assert sorted(operation["name"] for operation in every) == sorted(names)
     assert sorted(operation["name"] for operation in failures) == sorted(failing)
-    assert {(operation["outcome"], operation.get("code")) for operation in every} == {("Succeeded", None), ("Failed", 9)}
+    assert {(operation["outcome"], operation.get("code")) for operation in every} == {
+        ("Succeeded", None),
+        ("Failed", 9),
+    }
     assert {(operation["outcome"], operation.get("code")) for operation in failures} == {("Failed", 9)}
