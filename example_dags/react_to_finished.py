@@ -6,6 +6,8 @@ the listing. Each run is told what has finished since the run before.
 
 from __future__ import annotations
 
+from typing import Any
+
 from airflow.sdk import DAG, Asset, AssetWatcher, task
 
 from airflow_provider_lro.assets import LongRunningOperationEventTrigger
@@ -23,8 +25,8 @@ finished = Asset(
 with DAG("lro_react_to_finished", schedule=[finished], catchup=False, tags=["lro"]):
 
     @task
-    def react(triggering_asset_events=None) -> list[str]:  # type: ignore[no-untyped-def]
-        events = [event for events in triggering_asset_events.values() for event in events]
+    def react(triggering_asset_events: dict[Asset, list[Any]] | None = None) -> list[str]:
+        events = [event for each in (triggering_asset_events or {}).values() for event in each]
         operations = [operation for event in events for operation in event.extra["payload"]["operations"]]
         return [f"{operation['name']}: {operation['outcome']}" for operation in operations]
 

@@ -38,6 +38,8 @@ def watching(service: Simulator, tmp_path_factory: pytest.TempPathFactory) -> It
     env = as_variables({"triggerer": {"triggerer_health_check_threshold": 10}})
     stored = {"conn_type": "lro", "host": "127.0.0.1", "port": service.port, "extra": {"insecure": True}}
     home, dags = tmp_path_factory.mktemp("watching"), Path(__file__).parent / "dags_watched"
+    with OperationsClient.connect(service.endpoint, insecure=True) as client:
+        client.get_operation(f"{PARENT}/{operation_name('before', duration=0)}")
     with AirflowStack(home, dags, env=env) as running:
         cli(running, "connections", "add", "lro_default", "--conn-json", json.dumps(stored))
         yield running
@@ -81,7 +83,6 @@ def test_each_operation_is_in_one_event_over_kills_and_restarts(watching: Airflo
                 failing.append(name)
 
     with OperationsClient.connect(service.endpoint, insecure=True) as client:
-        client.get_operation(f"{PARENT}/{operation_name('before', duration=0)}")
         watermark = "select count(*) from asset_state_store where key like 'lro:%:seen'"
         until(lambda: rows(watching, watermark) == [(2,)], "both watchers to have looked")
 
