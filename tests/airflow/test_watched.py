@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.airflow,
-    pytest.mark.timeout(480),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(version("apache-airflow").startswith("2."), reason="asset watchers came with Airflow 3.0"),
 ]
 
