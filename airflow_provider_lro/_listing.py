@@ -1,10 +1,10 @@
-"""One listing for many waits: ``ListOperations`` once an interval, instead of a poll for each. Floor ½."""
+"""One listing for all who want to know: ``ListOperations`` once an interval, not a poll for each wait. Floor ½."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from airflow_provider_lro._client import AsyncOperationsClient
 from airflow_provider_lro._pacing import pace_of, pause
@@ -13,66 +13,129 @@ from airflow_provider_lro._wait import is_transient
 from airflow_provider_lro.exceptions import Code, LroError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from google.longrunning import operations_proto_pb2 as pb
 
     from airflow_provider_lro._channel import ChannelConfig
 
-__all__ = ["Listed"]
+__all__ = ["Listed", "Watched"]
 
 PAGE = 1000
 """Operations a page, for a server that lets us choose: each page is a call."""
 JITTER = 0.1
 """Share of an interval that may be left out between two listings."""
+RETRY = 300.0
+"""Seconds, at least, until what is refused is listed again for those who watch a parent; waits poll singly then."""
 
 log = logging.getLogger(__name__)
 
 
 class _Lister:
-    """Lists the operations under one parent, for as long as there are waits that want to know of theirs."""
+    """Lists the operations under one parent, for as long as somebody wants to know of them."""
 
-    def __init__(self, config: ChannelConfig, parent: str) -> None:
+    def __init__(self, config: ChannelConfig, parent: str, filter: str = "") -> None:
         self._config = config
         self._parent = parent
+        self._filter = filter
         self._task: asyncio.Task[None] | None = None
+        self._interval = 0.0
+        self._hurry = asyncio.Event()
         self.waits: dict[Listed, None] = {}
+        self.watches: dict[Watched, None] = {}
         self._page: int | None = PAGE
         self.refused = False
 
     def join(self, wait: Listed) -> None:
         self.waits[wait] = None
-        if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(self._run())
+        if wait.interval < self._interval:
+            self._hurry.set()
+        self._start()
+
+    def watch(self, watch: Watched) -> None:
+        if watch not in self.watches:
+            self.watches[watch] = None
+            self._hurry.set()
+        self._start()
 
     def leave(self, wait: Listed) -> None:
         self.waits.pop(wait, None)
-        if not self.waits and self._task is not None:
+        self._end_if_idle()
+
+    def unwatch(self, watch: Watched) -> None:
+        self.watches.pop(watch, None)
+        self._end_if_idle()
+
+    def _end_if_idle(self) -> None:
+        if self.idle and self._task is not None:
             self._task.cancel()
             self._task = None
 
+    @property
+    def idle(self) -> bool:
+        """Whether nobody wants to know."""
+        return not self.waits and not self.watches
+
+    def _start(self) -> None:
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._run())
+            self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Whatever surprise has ended the listing, those who watch must hear of it; waits poll singly."""
+        if not task.cancelled() and (surprise := task.exception()) is not None:
+            log.error("the listing of operations under %r has ended", self._parent, exc_info=surprise)
+            for watch in self.watches:
+                watch.tell([], surprise)
+
     async def _run(self) -> None:
         async with AsyncOperationsClient(self._config) as client:
-            while not self.refused:
-                joined = list(self.waits)
+            while not self.refused or self.watches:
+                self._hurry.clear()
+                joined, watching = list(self.waits), list(self.watches)
                 found: dict[str, pb.Operation] = {}
                 failed: LroError | None = None
                 try:
-                    found = await self._list(client, {wait.name for wait in joined})
+                    found = await self._list(client, _wanted({wait.name for wait in joined}, finished=bool(watching)))
                 except LroError as error:
                     failed = error
-                    self.refused = not is_transient(error)
-                if self.refused:
-                    log.warning("operations under %r cannot be listed, so each is polled: %s", self._parent, failed)
+                if failed is None:
+                    self.refused = False
+                elif not is_transient(failed):
+                    if joined and not self.refused:
+                        log.warning("operations under %r cannot be listed, so each is polled: %s", self._parent, failed)
+                    self.refused = True
                 for wait in joined:
                     wait.tell(found.get(wait.name), failed)
-                interval = min((wait.interval for wait in self.waits), default=0.0)
-                await pause(Window(shortest=interval * (1.0 - JITTER), longest=interval))
+                finished = [operation for operation in found.values() if operation.done]
+                for watch in watching:
+                    watch.tell(finished, failed)
+                await self._pause()
 
-    async def _list(self, client: AsyncOperationsClient, wanted: set[str]) -> dict[str, pb.Operation]:
+    async def _pause(self) -> None:
+        if self.refused and not self.watches:
+            return
+        intervals = [wait.interval for wait in self.waits] + [watch.interval for watch in self.watches]
+        interval = min(intervals, default=0.0)
+        if self.refused:
+            interval = max(interval, RETRY)
+        self._interval = interval
+        pausing = asyncio.ensure_future(pause(Window(shortest=interval * (1.0 - JITTER), longest=interval)))
+        hurry = asyncio.ensure_future(self._hurry.wait())
+        try:
+            await asyncio.wait({pausing, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            pausing.cancel()
+            hurry.cancel()
+
+    async def _list(
+        self, client: AsyncOperationsClient, wanted: Callable[[pb.Operation], bool]
+    ) -> dict[str, pb.Operation]:
         pace = pace_of(self._config.target)
         await pace.turn()
         try:
-            pages = client.list_operations(self._parent, page_size=self._page)
-            found = {operation.name: operation async for operation in pages if operation.name in wanted}
+            pages = client.list_operations(self._parent, self._filter, page_size=self._page)
+            found = {operation.name: operation async for operation in pages if wanted(operation)}
         except LroError as error:
             pace.heard(error)
             if error.code == Code.INVALID_ARGUMENT and self._page is not None:
@@ -83,7 +146,26 @@ class _Lister:
         return found
 
 
-_listers: dict[tuple[asyncio.AbstractEventLoop, ChannelConfig, str], _Lister] = {}
+def _wanted(names: set[str], *, finished: bool) -> Callable[[pb.Operation], bool]:
+    return lambda operation: (finished and operation.done) or operation.name in names
+
+
+_Key: TypeAlias = "tuple[asyncio.AbstractEventLoop, ChannelConfig, str, str]"
+_listers: dict[_Key, _Lister] = {}
+
+
+def _lister_of(key: _Key) -> _Lister:
+    lister = _listers.get(key)
+    if lister is None:
+        for stale in [other for other in _listers if other[0].is_closed()]:
+            del _listers[stale]
+        lister = _listers[key] = _Lister(*key[1:])
+    return lister
+
+
+def _left(key: _Key, lister: _Lister) -> None:
+    if lister.idle and not lister.refused and _listers.get(key) is lister:  # that it is refused is remembered
+        del _listers[key]
 
 
 class Listed:
@@ -92,7 +174,7 @@ class Listed:
     def __init__(self, config: ChannelConfig, name: str, parent: str, interval: float) -> None:
         self.name = name
         self.interval = interval
-        self._key = (asyncio.get_running_loop(), config, parent)
+        self._key: _Key = (asyncio.get_running_loop(), config, parent, "")
         self._lister: _Lister | None = None
         self._told = asyncio.Event()
         self._found: pb.Operation | None = None
@@ -135,16 +217,52 @@ class Listed:
         """Want to know no more."""
         if self._lister is not None:
             self._lister.leave(self)
-            if not self._lister.waits and not self._lister.refused:  # that it is refused is remembered
-                _listers.pop(self._key, None)
+            _left(self._key, self._lister)
             self._lister = None
 
     def _join(self) -> None:
-        lister = _listers.get(self._key)
-        if lister is None:
-            for stale in [key for key in _listers if key[0].is_closed()]:
-                del _listers[stale]
-            lister = _listers[self._key] = _Lister(self._key[1], self._key[2])
-        if not lister.refused:
-            lister.join(self)
-        self._lister = lister
+        self._lister = _lister_of(self._key)
+        if not self._lister.refused:
+            self._lister.join(self)
+
+
+class Watched:
+    """What one watcher hears from the listing of a parent: all that is finished."""
+
+    def __init__(self, config: ChannelConfig, parent: str, filter: str, interval: float) -> None:
+        self.config = config
+        self.interval = interval
+        self._key: _Key = (asyncio.get_running_loop(), config, parent, filter)
+        self._lister: _Lister | None = None
+        self._told = asyncio.Event()
+        self._finished: list[pb.Operation] = []
+        self._failed: BaseException | None = None
+
+    def tell(self, finished: list[pb.Operation], failed: BaseException | None) -> None:
+        """Hear of a listing; one that was not asked for before the next has come is forgotten."""
+        self._finished, self._failed = finished, failed
+        self._told.set()
+
+    async def next(self) -> list[pb.Operation]:
+        """Return the finished operations of the next listing, as it has them.
+
+        Raises:
+            LroError: it has failed; the next comes in due time.
+        """
+        if self._lister is None:
+            self._lister = _lister_of(self._key)
+        self._lister.watch(self)
+        await self._told.wait()
+        self._told.clear()
+        finished, failed = self._finished, self._failed
+        self._finished, self._failed = [], None
+        if failed is not None:
+            raise failed
+        return finished
+
+    def leave(self) -> None:
+        """Want to know no more."""
+        if self._lister is not None:
+            self._lister.unwatch(self)
+            _left(self._key, self._lister)
+            self._lister = None

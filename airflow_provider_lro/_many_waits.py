@@ -255,8 +255,9 @@ class ManyOperator(OutcomeOperator):
         results: list[Any] = []
         errors: dict[str, LroError] = {}
         succeeded = failed = 0
-        if known := sorted(filter(None, found), key=lambda outcome: not isinstance(outcome, Succeeded)):
-            self.load_types(known[0])
+        known = [outcome for outcome in found if outcome is not None]
+        if known:
+            self.load_types(next((outcome for outcome in known if isinstance(outcome, Succeeded)), known[0]))
         for name, outcome in zip(names, found, strict=True):
             result = None
             if outcome is not None:

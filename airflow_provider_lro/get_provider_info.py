@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from airflow import __version__
+
 from airflow_provider_lro._form import conn_fields, field_behaviour
 
 __all__ = ["get_provider_info"]
 
 INTEGRATION = "Long-running operations"
+TRIGGERS = ["airflow_provider_lro.triggers"]
+if not __version__.startswith("2."):  # which has no asset watchers
+    TRIGGERS.append("airflow_provider_lro.assets")
 
 
 def get_provider_info() -> dict[str, Any]:
@@ -33,7 +38,7 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "sensors": [{"integration-name": INTEGRATION, "python-modules": ["airflow_provider_lro.sensors"]}],
-        "triggers": [{"integration-name": INTEGRATION, "python-modules": ["airflow_provider_lro.triggers"]}],
+        "triggers": [{"integration-name": INTEGRATION, "python-modules": TRIGGERS}],
         "task-decorators": [{"class-name": "airflow_provider_lro.decorators.lro_task", "name": "lro"}],
         "cli": ["airflow_provider_lro.cli.get_cli_commands"],
         "connection-types": [

@@ -285,9 +285,13 @@ class LongRunningOperationSensor(ManyOperator, BaseSensorOperator):
 
 def _final(error: LroError) -> type[LroError] | None:
     """Return the class of an error that no retry can help; None where one may."""
-    if type(error) is OperationsFailed and all(type(each) in FINAL for each in error.errors.values()):
+    if type(error) is OperationsFailed and all(map(_is_final, error.errors.values())):
         return FinalOperationsFailed
     return FINAL.get(type(error))
+
+
+def _is_final(error: LroError) -> bool:
+    return type(error) in FINAL or isinstance(error, AirflowFailException)
 
 
 def _first_poke(context: Context, task: Any) -> float | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from airflow_provider_lro import _kill
 from airflow_provider_lro._drivers import drive_async, steady_clock
 from airflow_provider_lro._outcome import Broken
 from airflow_provider_lro._task_state import state_of
+from airflow_provider_lro._trigger_row import row_of
 from airflow_provider_lro._wait import Start, WaitArgs, wait
 from airflow_provider_lro.exceptions import LroError
 from airflow_provider_lro.hooks import LongRunningOperationHook
@@ -57,11 +58,7 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments; what equals its default is left out, so that older code reads it."""
-        kind = type(self)
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        defaults = {field.name: field.default for field in fields(self) if field.default is not MISSING}
-        kept = {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
-        return f"{kind.__module__}.{kind.__qualname__}", kept
+        return row_of(self)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and yield the one event; see ``_events`` for what it holds."""

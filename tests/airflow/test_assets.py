@@ -1,0 +1,357 @@
+"""The trigger of asset watchers, in this process: what it lists, what it survives, and who shares a listing."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import subprocess
+import sys
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.triggers import base
+
+from airflow_provider_lro import _listing, _plugin
+from airflow_provider_lro._channel import open_channels
+from airflow_provider_lro.operation import OperationsClient
+from airflow_provider_lro.simulator import operation_name
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+
+    from tests.simulator_fixture import Simulator
+
+HAS_WATCHERS = hasattr(base, "BaseEventTrigger")
+needs_watchers = pytest.mark.skipif(not HAS_WATCHERS, reason="asset watchers came with Airflow 3.0")
+
+_parents = count()
+
+
+@pytest.fixture
+def parent() -> str:
+    """Give a parent that no other test has."""
+    return f"projects/assets{next(_parents)}"
+
+
+def trigger(parent: str, **kwargs: Any) -> Any:
+    from airflow_provider_lro.assets import LongRunningOperationEventTrigger
+
+    return LongRunningOperationEventTrigger(parent=parent, **{"interval": 1, "announce_existing": True, **kwargs})
+
+
+def start(simulator: Simulator, parent: str, *scripts: dict[str, Any]) -> list[str]:
+    """Make operations known to the simulator."""
+    names = [f"{parent}/{operation_name(f'o{number}', **script)}" for number, script in enumerate(scripts)]
+    with OperationsClient.connect(simulator.endpoint, insecure=True) as client:
+        for name in names:
+            client.get_operation(name)
+    return names
+
+
+async def first_event(events: AsyncIterator[Any]) -> dict[str, dict[str, Any]]:
+    """The operations of the first event, by name."""
+    event = await asyncio.wait_for(anext(events), 20)
+    await events.aclose()  # type: ignore[attr-defined]
+    return {operation["name"]: operation for operation in event.payload["operations"]}
+
+
+def said(caplog: pytest.LogCaptureFixture, text: str) -> list[str]:
+    return [record.getMessage() for record in caplog.records if text in record.getMessage()]
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
+@needs_watchers
+async def test_event_names_what_has_finished(parent: str, simulator: Simulator) -> None:
+    """Outcome, code and end of each; what runs still is not named. An event is plain JSON."""
+    names = start(
+        simulator,
+        parent,
+        {"duration": 0},
+        {"duration": 0, "outcome": "fail", "code": 9},
+        {"duration": 0, "outcome": "cancelled"},
+        {"outcome": "never"},
+    )
+    named = await first_event(trigger(parent).run())
+    assert json.loads(json.dumps(named)) == named
+    assert [(name, each["outcome"], each.get("code")) for name, each in sorted(named.items())] == sorted(
+        [(names[0], "Succeeded", None), (names[1], "Failed", 9), (names[2], "Cancelled", 1)]
+    )
+    assert all(each["end_time"].startswith("20") for each in named.values())
+    await until(lambda: open_channels() == 0)
+    assert not _listing._listers
+
+
+@needs_watchers
+async def test_only_what_is_asked_for_is_named(parent: str, simulator: Simulator) -> None:
+    """`outcomes` and the service's own filter."""
+    names = start(simulator, parent, {"duration": 0}, *[{"duration": 0, "outcome": "fail"}] * 2)
+    watcher = trigger(parent, outcomes="Failed, Cancelled", filter="name:o2")
+    assert list(await first_event(watcher.run())) == [names[2]]
+
+
+@needs_watchers
+async def test_watchers_of_one_parent_share_a_listing(parent: str, simulator: Simulator) -> None:
+    """Twenty triggers, each for itself as below Airflow 3.3: one listing an interval."""
+    (name,) = start(simulator, parent, {"duration": 2.5})
+    named = await asyncio.gather(*(first_event(trigger(parent).run()) for _ in range(20)))
+    assert all(list(each) == [name] for each in named)
+    assert 3 <= len(simulator.calls("ListOperations", parent)) <= 6
+    assert not _listing._listers
+
+
+@needs_watchers
+async def test_watchers_of_one_parent_share_a_stream(parent: str, simulator: Simulator) -> None:
+    """The same through Airflow's own manager of shared streams, with different outcomes for each."""
+    shared = pytest.importorskip("airflow.triggers.shared_stream")
+    names = start(simulator, parent, {"duration": 1.5}, {"duration": 1.5, "outcome": "fail"})
+    triggers = [trigger(parent), trigger(parent, outcomes="Failed")]
+    keys = [each.shared_stream_key() for each in triggers]
+    assert keys[0] == keys[1] != trigger(parent, filter="x").shared_stream_key()
+    manager = shared.SharedStreamManager()
+    streams = [
+        each.filter_shared_stream(manager.subscribe(trigger_id=number, trigger=each, key=keys[0]))
+        for number, each in enumerate(triggers)
+    ]
+    named = await asyncio.gather(*map(first_event, streams))
+    assert [sorted(each) for each in named] == [sorted(names), [names[1]]]
+    for number in range(2):
+        await manager.unsubscribe(number, keys[0])
+    assert len(simulator.calls("ListOperations", parent)) <= 4
+    await until(lambda: open_channels() == 0)
+    assert not _listing._listers
+
+
+@needs_watchers
+async def test_listing_that_is_shared_with_waits(parent: str, simulator: Simulator) -> None:
+    """A wait that is told by the listing and a watcher of the same parent: one lister."""
+    from airflow_provider_lro.triggers import LongRunningOperationTrigger
+
+    (name,) = start(simulator, parent, {"duration": 2.0})
+    waiting = LongRunningOperationTrigger(
+        operation_name=name, poll_method="list", list_parent=parent, interval=1.0, initial_delay=1.0, started_at=1.0
+    )
+    named, event = await asyncio.gather(first_event(trigger(parent).run()), anext(aiter(waiting.run())))
+    assert list(named) == [name]
+    assert event.payload["outcome"] == "Succeeded"
+    assert len(simulator.calls("ListOperations", parent)) <= 5
+    assert not _listing._listers
+
+
+@needs_watchers
+async def test_outage_is_outlived(parent: str, simulator: Simulator, caplog: pytest.LogCaptureFixture) -> None:
+    """An error is logged once, however long it lasts, and what finished meanwhile is announced."""
+    start(simulator, parent, {"duration": 1.0})
+    simulator.stop()
+    event = asyncio.ensure_future(first_event(trigger(parent).run()))
+    await until(lambda: said(caplog, "cannot be watched now"))
+    await asyncio.sleep(2.5)
+    simulator.start()
+    assert await event
+    assert len(said(caplog, "cannot be watched now")) == 1
+    assert len(said(caplog, "are watched again")) == 1
+
+
+@needs_watchers
+async def test_refusal_does_not_end_it(
+    simulator: Simulator, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service that does not list is asked again, seldom; the log says so once, as an error."""
+    refused = f"simulations/unimplemented=list&message={next(_parents)}"
+    event = asyncio.ensure_future(first_event(trigger(refused).run()))
+    await until(lambda: said(caplog, "cannot be watched now"))
+    await asyncio.sleep(2.5)
+    assert len(simulator.calls("ListOperations", refused)) == 1
+    monkeypatch.setattr(_listing, "RETRY", 0.2)
+    assert not event.done()
+    event.cancel()
+    await asyncio.wait([event])
+    _listing._listers.clear()  # that it is refused is remembered
+
+    event = asyncio.ensure_future(first_event(trigger(refused).run()))
+    await until(lambda: len(simulator.calls("ListOperations", refused)) >= 3)
+    assert len(said(caplog, "cannot be watched now")) == 2
+    event.cancel()
+    await asyncio.wait([event])
+    _listing._listers.clear()
+
+
+@needs_watchers
+async def test_connection_that_is_wrong_does_not_end_it(
+    parent: str, simulator: Simulator, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said once, and when the connection is right again, watching goes on."""
+    from airflow_provider_lro import _watching, hooks
+
+    monkeypatch.setattr(_watching, "RETRY", 0.2)
+    monkeypatch.setattr(hooks, "CONNECTION_LIFETIME", 0.0)
+    start(simulator, parent, {"duration": 0})
+    monkeypatch.setenv("AIRFLOW_CONN_WATCHED", json.dumps({"conn_type": "lro", "host": "https://a.example"}))
+    event = asyncio.ensure_future(first_event(trigger(parent, lro_conn_id="watched").run()))
+    await until(lambda: said(caplog, "is a URL"))
+    await asyncio.sleep(1.5)
+    good = {"conn_type": "lro", "host": "127.0.0.1", "port": simulator.port, "extra": {"insecure": True}}
+    monkeypatch.setenv("AIRFLOW_CONN_WATCHED", json.dumps(good))
+    assert await event
+    assert len(said(caplog, "cannot be watched now")) == 1
+
+
+@needs_watchers
+async def test_store_that_is_away_does_not_end_it(
+    parent: str, simulator: Simulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What Airflow's store raises is logged, and the next listing announces."""
+
+    class Store:
+        fails = 2
+
+        async def aget(self, key: str, default: Any = None) -> Any:
+            self.fails -= 1
+            if self.fails >= 0:
+                raise RuntimeError("the database is away")
+            return default
+
+        async def aset(self, key: str, value: Any) -> None: ...
+
+    (name,) = start(simulator, parent, {"duration": 0})
+    watcher = trigger(parent)
+    watcher.asset_state_store = Store()
+    assert list(await first_event(watcher.run())) == [name]
+    assert len(said(caplog, "cannot be announced now")) == 2
+
+
+WRONG = [
+    ({"parent": ""}, "parent must be"),
+    ({"filter": None}, "filter must be"),
+    ({"interval": 0.5}, "interval must be.*from 1 "),
+    ({"interval": True}, "interval must be"),
+    ({"announce_existing": "yes"}, "announce_existing must be"),
+    ({"outcomes": "Succeeded,Done"}, "outcomes must be.*Cancelled, not 'Succeeded,Done'"),
+    ({"outcomes": ["Failed"]}, "outcomes must be"),
+    ({"outcomes": ""}, "outcomes must be"),
+    ({"lro_conn_id": None}, "lro_conn_id must be"),
+    ({"endpoint": 443}, "endpoint must be"),
+]
+
+
+@needs_watchers
+@pytest.mark.parametrize(("wrong", "text"), WRONG)
+async def test_wrong_argument(wrong: dict[str, Any], text: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Serializing says what is wrong, which makes it an error of the DAG file; a triggerer logs it and lives."""
+    watcher = trigger(**{"parent": "p", **wrong})
+    with pytest.raises(ValueError, match=text):
+        watcher.serialize()
+    assert watcher.shared_stream_key() is None
+    running = asyncio.ensure_future(anext(watcher.run()))
+    await until(lambda: said(caplog, "an argument is wrong"))
+    assert not running.done()
+    running.cancel()
+    await asyncio.wait([running])
+
+
+@needs_watchers
+def test_row_is_plain_and_stable() -> None:
+    """Only what differs from its default is stored, and the same arguments make the same trigger."""
+    from airflow_provider_lro.assets import LongRunningOperationEventTrigger as Trigger
+
+    path, kwargs = Trigger(parent="p", interval=5).serialize()
+    assert (path, kwargs) == (
+        "airflow_provider_lro.assets.LongRunningOperationEventTrigger",
+        {"parent": "p", "interval": 5},
+    )
+    again = Trigger(**json.loads(json.dumps(kwargs)))
+    assert again.serialize() == (path, kwargs)
+    assert Trigger.hash(path, kwargs) == Trigger.hash(*again.serialize())
+
+
+@needs_watchers
+def test_watermark_belongs_to_what_is_watched() -> None:
+    """Another interval keeps it; another parent, filter, connection or choice of outcomes has its own."""
+    key = trigger("p")._key()
+    assert trigger("p", interval=300, announce_existing=False)._key() == key
+    others = [{"filter": "f"}, {"lro_conn_id": "c"}, {"endpoint": "e"}, {"outcomes": "Failed"}]
+    assert len({key, trigger("q")._key(), *(trigger("p", **other)._key() for other in others)}) == 6
+    assert trigger("p", outcomes="Failed,Cancelled")._key() == trigger("p", outcomes="Cancelled, Failed")._key()
+
+
+@pytest.mark.skipif(HAS_WATCHERS, reason="for Airflow 2")
+def test_airflow_2_says_what_is_missing() -> None:
+    """The import says which Airflow it needs."""
+    with pytest.raises(ImportError, match=r"Airflow 3\.0 or newer, and this is Airflow 2\."):
+        importlib.import_module("airflow_provider_lro.assets")
+
+
+# ── the plugin ──
+
+
+class Event:
+    """An asset event as listeners see it."""
+
+    def __init__(self, extra: dict[str, Any]) -> None:
+        self.extra = extra
+
+
+class ForeignSession:
+    """A session that does not have the event."""
+
+    def __init__(self, holds: Iterable[object] = ()) -> None:
+        self.holds = list(holds)
+
+    def __iter__(self) -> Any:
+        return iter(self.holds)
+
+
+PAYLOAD = {"watch": "k", "operations": [{"name": "o", "outcome": "Succeeded"}]}
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {},
+        {"payload": PAYLOAD},
+        {"from_trigger": True, "payload": None},
+        {"from_trigger": True, "payload": {"operations": []}},
+        {"from_trigger": True, "payload": {"watch": "k"}},
+    ],
+)
+def test_events_of_others_are_left_alone(extra: dict[str, Any]) -> None:
+    """What no watcher of ours has fired touches nothing: not even the session is looked at."""
+    _plugin.note_last_event(None, Event(extra))  # type: ignore[arg-type]
+
+
+@needs_watchers
+def test_nothing_is_written_into_another_session(caplog: pytest.LogCaptureFixture) -> None:
+    """A thread's session that does not hold the event would never be committed."""
+    pytest.importorskip("airflow.state")
+    _plugin.note_last_event(ForeignSession(), Event({"from_trigger": True, "payload": PAYLOAD}))  # type: ignore[arg-type]
+    assert said(caplog, "leaves no trace")
+
+
+def test_it_listens_in_the_triggerer_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the DAG processor a listener would forbid `end_from_trigger=True` to every DAG."""
+    for command in ("dag-processor", "scheduler", "api-server"):
+        monkeypatch.setattr(sys, "argv", ["airflow", command])
+        assert _plugin._listeners() == []
+    monkeypatch.setattr(sys, "argv", ["airflow", "triggerer", "--skip-serve-logs"])
+    has_store = importlib.util.find_spec("airflow.state") is not None
+    assert len(_plugin._listeners()) == has_store
+
+
+def test_plugin_is_cheap() -> None:
+    """Every process of Airflow imports it: it loads nothing that Airflow has not loaded."""
+    program = """
+import sys, warnings
+warnings.simplefilter("ignore")
+from airflow.providers.common.compat.sdk import AirflowPlugin
+before = set(sys.modules)
+import airflow_provider_lro._plugin
+print(sorted(name for name in set(sys.modules) - before if not name.startswith("airflow_provider_lro")))
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=50)
+    assert set(eval(done.stdout.splitlines()[-1])) <= {"base64", "binascii", "hashlib", "_hashlib", "_blake2"}  # noqa: S307

@@ -1,0 +1,116 @@
+"""Asset events of finished operations in a real Airflow, over kills and restarts of its triggerer."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from airflow_provider_lro.operation import OperationsClient
+from airflow_provider_lro.simulator import operation_name
+from scripts.environment import as_variables
+from scripts.stack import AirflowStack
+from tests.airflow.running import cli, until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.simulator_fixture import Simulator
+
+pytestmark = [
+    pytest.mark.airflow,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(version("apache-airflow").startswith("2."), reason="asset watchers came with Airflow 3.0"),
+]
+
+PARENT = "projects/watched"
+FIRED = "Trigger fired event"
+
+
+@pytest.fixture(scope="module")
+def watching(service: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowStack]:
+    """An Airflow of its own: its triggerer is killed, and dead after 10 s without a heartbeat."""
+    env = as_variables({"triggerer": {"triggerer_health_check_threshold": 10}})
+    stored = {"conn_type": "lro", "host": "127.0.0.1", "port": service.port, "extra": {"insecure": True}}
+    home, dags = tmp_path_factory.mktemp("watching"), Path(__file__).parent / "dags_watched"
+    with OperationsClient.connect(service.endpoint, insecure=True) as client:
+        client.get_operation(f"{PARENT}/{operation_name('before', duration=0)}")
+    with AirflowStack(home, dags, env=env) as running:
+        cli(running, "connections", "add", "lro_default", "--conn-json", json.dumps(stored))
+        yield running
+
+
+def rows(airflow: AirflowStack, query: str, *values: str) -> list[tuple[Any, ...]]:
+    """Ask the database itself: a moment after an event was stored is what a test wants to hit."""
+    with closing(sqlite3.connect(f"file:{airflow.home / 'airflow.db'}?mode=ro", uri=True, timeout=30)) as database:
+        return database.execute(query, values).fetchall()
+
+
+def stored(airflow: AirflowStack, asset: str) -> list[dict[str, Any]]:
+    """The operations that the events of an asset name, in order."""
+    query = "select e.extra from asset_event e join asset a on a.id = e.asset_id where a.name = ? order by e.id"
+    extras = [json.loads(extra) for (extra,) in rows(airflow, query, asset)]
+    return [operation for extra in extras for operation in extra["payload"]["operations"]]
+
+
+def fired(airflow: AirflowStack) -> int:
+    return (airflow.log_dir / "triggerer.log").read_text(errors="replace").count(FIRED)
+
+
+def reacted(airflow: AirflowStack, dag: str) -> set[str]:
+    """The operations that successful runs of a DAG were given."""
+    runs = rows(airflow, "select run_id from dag_run where state = 'success' and dag_id = ?", dag)
+    return {name for (run,) in runs for name in airflow.xcom(dag, run, "react")}
+
+
+def test_each_operation_is_in_one_event_over_kills_and_restarts(watching: AirflowStack, service: Simulator) -> None:
+    """Killed with an event on its way or just stored, stopped with one just stored: fifty, each named once, all run."""
+    names: list[str] = []
+    failing: list[str] = []
+
+    def finish(client: OperationsClient) -> None:
+        for number in range(len(names), len(names) + 10):
+            outcome = "fail" if number % 5 == 0 else "ok"
+            name = f"{PARENT}/{operation_name(f'o{number}', duration=0.1, outcome=outcome, code=9)}"
+            client.get_operation(name)
+            names.append(name)
+            if outcome == "fail":
+                failing.append(name)
+
+    with OperationsClient.connect(service.endpoint, insecure=True) as client:
+        watermark = "select count(*) from asset_state_store where key like 'lro:%:seen'"
+        until(lambda: rows(watching, watermark) == [(2,)], "both watchers to have looked")
+
+        before = fired(watching)
+        finish(client)
+        until(lambda: fired(watching) > before, "an event to be on its way")
+        watching.kill("triggerer")
+        finish(client)  # while nobody looks
+        watching.start("triggerer")
+
+        until(lambda: len(stored(watching, "every")) >= len(names), "the events of both bursts")
+        watching.kill("triggerer")
+        watching.start("triggerer")
+        finish(client)
+
+        until(lambda: len(stored(watching, "every")) >= len(names), "the event of the third burst")
+        watching.restart("triggerer")
+        finish(client)
+        finish(client)
+
+    assert len(names) == 50
+    until(lambda: reacted(watching, "reacts_to_every") >= set(names), "the runs for all")
+    until(lambda: reacted(watching, "reacts_to_failures") >= set(failing), "the runs for the failures")
+    every, failures = stored(watching, "every"), stored(watching, "failures")
+    assert sorted(operation["name"] for operation in every) == sorted(names)
+    assert sorted(operation["name"] for operation in failures) == sorted(failing)
+    assert {(operation["outcome"], operation.get("code")) for operation in every} == {
+        ("Succeeded", None),
+        ("Failed", 9),
+    }
+    assert {(operation["outcome"], operation.get("code")) for operation in failures} == {("Failed", 9)}
