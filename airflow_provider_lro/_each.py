@@ -21,7 +21,6 @@ from airflow_provider_lro.exceptions import (
 )
 
 if TYPE_CHECKING:
-    import logging
     from collections.abc import Callable, Iterator
 
     from airflow_provider_lro._client import OperationsClient
@@ -50,7 +49,7 @@ def ask(
     rpc_timeout: float,
     ignore_missing: bool,
     ignore_unimplemented: bool,
-    log: logging.Logger,
+    log: Any,
 ) -> dict[str, Any]:
     """Ask to cancel an operation that is not done yet.
 
@@ -97,7 +96,7 @@ def each(names: Sequence[str], act: Callable[[str], T], *, verb: str) -> list[T]
             results.append(act(name))
         except LroError as error:
             errors[name] = error
-    raise_all(errors, of=len(names), verb=verb)
+    raise_all(errors, of=len(names), verb=verb, others=f"{len(results)} were")
     return results
 
 
@@ -118,8 +117,16 @@ def each_at_once(names: Sequence[str], act: Callable[[str], T]) -> Iterator[tupl
         yield from zip(names, pool.map(tried, names), strict=True)
 
 
-def raise_all(errors: Mapping[str, LroError], *, of: int, verb: str) -> None:
-    """Raise the errors, if there are any, as one; that of an only operation as it is."""
+def raise_all(errors: Mapping[str, LroError], *, of: int, verb: str, others: str, what: str = "operations") -> None:
+    """Raise the errors, if there are any, as one; that of an only operation as it is.
+
+    Args:
+        errors: by name.
+        of: how many there were in all.
+        verb: what could not be done to them, as a participle.
+        others: what became of the rest.
+        what: what they are.
+    """
     if not errors:
         return
     if of == 1:
@@ -127,9 +134,7 @@ def raise_all(errors: Mapping[str, LroError], *, of: int, verb: str) -> None:
     lines = "".join(f"\n- {name}: {error}" for name, error in islice(errors.items(), LINES))
     if len(errors) > LINES:
         lines += f"\n- … and {len(errors) - LINES} more"
-    raise OperationsFailed(
-        f"{len(errors)} of {of} operations could not be {verb} ({of - len(errors)} were):{lines}", errors=errors
-    )
+    raise OperationsFailed(f"{len(errors)} of {of} {what} could not be {verb} ({others}):{lines}", errors=errors)
 
 
 def one_or_all(results: list[dict[str, Any]], given: object) -> Any:

@@ -38,24 +38,25 @@ class Report:
         report._named.update({kind: list(value[kind]) for kind in report.counts if kind in value})
         return report
 
-    def add(self, kind: str, name: str = "", **error: Any) -> None:
-        """Note one operation; ``error`` says why, where that is part of it."""
+    def add(self, kind: str, name: str = "", error: Any = None) -> None:
+        """Note one operation, and where it met an error its ``code`` and its ``message``."""
         self.counts[kind] += 1
         if kind in self._named:
-            self._named[kind].append({"name": name, **error} if error else name)
+            met = {} if error is None else {"code": error.code, "message": error.message[:LONGEST_MESSAGE]}
+            self._named[kind].append({"name": name, **met} if met else name)
 
-    def refuse(self, name: str, error: Any) -> None:
-        """Note an operation whose service has answered with an error."""
-        self.add("refused", name, code=error.code, message=error.message[:LONGEST_MESSAGE])
-
-    def move(self, name: str, kind: str, to: str) -> None:
+    def move(self, name: str, kind: str, to: str, error: Any = None) -> None:
         """Note that one of a kind turned out to be of another."""
         self._named[kind].remove(name)
         self.counts[kind] -= 1
-        self.add(to, name)
+        self.add(to, name, error)
 
     def names(self, kind: str) -> list[str]:
-        """Return the names of a kind."""
+        """Return the names of a kind without errors."""
+        return list(self._named[kind])
+
+    def entries(self, kind: str) -> list[dict[str, Any]]:
+        """Return name, code and message of each of a kind that met errors."""
         return list(self._named[kind])
 
     def as_json(self, *, whole: str = "") -> dict[str, Any]:

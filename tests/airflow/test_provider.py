@@ -25,13 +25,14 @@ EXAMPLES = sorted((ROOT / "example_dags").glob("*.py"))
 
 BESIDE = {"__init__", "_form", "get_provider_info"}
 ORDER = [
-    ["exceptions", "_skip", "_schedule", "_outcome", "_wait", "_names", "_kill"],
+    ["exceptions", "_skip", "_schedule", "_outcome", "_wait", "_names", "_kill", "_report"],
     [
         "_pacing",
         "_credentials",
         "_tokens",
         "_channel",
         "_encoding",
+        "_age",
         "_events",
         "_rpc",
         "_client",
@@ -40,7 +41,7 @@ ORDER = [
         "_polling",
     ],
     ["_connection", "_task_state", "_drivers", "operation", "hooks", "triggers", "_workerless"],
-    ["_deferral", "_from_trigger", "_memory", "sensors", "operators", "starting"],
+    ["_deferral", "_each", "_from_trigger", "_memory", "_sweep", "sensors", "operators", "starting", "stale"],
 ]
 """The floors from the lowest; within a floor, what comes later may import what comes earlier."""
 HEAVY = ("grpc", "google.protobuf", "google.auth", "google.longrunning", "google.rpc", "requests")
@@ -165,6 +166,7 @@ CONTRACT = {
         "ListOperationsOperator",
     ],
     "starting": ["StartOperationOperator"],
+    "stale": ["CancelStaleOperationsOperator", "DeleteFinishedOperationsOperator"],
 }
 
 
