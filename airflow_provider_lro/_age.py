@@ -20,12 +20,8 @@ if TYPE_CHECKING:
 
     from google.longrunning import operations_proto_pb2 as pb
 
-__all__ = ["CREATED", "FINISHED", "as_seconds", "metadata_type", "time_at", "time_in"]
+__all__ = ["as_seconds", "metadata_type", "time_at", "time_in"]
 
-CREATED = ("create_time", "start_time", "insert_time", "request_time")
-"""The first of these that has a value counts. A later one makes an operation younger, never older."""
-FINISHED = ("end_time", "finish_time", "completion_time", "update_time", "last_update_time")
-"""The same. A time of the last change is no earlier than the end; one of creation says nothing about it."""
 SHARED = ("generic_metadata", "common_metadata", "operation_metadata", "common", "progress")
 """What a nested message is called that services put into all their kinds of metadata."""
 LATEST = 253402300799.0

@@ -21,7 +21,7 @@ from airflow_provider_lro.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
 
     from airflow_provider_lro._client import OperationsClient
 
@@ -100,11 +100,11 @@ def each(names: Sequence[str], act: Callable[[str], T], *, verb: str) -> list[T]
     return results
 
 
-def each_at_once(names: Sequence[str], act: Callable[[str], T]) -> Iterator[tuple[str, T | LroError]]:
+def each_at_once(names: Sequence[str], act: Callable[[str], T]) -> Generator[tuple[str, T | LroError]]:
     """Act on each name in threads, and give what came of it, in order.
 
-    Whatever ends the loop over it early (a timeout of Airflow's, above all) leaves the rest undone; ``act`` runs to its
-    end where it has begun.
+    To be closed by whoever leaves it early, and Airflow's timeout may leave it anywhere: then the rest is not begun,
+    and what has begun comes to its end.
     """
 
     def tried(name: str) -> T | LroError:
@@ -113,8 +113,11 @@ def each_at_once(names: Sequence[str], act: Callable[[str], T]) -> Iterator[tupl
         except LroError as error:
             return error
 
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    pool = ThreadPoolExecutor(AT_ONCE)
+    try:
         yield from zip(names, pool.map(tried, names), strict=True)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def raise_all(errors: Mapping[str, LroError], *, of: int, verb: str, others: str, what: str = "operations") -> None:

@@ -46,8 +46,9 @@ class Report:
             self._named[kind].append({"name": name, **met} if met else name)
 
     def move(self, name: str, kind: str, to: str, error: Any = None) -> None:
-        """Note that one of a kind turned out to be of another."""
-        self._named[kind].remove(name)
+        """Note that one of a kind, by name or one of those that ``as_json`` left out, turned out to be of another."""
+        if name in self._named[kind]:
+            self._named[kind].remove(name)
         self.counts[kind] -= 1
         self.add(to, name, error)
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from datetime import timedelta
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,16 +24,21 @@ from airflow_provider_lro.operation import Operation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import timedelta
 
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_lro._client import OperationsClient
     from airflow_provider_lro.hooks import LongRunningOperationHook
 
-__all__ = ["SweepOperator", "checked_most"]
+__all__ = ["CREATED", "FINISHED", "SweepOperator", "checked_most"]
 
 SKEW = 300.0
 """Seconds by which a service's clock may be ahead of ours; a time later than that is none."""
+CREATED = ("create_time", "start_time", "insert_time", "request_time")
+"""The first of these that has a value counts. A later one makes an operation younger, never older."""
+FINISHED = ("end_time", "finish_time", "completion_time", "update_time", "last_update_time")
+"""The same. A time of the last change is no earlier than the end; one of creation says nothing about it."""
 ON_UNIMPLEMENTED = ("fail", "skip")
 
 
@@ -70,7 +75,10 @@ class SweepOperator(ServiceOperator):
     """Kinds of operations that are left alone without further ado."""
     named: ClassVar[tuple[str, ...]]
     """Kinds that are reported by name."""
+    times: ClassVar[tuple[str, ...]]
+    """Fields of the metadata, of which the first that is set says from when an age counts."""
     verb: ClassVar[str]
+    """What is done to them, as a participle."""
     would: ClassVar[str]
     """The kind of those that a dry run leaves alone."""
 
@@ -94,8 +102,7 @@ class SweepOperator(ServiceOperator):
         self.older_than = older_than
         self.time_of = time_of
         self.type_modules = type_modules
-        # Not dry_run: that is a method of BaseOperator's in Airflow 2, and this must not hide it.
-        self.is_dry = dry_run
+        self.is_dry = dry_run  # BaseOperator has a method dry_run
         self.on_unimplemented = on_unimplemented
         self.page_size = page_size
         self.return_partial_success = return_partial_success
@@ -115,10 +122,6 @@ class SweepOperator(ServiceOperator):
 
     def left_alone(self, operation: Any) -> str | None:
         """Return the kind of an operation that is not to be touched, whatever its age; None of one that may be."""
-        raise NotImplementedError
-
-    def usual_time(self, operation: Any) -> float | None:
-        """Return the time that an operation's age counts from, in epoch seconds."""
         raise NotImplementedError
 
     def act(self, client: OperationsClient, name: str) -> str:
@@ -145,25 +148,23 @@ class SweepOperator(ServiceOperator):
         with self.hook() as hook:
             found = self._find(hook, report, errors)
             chosen = found[: self.most]
-            for left in found[len(chosen) :]:
-                report.add("left_over", left.name)
+            for one in found[len(chosen) :]:
+                report.add("left_over", one.name)
             unlisted = len(errors)
-            if self.is_dry:
-                for each in chosen:
-                    report.add(self.would, each.name)
-                    self.log.info("operation %r would be %s", each.name, self.verb)
-            else:
+            for one in chosen if self.is_dry else ():
+                report.add(self.would, one.name)
+                self.log.info("operation %r would be %s", one.name, self.verb)
+            if not self.is_dry:
                 self._act_on(chosen, report, errors)
         self.log.info("%s", report)
-        if errors or self._told_to_stop:
+        helpless = chosen and report.counts["unimplemented"] == len(chosen)
+        if errors or self._told_to_stop or helpless:
             self.publish(context, report)
         if self._told_to_stop:
             raise LroError(f"told to stop: {report.counts['left_over']} operations are left over")
-        what = f"{'parents and ' if unlisted else ''}operations"
-        verb = f"{'listed or ' if unlisted else ''}{self.verb}"
+        what, verb = ("parents and operations", f"listed or {self.verb}") if unlisted else ("operations", self.verb)
         raise_all(errors, of=unlisted + len(chosen), what=what, verb=verb, others=str(report))
-        if chosen and report.counts["unimplemented"] == len(chosen):
-            self.publish(context, report)
+        if helpless:
             raise AirflowSkipException(f"the service does not let operations be {self.verb}")
         return report
 
@@ -181,9 +182,12 @@ class SweepOperator(ServiceOperator):
         latest = time.time() - _age(self.older_than)
         found: dict[str, Found] = {}  # by name: parents may overlap
         untold: set[str] = set()
+        timeout = getattr(self, "rpc_timeout", None)
         for parent in _parents(self.parent):
             client = hook.get_conn(parent)
-            pager = client.list_operations(parent, self.filter, self.page_size, self.return_partial_success)
+            pager = client.list_operations(
+                parent, self.filter, self.page_size, self.return_partial_success, rpc_timeout=timeout
+            )
             try:
                 here = {
                     operation.name: Found(time=moment, name=operation.name, client=client)
@@ -228,10 +232,10 @@ class SweepOperator(ServiceOperator):
 
     def _time(self, operation: Any) -> float | None:
         """Return the time that an operation's age counts from; None where it cannot be told."""
-        from airflow_provider_lro._age import as_seconds, time_at
+        from airflow_provider_lro._age import as_seconds, time_at, time_in
 
         if self.time_of is None:
-            moment = self.usual_time(operation)
+            moment = time_in(operation, self.times)
         elif isinstance(self.time_of, str):
             moment = time_at(operation, self.time_of)
         else:
@@ -248,17 +252,18 @@ class SweepOperator(ServiceOperator):
         def act(name: str) -> str:
             return "left_over" if self._told_to_stop or barred else self.act(clients[name], name)
 
-        for name, outcome in each_at_once(list(clients), act):
-            if isinstance(outcome, str):
-                report.add(outcome, name)
-                continue
-            errors[name] = outcome
-            if isinstance(outcome, UnimplementedError):
-                report.add("unimplemented", name)
-            else:
-                report.add("refused", name, outcome)
-            # Neither is about the operation: a thousand more calls would be refused, too.
-            barred = barred or isinstance(outcome, CredentialsError | EndpointError)
+        with closing(each_at_once(list(clients), act)) as outcomes:
+            for name, outcome in outcomes:
+                if isinstance(outcome, str):
+                    report.add(outcome, name)
+                    continue
+                errors[name] = outcome
+                if isinstance(outcome, UnimplementedError):
+                    report.add("unimplemented", name)
+                else:
+                    report.add("refused", name, outcome)
+                # Neither is about the operation: a thousand more calls would be refused, too.
+                barred = barred or isinstance(outcome, CredentialsError | EndpointError)
 
 
 def checked_most(value: int | None, *, what: str) -> int | None:
@@ -270,19 +275,15 @@ def checked_most(value: int | None, *, what: str) -> int | None:
 
 def _age(value: object) -> float:
     """Return ``older_than`` in seconds."""
-    age = value
-    if isinstance(age, timedelta | int | float) and not isinstance(age, bool):
-        age = seconds(age)
-    elif isinstance(age, str):
-        try:
-            age = float(age)
-        except ValueError:
-            age = math.nan
-    if not isinstance(age, int | float) or isinstance(age, bool) or not 0 < age < math.inf:
+    try:
+        age = float("nan" if isinstance(value, bool) else seconds(value))  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        age = math.nan
+    if not 0 < age < math.inf:
         raise ValueError(
             f"older_than must be a number of seconds above 0, as such or as text, or a timedelta, not {value!r}"
         )
-    return float(age)
+    return age
 
 
 def _parents(value: object) -> list[str]:

@@ -6,13 +6,14 @@ Floor 2: imports floor 1, and floor ½ inside functions.
 from __future__ import annotations
 
 import time
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_lro import _outcome as outcomes
 from airflow_provider_lro._deferral import WaitingOperator, checked_wait_timeout, earliest, seconds
 from airflow_provider_lro._each import ask, each_at_once, raise_all
 from airflow_provider_lro._report import Report
-from airflow_provider_lro._sweep import SweepOperator, checked_most
+from airflow_provider_lro._sweep import CREATED, FINISHED, SweepOperator, checked_most
 from airflow_provider_lro._wait import Start, is_transient
 from airflow_provider_lro.exceptions import (
     Code,
@@ -24,7 +25,7 @@ from airflow_provider_lro.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from datetime import timedelta
 
     from airflow.providers.common.compat.sdk import Context
@@ -37,6 +38,13 @@ __all__ = ["CancelStaleOperationsOperator", "DeleteFinishedOperationsOperator"]
 
 NAMED = 20
 """Operations in the text of a timeout; the report has more of them."""
+ENDED: dict[type[Any], str] = {
+    outcomes.Cancelled: "cancelled",
+    outcomes.Succeeded: "finished",
+    outcomes.Failed: "finished",
+    outcomes.NotFound: "gone",
+}
+"""The kind of what was asked to cancel, by what it came to."""
 
 
 class CancelStaleOperationsOperator(SweepOperator, WaitingOperator):
@@ -46,12 +54,11 @@ class CancelStaleOperationsOperator(SweepOperator, WaitingOperator):
     ``generic_metadata`` and the like. An operation without such a time is never touched. Each is looked at once more
     before it is asked. At most 16 calls are on their way at a time; all are tried before an error is raised.
 
-    Its XCom, which is left behind by a task that fails, too: ``counts``, by kind, of ``listed``, ``done`` and ``young``
-    (left alone), and with their names (the first 200 of a kind) ``would_cancel`` (with ``dry_run``), ``asked`` (and not
-    known to be done), ``cancelled``, ``finished`` (before it was asked, or in spite of it), ``gone`` (NOT_FOUND
-    meanwhile), ``unimplemented``, ``refused`` and ``unreadable`` (since it was asked; both with ``code`` and
-    ``message``), ``unknown_age``, ``left_over`` (beyond
-    ``max_cancel``, or when told to stop) and ``unreachable``.
+    Its XCom, which is there when the task fails, too: ``counts`` by kind, of ``listed``, ``done`` and ``young`` (left
+    alone), and with names (the first 200 of a kind) ``would_cancel`` (by a dry run), ``asked`` (and not known to be
+    done), ``cancelled``, ``finished`` (before it was asked, or in spite of it), ``gone`` (NOT_FOUND meanwhile),
+    ``unimplemented``, ``refused`` and ``unreadable`` since (with ``code`` and ``message``), ``unknown_age``,
+    ``left_over`` (beyond ``max_cancel``, or when told to stop) and ``unreachable``.
 
     :param max_cancel: ask as many at most, the oldest; None: all.
     :param wait: wait until each is done; deferrable.
@@ -72,16 +79,11 @@ class CancelStaleOperationsOperator(SweepOperator, WaitingOperator):
         "unknown_age",
         "left_over",
     )
+    times = CREATED
     verb = "cancelled"
     would = "would_cancel"
-    kinds: ClassVar[dict[str, str]] = {
-        "running": "asked",
-        "missing": "gone",
-        "unimplemented": "unimplemented",
-        "succeeded": "finished",
-        "failed": "finished",
-        "cancelled": "finished",  # by somebody else, before we asked
-    }
+    kinds: ClassVar[dict[str, str]] = {"running": "asked", "missing": "gone", "unimplemented": "unimplemented"}
+    """By what came of asking; the others are ``finished``, also those that somebody else has cancelled."""
 
     def __init__(
         self,
@@ -108,37 +110,26 @@ class CancelStaleOperationsOperator(SweepOperator, WaitingOperator):
         """Leave what is done alone."""
         return "done" if operation.done else None
 
-    def usual_time(self, operation: Any) -> float | None:
-        """Return when it was created."""
-        from airflow_provider_lro._age import CREATED, time_in
-
-        return time_in(operation, CREATED)
-
     def act(self, client: OperationsClient, name: str) -> str:
         """Ask to cancel it, unless it is done by now."""
-        asked = ask(
-            client,
-            name,
-            rpc_timeout=self.rpc_timeout,
-            ignore_missing=True,
-            ignore_unimplemented=self.on_unimplemented == "skip",
-            log=self.log,
-        )
-        return self.kinds[asked["outcome"]]
+        skip, timeout = self.on_unimplemented == "skip", self.rpc_timeout
+        asked = ask(client, name, rpc_timeout=timeout, ignore_missing=True, ignore_unimplemented=skip, log=self.log)
+        return self.kinds.get(asked["outcome"], "finished")
 
     def execute(self, context: Context) -> Any:
         """List, ask to cancel; then return, or wait."""
         report = self.sweep(context)
         if not self.wait:
             return report.as_json()
-        now = time.time()
-        limit = earliest(self.wait_timeout, self.execution_timeout)
-        return self._await(context, report, started_at=now, deadline=None if limit is None else now + limit)
+        now, limit = time.time(), earliest(self.wait_timeout, self.execution_timeout)
+        deadline = None if limit is None else now + limit
+        with self._left_behind(context, report):
+            return self._await(context, report, started_at=now, deadline=deadline)
 
     def execute_complete(
         self,
         context: Context,
-        event: Mapping[str, Any] | None = None,
+        event: Mapping[str, Any],
         *,
         report: dict[str, Any] | None = None,
         started_at: float | None = None,
@@ -148,24 +139,25 @@ class CancelStaleOperationsOperator(SweepOperator, WaitingOperator):
         """Look at all that are left, now that one of them has ended, and wait for those that have not."""
         from airflow_provider_lro._events import outcome_from_event
 
-        event = event or {}
         # `airflow dags test` drops the arguments. Nothing is asked again: max_cancel would not hold.
         known = Report.of(report) if report is not None else self._published(context)
-        if event.get("name") in known.names("asked"):
-            self._note(known, event["name"], outcome_from_event(event))
+        if known is None:
+            known = self.empty_report()
+            known.add("asked", event["name"])
         started_at = time.time() if started_at is None else started_at
-        self._look(known)
-        return self._await(context, known, started_at=started_at, deadline=deadline)
+        with self._left_behind(context, known):
+            self._note(known, event["name"], outcome_from_event(event))
+            self._look(known)
+            return self._await(context, known, started_at=started_at, deadline=deadline)
 
     def execute_late(self, context: Context) -> Any:
         """Look at each once on the worker: by the deadline no trigger had told us anything."""
         report = self._published(context)
-        try:
+        if report is None:
+            raise OperationTimeout("no triggerer told in time what the operations came to that were asked to cancel")
+        with self._left_behind(context, report):
             self._look(report)
             return self._ended(report)
-        except LroError:
-            self.publish(context, report)
-            raise
 
     def _await(self, context: Context, report: Report, *, started_at: float, deadline: float | None) -> Any:
         """Wait for one after the other; each time one is done, look at the others, which mostly are, too."""
@@ -176,29 +168,30 @@ class CancelStaleOperationsOperator(SweepOperator, WaitingOperator):
                 known = {"report": report.as_json(whole="asked"), "started_at": started_at, "deadline": deadline}
                 self.defer_wait(args, hook, kwargs=known)
 
+        while waiting := report.names("asked"):
+            # The last that was asked is likely to be the last that ends. Having been listed, it is not to appear.
+            args = self.wait_args(waiting[-1], started_at=started_at, deadline=deadline, not_found_grace=0.0)
+            outcome = self.poll(context, args, start=Start.POLL, leave=leave)
+            self._note(report, waiting[-1], outcome)
+            self._look(report)
+            if isinstance(outcome, outcomes.TimedOut):
+                break
+        return self._ended(report)
+
+    @contextmanager
+    def _left_behind(self, context: Context, report: Report) -> Iterator[None]:
+        """Leave the report as the XCom of a task that fails, too."""
         try:
-            while waiting := report.names("asked"):
-                # The last that was asked is likely to be the last that ends. Having been listed, it is not to appear.
-                more = {"started_at": started_at, "deadline": deadline, "not_found_grace": 0.0}
-                args = self.wait_args(waiting[-1], **more)
-                outcome = self.poll(context, args, start=Start.POLL, leave=leave)
-                self._note(report, waiting[-1], outcome)
-                self._look(report)
-                if isinstance(outcome, outcomes.TimedOut):
-                    break
-            return self._ended(report)
+            yield
         except LroError:
             self.publish(context, report)
             raise
 
     def _ended(self, report: Report) -> Any:
         """Return the report; raises where it does not say of all that were asked what they came to."""
-        waited_for = sum(report.counts[kind] for kind in ("asked", "cancelled", "finished", "gone", "unreadable"))
-        errors = {
-            each["name"]: RpcError(f"could not be read: {each['message']}", code=each["code"], message=each["message"])
-            for each in report.entries("unreadable")
-        }
         if not report.counts["asked"]:
+            waited_for = sum(report.counts[kind] for kind in ("cancelled", "finished", "gone", "unreadable"))
+            errors = {one["name"]: RpcError(one["message"], code=one["code"]) for one in report.entries("unreadable")}
             raise_all(errors, of=waited_for, verb="read", others=str(report))
             return report.as_json()
         some = ", ".join(map(repr, report.names("asked")[:NAMED]))
@@ -210,23 +203,15 @@ class CancelStaleOperationsOperator(SweepOperator, WaitingOperator):
 
     def _note(self, report: Report, name: str, outcome: Any) -> None:
         """Note what became of an operation that was asked."""
-        if isinstance(outcome, outcomes.Cancelled):
-            kind = "cancelled"
-        elif isinstance(outcome, outcomes.Succeeded | outcomes.Failed):
-            kind = "finished"
-        elif isinstance(outcome, outcomes.NotFound):
-            kind = "gone"
-        elif isinstance(outcome, outcomes.Broken):
+        if isinstance(outcome, outcomes.Broken):
             error = outcome.error
             if not isinstance(error, RpcError) or is_transient(error):
                 raise error  # not about this operation: the others could not be read, either
             self.log.warning("operation %r: asked to cancel, and could not be read since: %s", name, error)
             report.move(name, "asked", "unreadable", error)
-            return
-        else:
-            return
-        self.log.info("operation %r: asked to cancel, %s", name, kind)
-        report.move(name, "asked", kind)
+        elif (kind := ENDED.get(type(outcome))) is not None:
+            self.log.info("operation %r: asked to cancel, %s", name, kind)
+            report.move(name, "asked", kind)
 
     def _look(self, report: Report) -> None:
         """Poll all that were asked once, and note which are done."""
@@ -235,21 +220,24 @@ class CancelStaleOperationsOperator(SweepOperator, WaitingOperator):
         waiting = report.names("asked")
         with self.hook() as hook:
             clients = {name: hook.get_conn(name) for name in waiting}
-            for name, found in each_at_once(
-                waiting, lambda name: read(clients[name].get_operation(name, rpc_timeout=self.rpc_timeout))
-            ):
-                if isinstance(found, OperationNotFound):
-                    self._note(report, name, outcomes.NotFound(error=found))
-                elif not isinstance(found, LroError):
-                    self._note(report, name, found)
-                elif not is_transient(found):
-                    self._note(report, name, outcomes.Broken(error=found))
 
-    def _published(self, context: Context) -> Report:
-        """Return the report that was left before the deferral; without one, one that knows of nothing."""
+            def look(name: str) -> Any:
+                return read(clients[name].get_operation(name, rpc_timeout=self.rpc_timeout))
+
+            with closing(each_at_once(waiting, look)) as looks:
+                for name, found in looks:
+                    if isinstance(found, OperationNotFound):
+                        self._note(report, name, outcomes.NotFound(error=found))
+                    elif not isinstance(found, LroError):
+                        self._note(report, name, found)
+                    elif not is_transient(found):
+                        self._note(report, name, outcomes.Broken(error=found))
+
+    def _published(self, context: Context) -> Report | None:
+        """Return the report that was left before the deferral."""
         ti = context["ti"]
         left = ti.xcom_pull(task_ids=ti.task_id, key="return_value", map_indexes=ti.map_index)
-        return Report.of(left) if left else self.empty_report()
+        return Report.of(left) if left else None
 
 
 class DeleteFinishedOperationsOperator(SweepOperator):
@@ -269,6 +257,7 @@ class DeleteFinishedOperationsOperator(SweepOperator):
     """
 
     counted = ("running", "kept", "young")
+    times = FINISHED
     named = ("deleted", "gone", "unimplemented", "refused", "unknown_age", "left_over")
     verb = "deleted"
     would = "would_delete"
@@ -290,12 +279,6 @@ class DeleteFinishedOperationsOperator(SweepOperator):
         if not operation.done:
             return "running"
         return "kept" if self.keep_failed and isinstance(read(operation), outcomes.Failed) else None
-
-    def usual_time(self, operation: Any) -> float | None:
-        """Return when it ended."""
-        from airflow_provider_lro._age import FINISHED, time_in
-
-        return time_in(operation, FINISHED)
 
     def act(self, client: OperationsClient, name: str) -> str:
         """Delete it."""

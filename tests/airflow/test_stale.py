@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -306,7 +308,7 @@ def test_all_are_tried_before_an_error(fake: FakeService) -> None:
     """One refusal keeps no other from being asked; the error has every name, and the report is left behind."""
     names = [fake.add(f"o{number}", age=2 * HOUR) for number in range(5)]
     fake.faults["CancelOperation", names[0]] = (grpc.StatusCode.PERMISSION_DENIED, "not yours")
-    fake.faults["CancelOperation", names[1]] = (grpc.StatusCode.FAILED_PRECONDITION, "x" * 9999)
+    fake.faults["CancelOperation", names[1]] = (grpc.StatusCode.FAILED_PRECONDITION, "x" * 2000)
     fake.faults["CancelOperation", names[2]] = (grpc.StatusCode.UNIMPLEMENTED, "never")
     ti = FakeTaskInstance()
     with pytest.raises(OperationsFailed, match="3 of 5 operations could not be cancelled") as raised:
@@ -363,6 +365,7 @@ def test_a_service_that_cannot(fake: FakeService, make: Callable[..., Any]) -> N
     with pytest.raises(AirflowSkipException):
         run(make(on_unimplemented="skip"), ti=ti)
     assert sorted(ti.xcoms["return_value"]["unimplemented"]) == stale
+    assert callable(make().dry_run)
     fake.faults = {(verb, stale[0]): (grpc.StatusCode.UNIMPLEMENTED, "not this")}
     report = run(make(on_unimplemented="skip")).result
     assert (report["unimplemented"], len(report["asked" if make is canceller else "deleted"])) == ([stale[0]], 2)
@@ -438,6 +441,34 @@ def test_a_kill_begins_nothing_new(fake: FakeService, make: Callable[..., Any]) 
     assert 20 <= len(fake.acted(verb)) <= 20 + 2 * 16
     counts = ti.xcoms["return_value"]["counts"]
     assert counts["left_over"] == 300 - len(fake.acted(verb))
+
+
+@pytest.mark.parametrize("moment", [20, 300])
+def test_an_execution_timeout_begins_nothing_new(fake: FakeService, moment: int) -> None:
+    """Airflow raises its timeout wherever the main thread is: what is on its way ends, and no other is begun."""
+    for number in range(300):
+        fake.add(f"o{number}", age=2 * HOUR)
+
+    class OutOfTime(BaseException):
+        pass
+
+    def out_of_time(*_: Any) -> None:
+        raise OutOfTime
+
+    def interrupt(method: str, name: str) -> None:
+        if method == "CancelOperation" and len(fake.acted(method)) == moment:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    fake.before = interrupt
+    before = signal.signal(signal.SIGUSR1, out_of_time)
+    try:
+        with pytest.raises(OutOfTime) as raised:  # its traceback keeps what is left of the loop from being collected
+            run(canceller())
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert raised.value
+    asked = len(fake.acted("CancelOperation"))
+    assert moment <= asked <= min(300, moment + 2 * 16)
 
 
 # ── waiting for the truth ──
@@ -571,6 +602,18 @@ def test_survives_dropped_arguments(start: Any, simulator: Simulator) -> None:
     assert (report["counts"]["cancelled"], report["counts"]["left_over"]) == (1, 1)
     sent = [call for call in simulator.calls("CancelOperation") if call["name"].startswith(f"{start.parent}/")]
     assert len(sent) == 1
+
+
+def test_nothing_is_made_up_without_the_report(start: Any) -> None:
+    """With no XCom and no arguments, what the event tells is all that is reported; without one it is a timeout."""
+    name = start(cancel_delay=0.2)
+    ti = StoredTaskInstance()
+    operator = canceller(parent=start.parent, wait=True, deferrable=True, do_xcom_push=False)
+    event, _ = deferred(operator, ti)
+    assert ti.xcoms == {}
+    assert operator.execute_complete({"ti": ti}, event)["cancelled"] == [name]
+    with pytest.raises(OperationTimeout, match="no triggerer"):
+        operator.resume_execution("__fail__", {"error": "Trigger timeout"}, {"ti": ti})
 
 
 def test_backstop_looks_once(start: Any) -> None:

@@ -11,7 +11,8 @@ from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool, message_fa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_lro._age import CREATED, FINISHED, as_seconds, metadata_type, time_at, time_in
+from airflow_provider_lro._age import as_seconds, metadata_type, time_at, time_in
+from airflow_provider_lro._sweep import CREATED, FINISHED
 
 LAST_SECOND = 253402300799
 
