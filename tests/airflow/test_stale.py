@@ -30,11 +30,13 @@ from airflow_provider_lro.exceptions import (
 )
 from airflow_provider_lro.simulator import operation_name
 from airflow_provider_lro.stale import CancelStaleOperationsOperator, DeleteFinishedOperationsOperator
+from tests.airflow.running import tasks
 from tests.airflow.worker import FakeTaskInstance, fire, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from scripts.stack import AirflowStack
     from tests.simulator_fixture import Simulator
 
 HOUR = 3600.0
@@ -732,3 +734,35 @@ def test_templates() -> None:
     task = canceller(parent="projects/{{ p }}", older_than="{{ hours * 3600 }}")
     task.render_template_fields({"p": "x", "hours": 2})
     assert (task.parent, task.older_than) == ("projects/x", "7200")
+
+
+@pytest.mark.airflow
+@pytest.mark.timeout(480)
+def test_in_a_real_airflow(airflow: AirflowStack, service: Simulator) -> None:
+    """What is stale is cancelled, waited for in the triggerer, and deleted; a failing task leaves its report, too."""
+    from airflow_provider_lro.operation import OperationsClient
+
+    parent = "projects/sweep"
+    started = {"start": int(time.time() - 2 * HOUR), "outcome": "never"}
+    stale = sorted(f"{parent}/accept/{operation_name(f's{index}', **started, cancel_delay=2)}" for index in range(20))
+    young = f"{parent}/accept/{operation_name('young', outcome='never')}"
+    stubborn = f"{parent}/refuse/{operation_name('stubborn', **started, unimplemented='cancel')}"
+    with OperationsClient.connect(service.endpoint, insecure=True) as client:
+        for name in (*stale, young, stubborn):
+            client.get_operation(name)
+    run_id = airflow.trigger("sweep", {"parent": parent, "age": 3600})
+    airflow.wait_for_run("sweep", run_id, timeout=120)
+    assert {task: state.state for (task, _), state in tasks(airflow, "sweep", run_id).items()} == {
+        "cancel": "success",
+        "delete": "success",
+        "fails": "failed",
+        "skips": "skipped",
+    }
+    cancelled = airflow.xcom("sweep", run_id, "cancel")
+    assert sorted(cancelled["cancelled"]) == stale
+    assert (cancelled["asked"], cancelled["counts"]["young"]) == ([], 1)
+    assert sorted(airflow.xcom("sweep", run_id, "delete")["deleted"]) == stale
+    for task in ("fails", "skips"):
+        assert airflow.xcom("sweep", run_id, task)["unimplemented"] == [stubborn]
+    assert [len(service.calls("CancelOperation", name)) for name in (*stale, young)] == [1] * 20 + [0]
+    assert "the triggerer waits for it" in airflow.task_log("sweep", run_id, "cancel")
