@@ -18,6 +18,7 @@ from airflow.providers.common.compat.sdk import AirflowSkipException
 from airflow_provider_lro._deferral import ServiceOperator, seconds
 from airflow_provider_lro._each import each_at_once, raise_all
 from airflow_provider_lro._report import Report
+from airflow_provider_lro._type_names import module_names
 from airflow_provider_lro._wait import check_name, is_whole
 from airflow_provider_lro.exceptions import CredentialsError, EndpointError, LroError, UnimplementedError
 from airflow_provider_lro.operation import Operation
@@ -60,8 +61,8 @@ class SweepOperator(ServiceOperator):
     :param time_of: where the time is, for metadata without the usual fields: the path of a field, such as
         ``"progress.start_time"``, or a function that is given an ``Operation`` and returns a datetime, epoch seconds, a
         Timestamp, a text as in RFC 3339, or None where it cannot tell.
-    :param type_modules: modules to import first, so that the types of the metadata are known, such as
-        ``"google.cloud.dataplex_v1"``.
+    :param type_modules: module paths to import, such as ``"google.cloud.dataplex_v1"``, so that metadata of their types
+        can be unpacked.
     :param dry_run: find and report, and do nothing.
     :param on_unimplemented: about a service that cannot list, or cannot do this: ``"fail"``; or ``"skip"`` the task if
         there was nothing else to do, and only report it if there was.
@@ -101,7 +102,7 @@ class SweepOperator(ServiceOperator):
         self.filter = filter
         self.older_than = older_than
         self.time_of = time_of
-        self.type_modules = type_modules
+        self.type_modules = ",".join(module_names(type_modules)) or None  # as text, which may cross to a trigger
         self.is_dry = dry_run  # BaseOperator has a method dry_run
         self.on_unimplemented = on_unimplemented
         self.page_size = page_size
@@ -141,8 +142,7 @@ class SweepOperator(ServiceOperator):
             AirflowSkipException: the service cannot do that, and ``on_unimplemented`` is ``"skip"``.
             LroError: the worker was told to stop before all were tried.
         """
-        for module in [self.type_modules] if isinstance(self.type_modules, str) else self.type_modules:
-            _import(module)
+        _import(module_names(self.type_modules))
         report = self.empty_report()
         errors: dict[str, LroError] = {}
         with self.hook() as hook:
@@ -291,8 +291,9 @@ def _parents(value: object) -> list[str]:
     return [check_name(parent, what="parent") for parent in dict.fromkeys(given)]
 
 
-def _import(module: str) -> None:
-    try:
-        import_module(module)
-    except ImportError as error:
-        raise ValueError(f"type_modules names {module!r}, which cannot be imported here: {error}") from error
+def _import(modules: Sequence[str]) -> None:
+    for module in modules:
+        try:
+            import_module(module)
+        except ImportError as error:
+            raise ValueError(f"type_modules: {module!r} cannot be imported: {error}") from error

@@ -25,7 +25,7 @@ EXAMPLES = sorted((ROOT / "example_dags").glob("*.py"))
 
 BESIDE = {"__init__", "_form", "get_provider_info"}
 ORDER = [
-    ["exceptions", "_skip", "_schedule", "_outcome", "_wait", "_names", "_kill", "_report"],
+    ["exceptions", "_skip", "_schedule", "_outcome", "_wait", "_names", "_type_names", "_kill", "_report"],
     [
         "_pacing",
         "_credentials",

@@ -282,7 +282,7 @@ def test_unknown_types_are_named_and_can_be_made_known(
     assert "stale.types.Metadata" in caplog.text + capsys.readouterr().out
     assert run(canceller(type_modules="stale_types")).result["asked"] == [name]
     assert run(canceller(type_modules=["stale_types"])).result["asked"] == [name]
-    with pytest.raises(ValueError, match=r"type_modules names 'no\.such\.module'"):
+    with pytest.raises(ValueError, match=r"type_modules: 'no\.such\.module' cannot be imported"):
         run(canceller(type_modules=["no.such.module"]))
 
 
@@ -684,6 +684,7 @@ def test_delete_oldest_first_and_gone_is_no_error(fake: FakeService) -> None:
         ({"older_than": float("inf")}, "older_than"),
         ({"older_than": None}, "older_than"),
         ({"time_of": 5}, "time_of"),
+        ({"type_modules": 5}, "type_modules"),
         ({"on_unimplemented": "ignore"}, "on_unimplemented must be one of 'fail', 'skip'"),
     ],
 )
