@@ -9,11 +9,17 @@ from datetime import timedelta
 
 from airflow.providers.common.compat.sdk import DAG
 
+from airflow_provider_lro.operators import GetOperationOperator
 from airflow_provider_lro.stale import CancelStaleOperationsOperator, DeleteFinishedOperationsOperator
 
 PARENT = "projects/nobody-needs"
 
 with DAG("lro_cancel_stale", schedule=None, tags=["lro"]):
+    # To have something to cancel: the simulator knows of an operation once it was asked for it.
+    forgotten = GetOperationOperator(
+        task_id="forgotten",
+        operation_name=PARENT + "/simulations/start=1700000000&outcome=never&cancel_delay=3/operations/{{ run_id }}",
+    )
     cancel = CancelStaleOperationsOperator(
         task_id="cancel",
         parent=PARENT,
@@ -31,4 +37,4 @@ with DAG("lro_cancel_stale", schedule=None, tags=["lro"]):
         keep_failed=True,
     )
 
-    cancel >> delete
+    forgotten >> cancel >> delete
