@@ -288,7 +288,7 @@ def _age(value: object) -> float:
 
 def _parents(value: object) -> list[str]:
     given = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-    return [check_name(parent, what="parent") for parent in dict.fromkeys(given)]
+    return list(dict.fromkeys(check_name(parent, what="parent") for parent in given))
 
 
 def _import(modules: Sequence[str]) -> None:

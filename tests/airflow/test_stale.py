@@ -707,6 +707,8 @@ def test_bad_argument_is_refused(operator: Any, arguments: dict[str, Any], compl
         (lambda: run(canceller(older_than="-5")), "older_than"),
         (lambda: run(canceller(parent="")), "parent"),
         (lambda: run(canceller(parent=[PARENT, None])), "parent"),
+        (lambda: run(canceller(parent={"name": PARENT})), "parent"),
+        (lambda: run(canceller(parent=[{"name": PARENT}])), "parent"),
         (lambda: run(canceller(page_size=0)), "page_size"),
     ],
 )
