@@ -755,7 +755,7 @@ def test_in_a_real_airflow(airflow: AirflowStack, service: Simulator) -> None:
         for name in (*stale, young, stubborn):
             client.get_operation(name)
     run_id = airflow.trigger("sweep", {"parent": parent, "age": 3600})
-    airflow.wait_for_run("sweep", run_id, timeout=120)
+    airflow.wait_for_run("sweep", run_id, timeout=400)
     assert {task: state.state for (task, _), state in tasks(airflow, "sweep", run_id).items()} == {
         "cancel": "success",
         "delete": "success",
