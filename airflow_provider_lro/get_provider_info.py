@@ -34,7 +34,11 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [
             {
                 "integration-name": INTEGRATION,
-                "python-modules": ["airflow_provider_lro.operators", "airflow_provider_lro.starting"],
+                "python-modules": [
+                    "airflow_provider_lro.operators",
+                    "airflow_provider_lro.starting",
+                    "airflow_provider_lro.stale",
+                ],
             }
         ],
         "sensors": [{"integration-name": INTEGRATION, "python-modules": ["airflow_provider_lro.sensors"]}],

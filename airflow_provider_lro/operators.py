@@ -6,12 +6,10 @@ Floor 2: imports floor 1, and floor ½ inside functions.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_lro import _outcome as outcomes
-from airflow_provider_lro._cancelling import ask_to_cancel
 from airflow_provider_lro._deferral import (
     ServiceOperator,
     WaitingOperator,
@@ -21,16 +19,12 @@ from airflow_provider_lro._deferral import (
     seconds,
 )
 from airflow_provider_lro._drivers import result_of
+from airflow_provider_lro._each import WORDS, ask, each, one_or_all
 from airflow_provider_lro._wait import Start, is_whole
-from airflow_provider_lro.exceptions import (
-    LroError,
-    OperationNotFound,
-    OperationsFailed,
-    UnimplementedError,
-)
+from airflow_provider_lro.exceptions import OperationNotFound, UnimplementedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Mapping, Sequence
     from datetime import timedelta
 
     from airflow.providers.common.compat.sdk import Context
@@ -46,14 +40,6 @@ __all__ = [
     "GetOperationOperator",
     "ListOperationsOperator",
 ]
-
-WORDS: dict[type[Any], str] = {
-    outcomes.Running: "running",
-    outcomes.Succeeded: "succeeded",
-    outcomes.Failed: "failed",
-    outcomes.Cancelled: "cancelled",
-}
-"""What an operation came to, as the XComs say it."""
 
 
 class CancelOperationOperator(WaitingOperator):
@@ -135,26 +121,19 @@ class CancelOperationOperator(WaitingOperator):
 
     def _ask_all(self) -> list[dict[str, Any]]:
         with self.hook() as hook:
-            return _each(
+            return each(
                 names_of(self.operation_name), lambda name: self._ask(hook.get_conn(name), name), verb="cancelled"
             )
 
     def _ask(self, client: OperationsClient, name: str) -> dict[str, Any]:
-        def result(outcome: str, *, asked: bool) -> dict[str, Any]:
-            self.log.info("operation %r: %s%s", name, "asked to cancel, " if asked else "", outcome)
-            return {"name": name, "asked": asked, "outcome": outcome}
-
-        try:
-            found = ask_to_cancel(client, name, rpc_timeout=self.rpc_timeout)
-        except OperationNotFound:
-            if not self.ignore_missing:
-                raise
-            return result("missing", asked=False)
-        except UnimplementedError:
-            if not self.ignore_unimplemented:
-                raise
-            return result("unimplemented", asked=False)
-        return result(WORDS[type(found)], asked=isinstance(found, outcomes.Running))
+        return ask(
+            client,
+            name,
+            rpc_timeout=self.rpc_timeout,
+            ignore_missing=self.ignore_missing,
+            ignore_unimplemented=self.ignore_unimplemented,
+            log=self.log,
+        )
 
     def _await(
         self, context: Context, results: list[dict[str, Any]], *, started_at: float, deadline: float | None
@@ -181,7 +160,7 @@ class CancelOperationOperator(WaitingOperator):
         return WORDS[type(outcome)]
 
     def _xcom(self, results: list[dict[str, Any]]) -> Any:
-        return _one_or_all(results, self.operation_name)
+        return one_or_all(results, self.operation_name)
 
 
 class DeleteOperationOperator(ServiceOperator):
@@ -208,10 +187,10 @@ class DeleteOperationOperator(ServiceOperator):
     def execute(self, context: Context) -> Any:
         """Delete each."""
         with self.hook() as hook:
-            results = _each(
+            results = each(
                 names_of(self.operation_name), lambda name: self._delete(hook.get_conn(name), name), verb="deleted"
             )
-        return _one_or_all(results, self.operation_name)
+        return one_or_all(results, self.operation_name)
 
     def _delete(self, client: OperationsClient, name: str) -> dict[str, Any]:
         outcome = "deleted"
@@ -250,12 +229,12 @@ class GetOperationOperator(ServiceOperator):
         from airflow_provider_lro._encoding import operation_to_json
 
         with self.hook() as hook:
-            results = _each(
+            results = each(
                 names_of(self.operation_name),
                 lambda name: operation_to_json(hook.get_operation(name).proto),
                 verb="read",
             )
-        return _one_or_all(results, self.operation_name)
+        return one_or_all(results, self.operation_name)
 
 
 class ListOperationsOperator(ServiceOperator):
@@ -306,28 +285,3 @@ class ListOperationsOperator(ServiceOperator):
         if self.return_partial_success:
             context["ti"].xcom_push(key="unreachable", value=unreachable)
         return operations
-
-
-def _each(names: Sequence[str], act: Callable[[str], dict[str, Any]], *, verb: str) -> list[dict[str, Any]]:
-    """Act on each name, and raise what went wrong only after all were tried."""
-    results: list[dict[str, Any]] = []
-    errors: dict[str, LroError] = {}
-    for name in names:
-        try:
-            results.append(act(name))
-        except LroError as error:
-            errors[name] = error
-    if len(names) == 1 and errors:
-        raise errors[names[0]]
-    if errors:
-        lines = "".join(f"\n- {name}: {error}" for name, error in errors.items())
-        raise OperationsFailed(
-            f"{len(errors)} of {len(names)} operations could not be {verb} ({len(results)} were):{lines}", errors=errors
-        )
-    return results
-
-
-def _one_or_all(results: list[dict[str, Any]], given: object) -> Any:
-    """For one name its result, for a sequence of names a list."""
-    several = isinstance(given, Sequence) and not isinstance(given, str | Mapping)
-    return results if several else results[0]

@@ -36,6 +36,7 @@ ORDER = [
         "_kill",
         "_enough",
         "_type_names",
+        "_report",
         "_watermark",
     ],
     [
@@ -46,6 +47,7 @@ ORDER = [
         "_types",
         "_encoding",
         "_progress",
+        "_age",
         "_events",
         "_rpc",
         "_client",
@@ -72,7 +74,18 @@ ORDER = [
         "_gathering",
         "_many",
     ],
-    ["_deferral", "_from_trigger", "_memory", "_many_waits", "sensors", "operators", "starting"],
+    [
+        "_deferral",
+        "_each",
+        "_from_trigger",
+        "_memory",
+        "_many_waits",
+        "_sweep",
+        "sensors",
+        "operators",
+        "starting",
+        "stale",
+    ],
     [
         "decorators",
         "assets",
@@ -214,6 +227,7 @@ CONTRACT = {
     "starting": ["StartOperationOperator"],
     "decorators": ["lro_task"],
     "assets": ["LongRunningOperationEventTrigger"],
+    "stale": ["CancelStaleOperationsOperator", "DeleteFinishedOperationsOperator"],
 }
 
 

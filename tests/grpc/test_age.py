@@ -1,0 +1,183 @@
+"""When an operation was created and when it ended, read from metadata of all kinds."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from google.longrunning import operations_proto_pb2 as pb
+from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool, message_factory, struct_pb2, timestamp_pb2
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_lro._age import as_seconds, metadata_type, time_at, time_in
+from airflow_provider_lro._sweep import CREATED, FINISHED
+
+LAST_SECOND = 253402300799
+
+
+def _message_types() -> dict[str, Any]:
+    """Make the types of a service: times, texts and numbers, and a message that several kinds of metadata share."""
+    file = descriptor_pb2.FileDescriptorProto(
+        name="tests/age.proto", package="tests.age", syntax="proto3", dependency=["google/protobuf/timestamp.proto"]
+    )
+    timestamp = ".google.protobuf.Timestamp"
+    shapes: dict[str, dict[str, tuple[int, str]]] = {
+        "Shared": dict.fromkeys(("create_time", "update_time", "start_time"), (11, timestamp)),
+        "Metadata": {
+            **dict.fromkeys(("create_time", "start_time", "end_time", "queued_at"), (11, timestamp)),
+            "generic_metadata": (11, ".tests.age.Shared"),
+            "progress": (11, ".tests.age.Shared"),
+            "request_time": (9, ""),
+            "insert_time": (3, ""),
+        },
+        "Several": {"create_time": (11, timestamp)},
+    }
+    for name, fields in shapes.items():
+        message = file.message_type.add(name=name)
+        for number, (field, (kind, type_name)) in enumerate(fields.items(), start=1):
+            message.field.add(
+                name=field, number=number, type=kind, type_name=type_name or None, label=3 if name == "Several" else 1
+            )
+    pool = descriptor_pool.Default()
+    pool.AddSerializedFile(file.SerializeToString())
+    return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"tests.age.{name}")) for name in shapes}
+
+
+TYPES = _message_types()
+
+
+def at(seconds: float) -> timestamp_pb2.Timestamp:
+    return timestamp_pb2.Timestamp(seconds=int(seconds))
+
+
+def operation(metadata: Any = None) -> pb.Operation:
+    proto = pb.Operation(name="operations/o")
+    if metadata is not None:
+        proto.metadata.Pack(metadata)
+    return proto
+
+
+def typed(**fields: Any) -> pb.Operation:
+    return operation(TYPES["Metadata"](**fields))
+
+
+def struct(**fields: Any) -> pb.Operation:
+    metadata = struct_pb2.Struct()
+    metadata.update(fields)
+    return operation(metadata)
+
+
+@pytest.mark.parametrize(
+    ("made", "created", "finished"),
+    [
+        (typed(create_time=at(100), start_time=at(200), end_time=at(300)), 100, 300),
+        (typed(start_time=at(200)), 200, None),
+        (typed(generic_metadata=TYPES["Shared"](create_time=at(100), update_time=at(150))), 100, 150),
+        (typed(start_time=at(200), generic_metadata=TYPES["Shared"](create_time=at(100))), 100, None),
+        (typed(progress=TYPES["Shared"](start_time=at(100))), 100, None),
+        (typed(request_time="1970-01-01T00:01:40Z"), 100, None),
+        (struct(create_time="1970-01-01T00:01:40Z", end_time="1970-01-01T02:03:20.5+02:00"), 100, 200.5),
+        (struct(createTime="1970-01-01T00:01:40Z", genericMetadata={"updateTime": "1970-01-01T00:03:20Z"}), 100, 200),
+    ],
+)
+def test_the_usual_fields(made: pb.Operation, created: float | None, finished: float | None) -> None:
+    """Typed or a Struct, at the top or in what kinds of metadata share: the first of the usual names counts."""
+    assert (time_in(made, CREATED), time_in(made, FINISHED)) == (created, finished)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        operation(),
+        operation(TYPES["Metadata"]()),
+        pb.Operation(metadata=any_pb2.Any(type_url="type.googleapis.com/nobody.knows.This", value=b"\x0a\x01x")),
+        pb.Operation(metadata=any_pb2.Any(type_url="type.googleapis.com/tests.age.Metadata", value=b"\x0a\x7fx")),
+        typed(create_time=at(0)),
+        typed(create_time=at(-5)),
+        typed(create_time=at(LAST_SECOND + 1)),
+        typed(request_time="yesterday"),
+        typed(request_time="2024-01-01T00:00:00"),
+        typed(insert_time=1_700_000_000),
+        operation(TYPES["Several"](create_time=[at(100)])),
+        struct(create_time=1_700_000_000),
+        struct(create_time={"seconds": 5}),
+        struct(create_time=""),
+        struct(create_time=None),
+    ],
+    ids=str,
+)
+def test_no_time_where_there_is_none(made: pb.Operation) -> None:
+    """What is not set, not known, no time, without zone or beyond the year 9999 is never taken for an age."""
+    assert time_in(made, CREATED) is None
+    assert time_at(made, "create_time") is None
+
+
+def test_what_makes_no_sense_is_passed_over() -> None:
+    """A create_time that was never set does not hide the start_time."""
+    assert time_in(typed(create_time=at(0), start_time=at(200)), CREATED) == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        ("queued_at", 7),
+        ("progress.start_time", 9),
+        ("progress", None),
+        ("progress.nothing", None),
+        ("no.such.path", None),
+        ("queued_at.seconds", None),
+    ],
+)
+def test_a_path_of_ones_own(path: str, found: float | None) -> None:
+    """A dotted path leads to one field; one that leads nowhere tells nothing."""
+    assert time_at(typed(queued_at=at(7), progress=TYPES["Shared"](start_time=at(9))), path) == found
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (None, None),
+        (datetime(1970, 1, 1, 1, 1, 40, tzinfo=timezone(timedelta(hours=1))), 100),
+        (100, 100),
+        (100.5, 100.5),
+        (0, None),
+        (float("nan"), None),
+        (1_700_000_000_000, None),
+        (at(100), 100),
+        ("1970-01-01T00:01:40Z", 100),
+        ("soon", None),
+    ],
+)
+def test_what_a_function_may_return(value: object, found: float | None) -> None:
+    """Whatever is a point in time is one; milliseconds are beyond the year 9999."""
+    assert as_seconds(value) == found
+
+
+@pytest.mark.parametrize("value", [True, datetime(2024, 1, 1), timedelta(hours=1), struct_pb2.Struct(), [1]])  # noqa: DTZ001
+def test_what_a_function_may_not_return(value: object) -> None:
+    """What is no point in time is an error that says so, and not an age."""
+    with pytest.raises(ValueError, match="time_of"):
+        as_seconds(value)
+
+
+def test_type_of_metadata() -> None:
+    """The type is named, so that a user can make it known."""
+    assert metadata_type(typed()) == "tests.age.Metadata"
+    assert metadata_type(operation()) == ""
+
+
+@given(st.datetimes(min_value=datetime(1970, 1, 2), max_value=datetime(9999, 12, 31)))  # noqa: DTZ001
+def test_every_way_to_say_a_time_says_the_same(naive: datetime) -> None:
+    """Timestamp, text, datetime and seconds of one moment are one moment."""
+    moment = naive.replace(tzinfo=UTC)
+    stamp = timestamp_pb2.Timestamp()
+    stamp.FromDatetime(moment)
+    ways = [
+        time_in(typed(create_time=stamp), CREATED),
+        time_in(struct(create_time=stamp.ToJsonString()), CREATED),
+        as_seconds(stamp),
+        as_seconds(moment),
+    ]
+    assert max(ways) - min(ways) < 1e-3
