@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from airflow_provider_lro._client import AsyncOperationsClient, OperationsClient
+    from airflow_provider_lro._metrics import Tally
     from airflow_provider_lro._outcome import Outcome
     from airflow_provider_lro._schedule import Window
     from airflow_provider_lro._wait import Command, Pause, WaitArgs
@@ -51,6 +52,7 @@ def drive(
     clock: Callable[[], float],
     pause: Callable[[Pause], None] | None = None,
     metadata: Sequence[tuple[str, str | bytes]] = (),
+    tally: Tally | None = None,
 ) -> T:
     """Do what a wait says until it has its outcome, blocking.
 
@@ -61,6 +63,7 @@ def drive(
         clock: epoch seconds; never steps back.
         pause: lets time pass, or leaves by an exception of its own; None sleeps to a random moment of the window.
         metadata: more headers for each call.
+        tally: what the wait does is noted there.
     """
     from airflow_provider_lro._encoding import read
 
@@ -70,6 +73,8 @@ def drive(
         value: Any = None
         try:
             if isinstance(command, Get):
+                if tally is not None:
+                    tally.asks(time.monotonic())
                 value = read(client.get_operation(args.operation_name, rpc_timeout=command.timeout, metadata=metadata))
             elif isinstance(command, Cancel):
                 timeout = args.rpc_timeout if command.timeout is None else command.timeout
@@ -80,6 +85,8 @@ def drive(
                 time.sleep(moment(command.window))
         except LroError as error:
             value = error
+            if tally is not None and isinstance(command, Get):
+                tally.fails(error)
         journal.note(command, value)
         try:
             command = steps.send(Answer(now=clock(), value=value))
@@ -95,6 +102,7 @@ async def drive_async(
     clock: Callable[[], float],
     metadata: Sequence[tuple[str, str | bytes]] = (),
     shared: bool = False,
+    tally: Tally | None = None,
 ) -> T:
     """Do as ``drive`` does, without blocking.
 
@@ -105,12 +113,13 @@ async def drive_async(
         clock: epoch seconds; never steps back.
         metadata: more headers for each call.
         shared: one of many waits of this process: they share wake-ups, and polls wait for a connection.
+        tally: what the wait does is noted there.
     """
     from airflow_provider_lro._polling import Poller
 
     journal = _Journal(args.operation_name)
     args.check()
-    poller = Poller(args, client, metadata=metadata, shared=shared)
+    poller = Poller(args, client, metadata=metadata, shared=shared, tally=tally)
     try:
         command = next(steps)
         while True:

@@ -192,13 +192,15 @@ class Pause:
     """Let time pass, to any moment of the window.
 
     ``final`` pauses are short ones, after a cancel at the deadline. ``errors`` counts the polls that failed in a row.
-    ``listed``: the backoff is over, so the next listing will do.
+    ``listed``: the backoff is over, so the next listing will do. ``delayed``: seconds by which a server's RetryInfo
+    makes it longer than the schedule would.
     """
 
     window: Window
     final: bool = False
     errors: int = 0
     listed: bool = False
+    delayed: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,11 +279,13 @@ def wait(args: WaitArgs, *, now: float, start: Start = Start.FRESH) -> Generator
         if asked >= deadline:
             break
         late = max(0.0, now - deadline)
-        window = reading.delay(next(windows))
+        planned = next(windows)
+        window = reading.delay(planned)
         listed = _is_listed(args, window)
         if get.hold and isinstance(answer.value, Running):
             window = window.earlier(now - asked)  # the server has done the pausing
-        now = yield from _pause(window, now=now, end=deadline, errors=reading.errors, listed=listed)
+        most = planned.longest
+        now = yield from _pause(window, now=now, end=deadline, errors=reading.errors, listed=listed, most=most)
     if args.on_timeout == "cancel":
         return (yield from _cancel(args, reading, now=now))
     return reading.timed_out()
@@ -307,12 +311,24 @@ def _is_listed(args: WaitArgs, window: Window) -> bool:
 
 
 def _pause(
-    window: Window, *, now: float, end: float, final: bool = False, errors: int = 0, listed: bool = False
+    window: Window,
+    *,
+    now: float,
+    end: float,
+    final: bool = False,
+    errors: int = 0,
+    listed: bool = False,
+    most: float = math.inf,
 ) -> Generator[Command, Answer, float]:
-    """Pause, but not beyond ``end``; a poll asked before it and answered after it is followed by one at once."""
+    """Pause, but not beyond ``end``; a poll asked before it and answered after it is followed by one at once.
+
+    ``most``: the seconds that the schedule itself would pause at most.
+    """
     if now >= end or window.longest <= 0.0:
         return now
-    answer = yield Pause(window=window.at_most(end - now), final=final, errors=errors, listed=listed)
+    window = window.at_most(end - now)
+    delayed = max(0.0, window.longest - most)
+    answer = yield Pause(window=window, final=final, errors=errors, listed=listed, delayed=delayed)
     return answer.now
 
 
@@ -344,7 +360,8 @@ def _cancel(args: WaitArgs, reading: _Reading, *, now: float) -> Generator[Comma
         if effect == "refused" or asked >= end:
             return reading.timed_out(effect=effect if refusal is None else "refused", refusal=refusal)
         late = max(0.0, now - end)
-        now = yield from _pause(reading.delay(next(windows)), now=now, end=end, final=True)
+        planned = next(windows)
+        now = yield from _pause(reading.delay(planned), now=now, end=end, final=True, most=planned.longest)
 
 
 class _Reading:

@@ -34,6 +34,7 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "sensors": [{"integration-name": INTEGRATION, "python-modules": ["airflow_provider_lro.sensors"]}],
         "triggers": [{"integration-name": INTEGRATION, "python-modules": ["airflow_provider_lro.triggers"]}],
+        "extra-links": ["airflow_provider_lro.links.OperationLink"],
         "connection-types": [
             {
                 "connection-type": "lro",

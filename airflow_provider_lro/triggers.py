@@ -16,6 +16,7 @@ from airflow_provider_lro._drivers import drive_async, steady_clock
 from airflow_provider_lro._outcome import Broken
 from airflow_provider_lro._task_state import state_of
 from airflow_provider_lro._wait import Start, WaitArgs, wait
+from airflow_provider_lro._watch import reported, watched
 from airflow_provider_lro.exceptions import LroError
 from airflow_provider_lro.hooks import LongRunningOperationHook
 
@@ -123,10 +124,18 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
         clock = steady_clock()
         try:
             steps = wait(self, now=clock(), start=self._first())
-            async with self._hook().async_client(self.operation_name) as client:
-                return await drive_async(steps, self, client, clock=clock, shared=True)
+            hook = self._hook()
+            with reported():
+                async with hook.async_client(self.operation_name) as client:
+                    await self._show(hook)
+                    with watched(self, client.config.target, ti=self.task_instance, shared=True) as watch:
+                        outcome = await drive_async(steps, self, client, clock=clock, shared=True, tally=watch.tally)
+                        return watch.ends(outcome, asyncio.get_running_loop().time())
         except LroError as error:  # the connection describes no channel
             return Broken(error=error)
+
+    async def _show(self, hook: LongRunningOperationHook) -> None:
+        """Show which operation it is that is waited for; here a worker has done so."""
 
     def _hook(self) -> LongRunningOperationHook:
         return LongRunningOperationHook(

@@ -25,7 +25,7 @@ EXAMPLES = sorted((ROOT / "example_dags").glob("*.py"))
 
 BESIDE = {"__init__", "_form", "get_provider_info"}
 ORDER = [
-    ["exceptions", "_skip", "_schedule", "_outcome", "_wait", "_names", "_kill"],
+    ["exceptions", "_skip", "_schedule", "_outcome", "_metrics", "_links", "_wait", "_names", "_kill"],
     [
         "_pacing",
         "_credentials",
@@ -39,7 +39,7 @@ ORDER = [
         "_listing",
         "_polling",
     ],
-    ["_connection", "_task_state", "_drivers", "operation", "hooks", "triggers", "_workerless"],
+    ["_connection", "_task_state", "_watch", "_drivers", "operation", "hooks", "links", "triggers", "_workerless"],
     ["_deferral", "_from_trigger", "_memory", "sensors", "operators", "starting"],
 ]
 """The floors from the lowest; within a floor, what comes later may import what comes earlier."""
@@ -165,6 +165,7 @@ CONTRACT = {
         "ListOperationsOperator",
     ],
     "starting": ["StartOperationOperator"],
+    "links": ["OperationLink"],
 }
 
 
