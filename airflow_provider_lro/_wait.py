@@ -279,13 +279,13 @@ def wait(args: WaitArgs, *, now: float, start: Start = Start.FRESH) -> Generator
         if asked >= deadline:
             break
         late = max(0.0, now - deadline)
-        planned = next(windows)
-        window = reading.delay(planned)
+        window = reading.delay(next(windows))
         listed = _is_listed(args, window)
         if get.hold and isinstance(answer.value, Running):
             window = window.earlier(now - asked)  # the server has done the pausing
-        most = planned.longest
-        now = yield from _pause(window, now=now, end=deadline, errors=reading.errors, listed=listed, most=most)
+        now = yield from _pause(
+            window, now=now, end=deadline, errors=reading.errors, listed=listed, late=reading.delayed
+        )
     if args.on_timeout == "cancel":
         return (yield from _cancel(args, reading, now=now))
     return reading.timed_out()
@@ -318,17 +318,17 @@ def _pause(
     final: bool = False,
     errors: int = 0,
     listed: bool = False,
-    most: float = math.inf,
+    late: float = 0.0,
 ) -> Generator[Command, Answer, float]:
     """Pause, but not beyond ``end``; a poll asked before it and answered after it is followed by one at once.
 
-    ``most``: the seconds that the schedule itself would pause at most.
+    ``late``: by how many seconds the window ends after the schedule's own.
     """
     if now >= end or window.longest <= 0.0:
         return now
-    window = window.at_most(end - now)
-    delayed = max(0.0, window.longest - most)
-    answer = yield Pause(window=window, final=final, errors=errors, listed=listed, delayed=delayed)
+    if late:  # the deadline cuts this first
+        late = max(0.0, late - max(0.0, window.longest - (end - now)))
+    answer = yield Pause(window=window.at_most(end - now), final=final, errors=errors, listed=listed, delayed=late)
     return answer.now
 
 
@@ -360,8 +360,7 @@ def _cancel(args: WaitArgs, reading: _Reading, *, now: float) -> Generator[Comma
         if effect == "refused" or asked >= end:
             return reading.timed_out(effect=effect if refusal is None else "refused", refusal=refusal)
         late = max(0.0, now - end)
-        planned = next(windows)
-        now = yield from _pause(reading.delay(planned), now=now, end=end, final=True, most=planned.longest)
+        now = yield from _pause(reading.delay(next(windows)), now=now, end=end, final=True, late=reading.delayed)
 
 
 class _Reading:
@@ -374,6 +373,7 @@ class _Reading:
         self._error: LroError | None = None
         self.errors = args.consecutive_errors
         self._errors_since = 0.0
+        self.delayed = 0.0
 
     def take(self, answer: Answer, *, asked: float, cut: bool) -> Outcome | None:
         """Take the answer to a Get; None means: go on. ``cut``: the call had less time than the user gave it."""
@@ -409,7 +409,12 @@ class _Reading:
     def delay(self, window: Window) -> Window:
         """Push the next poll back as far as the service asked for with its last error."""
         retry_after = getattr(self._error, "retry_after", None)
-        return window if retry_after is None else window.at_least(min(retry_after, LONGEST_RETRY_INFO))
+        if retry_after is None:
+            self.delayed = 0.0
+            return window
+        later = window.at_least(min(retry_after, LONGEST_RETRY_INFO))
+        self.delayed = later.longest - window.longest
+        return later
 
     def timed_out(self, *, effect: CancelEffect = "none", refusal: LroError | None = None) -> TimedOut:
         """Return the verdict at the deadline."""

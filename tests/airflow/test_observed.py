@@ -13,7 +13,7 @@ import pytest
 from airflow_provider_lro._from_trigger import AIRFLOW
 from airflow_provider_lro._metrics import endpoint_tag
 from scripts.stack import AirflowError, AirflowStack
-from tests.airflow.running import cli, tasks, until
+from tests.airflow.running import tasks, until
 from tests.airflow.test_from_trigger import worker_logs
 from tests.airflow.test_observability import LOOPBACK, TEMPLATE, connection, statsd
 
@@ -89,6 +89,8 @@ def test_what_a_real_airflow_shows(
     """Links are there while the tasks wait, also without a worker; metrics and spans of all of it arrive."""
     env = {
         **statsd.env,
+        "AIRFLOW_CONN_LRO_DEFAULT": connection(service, link_template=TEMPLATE),
+        "AIRFLOW_CONN_UNLINKED": connection(service),
         "AIRFLOW__TRACES__OTEL_ON": "True",
         "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"http://{LOOPBACK}:{collector.server_port}/v1/traces",
         "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
@@ -96,8 +98,6 @@ def test_what_a_real_airflow_shows(
     }
     folder = Path(__file__).parent / "dags_observed"
     with AirflowStack(tmp_path_factory.mktemp("observed"), folder, env=env) as airflow:
-        for conn_id, extra in (("lro_default", {"link_template": TEMPLATE}), ("unlinked", {})):
-            cli(airflow, "connections", "add", conn_id, "--conn-json", connection(service, **extra))
         run = airflow.trigger("observed")
 
         def polls(way: str) -> int:
