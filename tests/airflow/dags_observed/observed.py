@@ -19,7 +19,7 @@ with DAG("observed", schedule=None, start_date=datetime(2024, 1, 1, tzinfo=UTC))
     for way, arguments in WAYS.items():
         LongRunningOperationSensor(
             task_id=way,
-            operation_name=f"simulations/duration=20/operations/{{{{ run_id }}}}-{way}",
+            operation_name=f"simulations/duration=40/operations/{{{{ run_id }}}}-{way}",
             poke_interval=1,
             timeout=120,
             retries=0,
