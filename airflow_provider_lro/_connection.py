@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
+from airflow_provider_lro._links import fill_template
 from airflow_provider_lro._wait import SLOWEST_PACE, is_number
 from airflow_provider_lro.exceptions import CredentialsError, EndpointError
 
@@ -84,6 +85,15 @@ class ConnectionSettings:
                 texts.append(_text(value))
                 texts.extend(_text(content.get(secret)) for secret in SECRET_KEYS)
         return [text for text in texts if text]
+
+    def link(self, name: str) -> str | None:
+        """Return the link to an operation; None where the connection has no template.
+
+        Raises:
+            ValueError: the template makes no link, or none for this name.
+        """
+        template = self.extra.get("link_template")
+        return fill_template(template, name) if template else None
 
     def channel_config(self, task: TaskSettings, *, name: str | None = None) -> ChannelConfig:
         """Return the channel that this connection and a task describe; the same object for the same, as waits are many.

@@ -19,13 +19,16 @@ from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTas
 from airflow_provider_lro import _kill
 from airflow_provider_lro._connection import chain_of
 from airflow_provider_lro._drivers import drive, moment, result_of, steady_clock, timeout_error
+from airflow_provider_lro._links import XCOM_KEY, others
 from airflow_provider_lro._names import are_many, name_of
 from airflow_provider_lro._outcome import Broken, Cancelled, Failed, Succeeded, TimedOut
 from airflow_provider_lro._task_state import state_of
 from airflow_provider_lro._type_names import module_names, type_name
 from airflow_provider_lro._wait import Start, WaitArgs, is_number, wait
+from airflow_provider_lro._watch import Watch
 from airflow_provider_lro.exceptions import OperationTimeout, PayloadTypeError, RpcError
 from airflow_provider_lro.hooks import LongRunningOperationHook
+from airflow_provider_lro.links import OperationLink
 
 try:
     from airflow.sdk.exceptions import AirflowTaskTerminated
@@ -250,8 +253,13 @@ class WaitingOperator(ServiceOperator):
             ExecutionTimeout: ``execution_timeout`` is over, and so the operation was looked at for the last time.
         """
         clock = steady_clock()
-        with self.hook(endpoint=args.endpoint) as hook:
+        with (
+            self.hook(endpoint=args.endpoint) as hook,
+            Watch(args, hook.get_conn(args.operation_name).config.target, ti=context.get("ti")) as watch,
+        ):
             client = hook.get_conn(args.operation_name)
+            self.show(context, hook, args.operation_name)
+            tally = watch.tally
 
             def rest(pause: Pause) -> None:
                 if self._kill_switch.wait(0.0):
@@ -263,7 +271,8 @@ class WaitingOperator(ServiceOperator):
                     self._heed_kill(context, args, client)
 
             try:
-                return drive(wait(args, now=clock(), start=start), args, client, clock=clock, pause=rest)
+                steps = wait(args, now=clock(), start=start)
+                return watch.ends(drive(steps, args, client, clock=clock, pause=rest, tally=tally))
             except KilledByUser:
                 raise
             except AirflowTaskTerminated:  # Airflow 2 raises it out of its signal handler
@@ -273,10 +282,14 @@ class WaitingOperator(ServiceOperator):
                 # Not over yet: a wait taken up after its deadline would take somebody else's cancel for its own.
                 now = clock()
                 args.deadline = now + LAST_MOMENT
-                outcome = drive(wait(args, now=now, start=Start.POLL), args, client, clock=clock)
+                steps = wait(args, now=now, start=Start.POLL)
+                outcome = watch.ends(drive(steps, args, client, clock=clock, tally=tally))
         if isinstance(outcome, TimedOut):
             raise retyped(timeout_error(outcome, args), ExecutionTimeout)
         return outcome
+
+    def show(self, context: Context, hook: LongRunningOperationHook, name: str) -> None:
+        """Show which operation it is that is waited for, before the wait."""
 
     def defer_wait(
         self,
@@ -362,6 +375,8 @@ class OutcomeOperator(WaitingOperator):
     :param type_modules: module paths to import, so that responses and metadata of their types can be unpacked.
     """
 
+    operator_extra_links = (OperationLink(),)
+
     def __init__(
         self,
         *,
@@ -387,6 +402,17 @@ class OutcomeOperator(WaitingOperator):
         type_name(response_type, what="response_type")
         if on_cancelled not in ON_CANCELLED:
             raise ValueError(f"on_cancelled must be one of {', '.join(map(repr, ON_CANCELLED))}, not {on_cancelled!r}")
+
+    def prepare_for_execution(self) -> Any:
+        """Return the copy that is executed; it writes its link itself, and Airflow 3 none, empty or not, at its end."""
+        task: Any = super().prepare_for_execution()
+        task.operator_extra_links = others(task.operator_extra_links)
+        return task
+
+    def show(self, context: Context, hook: LongRunningOperationHook, name: str) -> None:
+        """Write the link to the operation, where the connection has a template for it."""
+        if (link := hook.link(name)) is not None:
+            context["ti"].xcom_push(key=XCOM_KEY, value=link)
 
     @property
     def own_timeout(self) -> float | None:

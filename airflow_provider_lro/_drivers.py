@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from google.longrunning import operations_proto_pb2 as pb
 
     from airflow_provider_lro._client import AsyncOperationsClient, OperationsClient
+    from airflow_provider_lro._metrics import Tally
     from airflow_provider_lro._outcome import Outcome
     from airflow_provider_lro._schedule import Window
     from airflow_provider_lro._wait import Command, Pause, WaitArgs
@@ -60,6 +61,7 @@ def drive(
     journal: Journal | None = None,
     metadata: Sequence[tuple[str, str | bytes]] = (),
     progress: bool = True,
+    tally: Tally | None = None,
 ) -> T:
     """Do what a wait says until it has its outcome, blocking.
 
@@ -72,6 +74,7 @@ def drive(
         journal: hears of all that is done; None logs what is worth a line.
         metadata: more headers for each call.
         progress: log what the operation's metadata says, when it changes.
+        tally: what the wait does is noted there.
     """
     from airflow_provider_lro._encoding import read
 
@@ -81,6 +84,8 @@ def drive(
         value: Any = None
         try:
             if isinstance(command, Get):
+                if tally is not None:
+                    tally.asks(time.monotonic())
                 value = read(client.get_operation(args.operation_name, rpc_timeout=command.timeout, metadata=metadata))
             elif isinstance(command, Cancel):
                 timeout = args.rpc_timeout if command.timeout is None else command.timeout
@@ -91,6 +96,8 @@ def drive(
                 time.sleep(moment(command.window))
         except LroError as error:
             value = error
+            if tally is not None and isinstance(command, Get):
+                tally.fails(error)
         journal.note(command, value)
         try:
             command = steps.send(Answer(now=clock(), value=value))
@@ -108,6 +115,7 @@ async def drive_async(
     shared: bool = False,
     progress: bool = True,
     journal: Journal | None = None,
+    tally: Tally | None = None,
 ) -> T:
     """Do as ``drive`` does, without blocking.
 
@@ -120,12 +128,13 @@ async def drive_async(
         shared: one of many waits of this process: they share wake-ups, and polls wait for a connection.
         progress: as in ``drive``; a line costs about as much CPU as a poll.
         journal: hears of all that is done; None logs what is worth a line.
+        tally: what the wait does is noted there.
     """
     from airflow_provider_lro._polling import Poller
 
     journal = _Journal(args.operation_name, progress=progress) if journal is None else journal
     args.check()
-    poller = Poller(args, client, metadata=metadata, shared=shared)
+    poller = Poller(args, client, metadata=metadata, shared=shared, tally=tally)
     try:
         command = next(steps)
         while True:

@@ -88,6 +88,11 @@ FIELDS = (
         label="Polls per second",
         description="At most so many by all deferred waits of a triggerer together. Default: no limit.",
     ),
+    Field(
+        name="link_template",
+        label="Link template",
+        description="URL of an operation, with {project}, {location}, {id}, {name} or any other part of its name.",
+    ),
 )
 
 

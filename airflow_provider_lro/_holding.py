@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from airflow_provider_lro._client import AsyncOperationsClient
-from airflow_provider_lro._pacing import CALLS_IN_FLIGHT
+from airflow_provider_lro._pacing import CALLS_IN_FLIGHT, pace_of
 from airflow_provider_lro._rpc import WAIT_MARGIN, wait_call
 from airflow_provider_lro.exceptions import LroError, UnimplementedError
 
@@ -28,6 +28,7 @@ class Holder:
 
     def __init__(self, client: AsyncOperationsClient, name: str) -> None:
         self._target = client.config.target
+        self._counts = pace_of(self._target).counts
         self._name = name
         self._failed = False
         self._client: AsyncOperationsClient | None = None
@@ -46,6 +47,7 @@ class Holder:
             self._failed = False
             return None
         held: CallOptions = {**options, "rpc_timeout": seconds + WAIT_MARGIN}
+        self._counts.held += 1
         try:
             return await self._client.send(wait_call(self._name, seconds), held)  # type: ignore[no-any-return]
         except UnimplementedError:

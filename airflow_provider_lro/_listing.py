@@ -137,11 +137,14 @@ class _Lister:
             pages = client.list_operations(self._parent, self._filter, page_size=self._page)
             found = {operation.name: operation async for operation in pages if wanted(operation)}
         except LroError as error:
+            pace.counts.lists += 1
+            pace.counts.failed(error)
             pace.heard(error)
             if error.code == Code.INVALID_ARGUMENT and self._page is not None:
                 self._page = None  # one that is too large, perhaps
                 return await self._list(client, wanted)
             raise
+        pace.counts.lists += 1
         pace.heard(None)
         return found
 

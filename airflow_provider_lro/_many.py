@@ -14,6 +14,7 @@ from airflow_provider_lro._drivers import steady_clock
 from airflow_provider_lro._gathering import Gathering
 from airflow_provider_lro._names import unpack
 from airflow_provider_lro._outcome import Broken
+from airflow_provider_lro._watch import reporter
 from airflow_provider_lro.exceptions import LroError
 from airflow_provider_lro.triggers import SECONDS_TO_CANCEL, LongRunningOperationTrigger
 
@@ -47,12 +48,16 @@ class ManyOperationsTrigger(LongRunningOperationTrigger):
 
     async def _wait(self) -> Any:
         """Wait until enough are done; returns all that became of them, or why there is no channel."""
+        reports = reporter()
         try:
             self._gathering = self._gather()
             channels = await self._hook().async_channels(self._gathering.names)
             await self._gathering.run(channels, start=self._first())
         except LroError as error:  # the connection describes no channel
             return Broken(error=error)
+        finally:
+            if reports is not None:
+                reports.leave()
         return self._gathering
 
     async def _event(self, outcome: Outcome | Gathering) -> TriggerEvent:

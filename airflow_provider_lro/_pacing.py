@@ -12,6 +12,7 @@ import random
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from airflow_provider_lro._metrics import Counts
 from airflow_provider_lro._wait import LONGEST_RETRY_INFO
 from airflow_provider_lro.exceptions import Code, RpcError
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_lro._schedule import Window
 
-__all__ = ["CALLS_IN_FLIGHT", "TICK", "Pace", "doze", "pace_of", "pause"]
+__all__ = ["CALLS_IN_FLIGHT", "TICK", "Pace", "doze", "pace_of", "paces", "pause"]
 
 TICK = 0.25
 """Seconds between the wake-ups that waits share; 0 turns them off."""
@@ -131,6 +132,7 @@ class Pace:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self.counts = Counts()
         self._order = asyncio.Lock()  # first come, first served; who is cancelled gives it back
         self._limits: Counter[float] = Counter()  # ten thousand waits have one limit
         self._least = 0.0
@@ -164,13 +166,23 @@ class Pace:
             TimeoutError: it has not come within so many seconds.
         """
         if self._least or self._slow or self._loop.time() < self._not_before or self._order.locked():
-            async with asyncio.timeout(within), self._order:
-                # What holds may change meanwhile: nothing is booked ahead.
-                while (left := self._left()) > 0.0:  # noqa: ASYNC110  (it sleeps for as long as it knows)
-                    await asyncio.sleep(min(left, LONGEST_NAP))
-                self._polls()
+            asked, reason = self._loop.time(), self._reason()
+            try:
+                async with asyncio.timeout(within), self._order:
+                    # What holds may change meanwhile: nothing is booked ahead.
+                    while (left := self._left()) > 0.0:  # noqa: ASYNC110  (it sleeps for as long as it knows)
+                        await asyncio.sleep(min(left, LONGEST_NAP))
+                    self._polls()
+            finally:
+                self.counts.delayed(reason, self._loop.time() - asked)
         else:
             self._polls()
+
+    def _reason(self) -> str:
+        """Say what a poll that asks now has to wait for."""
+        if self._loop.time() < self._not_before:
+            return "retry_info"
+        return "slow_down" if self._slow > self._least else "quota" if self._least else "retry_info"
 
     def _left(self) -> float:
         return max(self._last + self.spacing, self._not_before) - self._loop.time()
@@ -200,6 +212,7 @@ class Pace:
         if now - self._slowed_at < max(1.0, self._slow):
             return  # the answers to polls that were on their way are one complaint
         self._slowed_at = now
+        self.counts.slow_downs += 1
         wanted = 2.0 * (self._slow or self._gap)
         self._slow = min(max(wanted, SHORTEST_SPACING), LONGEST_SPACING)
         self._slow_from = self._slow
@@ -211,3 +224,8 @@ def pace_of(target: str) -> Pace:
     if target not in paces:
         paces[target] = Pace(asyncio.get_running_loop())
     return paces[target]
+
+
+def paces() -> dict[str, Pace]:
+    """Return the paces of the running event loop, by their targets."""
+    return _here().paces

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_lro._encoding import read
 from airflow_provider_lro._holding import Holder
 from airflow_provider_lro._listing import Listed
+from airflow_provider_lro._metrics import Tally
 from airflow_provider_lro._pacing import doze, pace_of, pause
 from airflow_provider_lro._rpc import cancel_call, get_call, no_turn
 from airflow_provider_lro.exceptions import LroError
@@ -32,6 +33,7 @@ class Poller:
         client: who makes the calls.
         metadata: more headers for each.
         shared: one of many waits of this process: they share wake-ups, and polls wait for a connection.
+        tally: what the wait does is noted there.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Poller:
         *,
         metadata: Sequence[tuple[str, str | bytes]] = (),
         shared: bool = False,
+        tally: Tally | None = None,
     ) -> None:
         self._args = args
         self._client = client
@@ -48,7 +51,9 @@ class Poller:
         self._metadata = metadata
         self._shared = shared
         self._call = get_call(args.operation_name)
+        self._tally = tally or Tally()
         self._pace = pace_of(client.config.target)
+        self._counts = self._pace.counts
         limits = (args.max_polls_per_second, client.config.max_polls_per_second)
         self._limits = tuple(limit for limit in limits if limit is not None)
         method = args.poll_method if shared else "get"
@@ -57,6 +62,7 @@ class Poller:
         if method == "list":
             self._listed = Listed(client.config, args.operation_name, args.parent(), args.interval)
         self._pace.hold(self._limits)
+        self._counts.waits += 1
 
     async def get(self, command: Get) -> Any:
         """Poll; returns what was found.
@@ -65,8 +71,10 @@ class Poller:
             LroError: the poll has failed.
         """
         if self._listed is not None and command.listed and (seen := self._listed.look()) is not None:
+            self._tally.sees(self._loop.time())
             return read(seen)
         began = self._loop.time()
+        self._tally.asks(began)
         try:
             await self._pace.turn(within=command.queue)
         except TimeoutError:
@@ -81,9 +89,13 @@ class Poller:
         try:
             if self._holder is not None and command.hold:
                 found = await self._holder.send(command.hold, options)
-            if found is None:
+            if found is not None:
+                self._tally.was_held()
+            else:
+                self._counts.gets += 1
                 found = await self._client.send(self._call, options)
         except LroError as error:
+            self._counts.failed(error)
             self._pace.heard(error)
             raise
         self._pace.heard(None)
@@ -91,6 +103,8 @@ class Poller:
 
     def pause(self, command: Pause) -> Awaitable[None]:
         """Let time pass, when awaited, to some moment of the window."""
+        if command.delayed:
+            self._counts.delayed("retry_info", command.delayed)
         if self._listed is not None and command.listed:
             return self._listed.pause(command.window)
         return pause(command.window) if self._shared else doze(command.window)
@@ -108,6 +122,7 @@ class Poller:
 
     async def close(self) -> None:
         """Give back what is shared."""
+        self._counts.waits -= 1
         self._pace.let_go(self._limits)
         if self._listed is not None:
             self._listed.leave()

@@ -201,13 +201,15 @@ class Pause:
     """Let time pass, to any moment of the window.
 
     ``final`` pauses are short ones, after a cancel at the deadline. ``errors`` counts the polls that failed in a row.
-    ``listed``: the backoff is over, so the next listing will do.
+    ``listed``: the backoff is over, so the next listing will do. ``delayed``: seconds by which a server's RetryInfo
+    makes it longer than the schedule would.
     """
 
     window: Window
     final: bool = False
     errors: int = 0
     listed: bool = False
+    delayed: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,7 +292,9 @@ def wait(args: WaitArgs, *, now: float, start: Start = Start.FRESH) -> Generator
         listed = _is_listed(args, window)
         if get.hold and isinstance(value, Running):
             window = window.earlier(now - asked)  # the server has done the pausing
-        if pause := _pause(window, now=now, end=deadline, errors=reading.errors, listed=listed):
+        if pause := _pause(
+            window, now=now, end=deadline, errors=reading.errors, listed=listed, delayed=reading.delayed
+        ):
             now, _ = yield pause
     if args.on_timeout == "cancel":
         return (yield from _cancel(args, reading, now=now))
@@ -317,12 +321,24 @@ def _is_listed(args: WaitArgs, window: Window) -> bool:
 
 
 def _pause(
-    window: Window, *, now: float, end: float, final: bool = False, errors: int = 0, listed: bool = False
+    window: Window,
+    *,
+    now: float,
+    end: float,
+    final: bool = False,
+    errors: int = 0,
+    listed: bool = False,
+    delayed: float = 0.0,
 ) -> Pause | None:
-    """Pause, but not beyond ``end``; a poll asked before it and answered after it is followed by one at once."""
+    """Pause, but not beyond ``end``; a poll asked before it and answered after it is followed by one at once.
+
+    ``delayed``: by how many seconds the window ends after the schedule's own.
+    """
     if now >= end or window.longest <= 0.0:
         return None
-    return Pause(window=window.at_most(end - now), final=final, errors=errors, listed=listed)
+    if delayed:  # the deadline cuts this first
+        delayed = max(0.0, delayed - max(0.0, window.longest - (end - now)))
+    return Pause(window=window.at_most(end - now), final=final, errors=errors, listed=listed, delayed=delayed)
 
 
 def _cancel(args: WaitArgs, reading: _Reading, *, now: float) -> Generator[Command, Answer, Outcome]:
@@ -350,7 +366,7 @@ def _cancel(args: WaitArgs, reading: _Reading, *, now: float) -> Generator[Comma
         if effect == "refused" or asked >= end:
             return reading.timed_out(effect=effect if refusal is None else "refused", refusal=refusal)
         late = max(0.0, now - end)
-        if pause := _pause(reading.delay(next(windows)), now=now, end=end, final=True):
+        if pause := _pause(reading.delay(next(windows)), now=now, end=end, final=True, delayed=reading.delayed):
             now, _ = yield pause
 
 
@@ -364,6 +380,7 @@ class _Reading:
         self._error: LroError | None = None
         self.errors = args.consecutive_errors
         self._errors_since = 0.0
+        self.delayed = 0.0
 
     def take(self, value: Any, *, now: float, asked: float, cut: bool, strict: bool = False) -> Outcome | None:
         """Take the answer to a Get; None means: go on.
@@ -401,7 +418,12 @@ class _Reading:
     def delay(self, window: Window) -> Window:
         """Push the next poll back as far as the service asked for with its last error."""
         retry_after = getattr(self._error, "retry_after", None)
-        return window if retry_after is None else window.at_least(min(retry_after, LONGEST_RETRY_INFO))
+        if retry_after is None:
+            self.delayed = 0.0
+            return window
+        later = window.at_least(min(retry_after, LONGEST_RETRY_INFO))
+        self.delayed = later.longest - window.longest
+        return later
 
     def timed_out(self, *, effect: CancelEffect = "none", refusal: LroError | None = None) -> TimedOut:
         """Return the verdict at the deadline."""

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
-from airflow.triggers.base import TaskSkippedEvent, TaskSuccessEvent, TriggerEvent
+from airflow.triggers.base import BaseTrigger, TaskSkippedEvent, TaskSuccessEvent, TriggerEvent
 
 from airflow_provider_lro._drivers import result_of, steady_clock
+from airflow_provider_lro._links import XCOM_KEY, others
 from airflow_provider_lro._names import name_of
 from airflow_provider_lro._skip import is_skip
 from airflow_provider_lro._wait import Start
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from airflow_provider_lro._outcome import Outcome
+    from airflow_provider_lro.hooks import LongRunningOperationHook
 
 __all__ = ["WorkerlessTrigger", "needs_worker"]
 
@@ -30,6 +32,10 @@ FRESH_FOR = 30.0
 """Seconds from the task's start in which its trigger is taken for the first, and not for one that was rebuilt."""
 SECONDS_TO_WRITE = 30.0
 """How long the XCom may take; then a worker writes it. Less than the slack of Airflow's own timeout."""
+SECONDS_TO_SHOW = 10.0
+"""How long the link may take; then there is none."""
+TRIGGERS_WRITE_XCOMS = hasattr(BaseTrigger, "on_kill")
+"""Since Airflow 3.3, as the hook for kills."""
 LONGEST_REASON = 500
 
 
@@ -120,6 +126,18 @@ class WorkerlessTrigger(LongRunningOperationTrigger):
             return super()._first()
         return Start.FRESH if steady_clock()() - self.started_at < FRESH_FOR else super()._first()
 
+    async def _show(self, hook: LongRunningOperationHook) -> None:
+        """Write the link, where no worker has: once, so not in a trigger that was rebuilt."""
+        if self.timeout is None or self.task_instance is None or self._first() is not Start.FRESH:
+            return
+        link = hook.link(self.operation_name)
+        if link is None or not TRIGGERS_WRITE_XCOMS:
+            return
+        try:
+            await asyncio.wait_for(self._push(XCOM_KEY, link), SECONDS_TO_SHOW)
+        except Exception:  # what it is does not matter: a wait is worth more than a link to it
+            self.log.warning("operation %r: its link could not be written", self.operation_name, exc_info=True)
+
     # How it ends
 
     async def _event(self, outcome: Outcome) -> TriggerEvent:
@@ -180,26 +198,31 @@ class WorkerlessTrigger(LongRunningOperationTrigger):
             )
             return False
         try:
-            await asyncio.wait_for(self._push(result), SECONDS_TO_WRITE)
+            await asyncio.wait_for(self._push(_return_key(), result), SECONDS_TO_WRITE)
         except Exception:  # what it is does not matter: a worker writes the same again
             self.log.warning("operation %r: a worker ends the task", self.operation_name, exc_info=True)
             return False
         return True
 
-    async def _push(self, result: Any) -> None:
-        from airflow.sdk.bases.xcom import BaseXCom
+    async def _push(self, key: str, value: Any) -> None:
         from airflow.sdk.execution_time.xcom import XCom
 
         ti: Any = self.task_instance
         # Not the event's own `xcoms`: Airflow 3.3 would encode them twice.
         await XCom.aset(
-            BaseXCom.XCOM_RETURN_KEY,
-            result,
+            key,
+            value,
             dag_id=ti.dag_id,
             task_id=ti.task_id,
             run_id=ti.run_id,
             map_index=-1 if ti.map_index is None else ti.map_index,
         )
+
+
+def _return_key() -> str:
+    from airflow.sdk.bases.xcom import BaseXCom
+
+    return str(BaseXCom.XCOM_RETURN_KEY)
 
 
 def needs_worker(task: Any, *, from_start: bool) -> str | None:
@@ -215,7 +238,8 @@ def needs_worker(task: Any, *, from_start: bool) -> str | None:
         **{f"an {kind}_callback": bool(getattr(task, f"has_{kind}_callback", False)) for kind in kinds},
         "multiple_outputs": bool(getattr(task, "multiple_outputs", False)),
         "the DAG's result": bool(getattr(task, "returns_dag_result", False)),
-        "links of its operator": from_start and bool(getattr(task, "operator_extra_links", ())),
+        # Ours is written by the trigger, too.
+        "links of its operator": from_start and bool(others(getattr(task, "operator_extra_links", ()))),
     }
     for what, there in has.items():
         if there:

@@ -45,6 +45,7 @@ def get_provider_info() -> dict[str, Any]:
         "triggers": [{"integration-name": INTEGRATION, "python-modules": TRIGGERS}],
         "task-decorators": [{"class-name": "airflow_provider_lro.decorators.lro_task", "name": "lro"}],
         "cli": ["airflow_provider_lro.cli.get_cli_commands"],
+        "extra-links": ["airflow_provider_lro.links.OperationLink"],
         "connection-types": [
             {
                 "connection-type": "lro",

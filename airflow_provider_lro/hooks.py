@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook, mask_secret
 
 from airflow_provider_lro._connection import ConnectionSettings, TaskSettings
+from airflow_provider_lro._links import check_template
 from airflow_provider_lro._wait import check_name
 from airflow_provider_lro.exceptions import (
     Code,
@@ -143,7 +144,7 @@ class LongRunningOperationHook(BaseHook):
         """
         from airflow_provider_lro._client import AsyncOperationsClient
 
-        settings = await self._asettings()
+        settings = self._settings = await self._asettings()
         return AsyncOperationsClient(settings.channel_config(self._task, name=name))
 
     async def async_channels(self, names: Iterable[str]) -> list[ChannelConfig]:
@@ -195,6 +196,17 @@ class LongRunningOperationHook(BaseHook):
         """
         return self.get_conn(name).wait_operation(name, timeout)
 
+    def link(self, name: str) -> str | None:
+        """Return the link to an operation, by the template of the connection; None where there is none.
+
+        A template that is wrong is a warning, no error: no wait fails for the sake of a link. A client is taken first.
+        """
+        try:
+            return None if self._settings is None else self._settings.link(name)
+        except ValueError as error:
+            self.log.warning("no link to operation %r: %s", name, error)
+            return None
+
     def test_connection(self) -> tuple[bool, str]:
         """Ask for an operation that exists nowhere, and tell from the answer how far the call came."""
         try:
@@ -208,6 +220,11 @@ class LongRunningOperationHook(BaseHook):
         client = self.get_conn(PROBE_NAME)
         reached = f"Reached {client.config.target}"
         answers = f"{reached}, which answers google.longrunning.Operations"
+        if self._settings is not None and (template := self._settings.extra.get("link_template")):
+            try:
+                check_template(template)
+            except ValueError as error:
+                return False, str(error)
         try:
             client.get_operation(PROBE_NAME, rpc_timeout=10.0)
         except UnimplementedError as error:

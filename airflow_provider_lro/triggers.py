@@ -19,12 +19,14 @@ from airflow_provider_lro._outcome import Broken
 from airflow_provider_lro._task_state import state_of
 from airflow_provider_lro._trigger_row import row_of
 from airflow_provider_lro._wait import Start, WaitArgs, wait
+from airflow_provider_lro._watch import Watch, reporter
 from airflow_provider_lro.exceptions import LroError
 from airflow_provider_lro.hooks import LongRunningOperationHook
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from airflow_provider_lro._client import AsyncOperationsClient
     from airflow_provider_lro._outcome import Outcome
 
 __all__ = ["LongRunningOperationTrigger"]
@@ -150,13 +152,29 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
         try:
             await self._know_types()
             steps = wait(self, now=clock(), start=self._first())
-            client = await self._hook().aget_conn(self.operation_name)
+            client = await self._client()
         except LroError as error:  # the connection describes no channel
             return Broken(error=error)
+        reports = reporter()
         try:
-            return await drive_async(steps, self, client, clock=clock, shared=True)
+            with Watch(self, client.config.target, ti=self.task_instance, shared=True) as watch:
+                outcome = await drive_async(steps, self, client, clock=clock, shared=True, tally=watch.tally)
+                return watch.ends(outcome, asyncio.get_running_loop().time())
         finally:
             await client.close()
+            if reports is not None:
+                reports.leave()
+
+    async def _client(self) -> AsyncOperationsClient:
+        """Return the client to wait with; the hook itself is not kept, as there are thousands of waits."""
+        hook = self._hook()
+        client = await hook.aget_conn(self.operation_name)
+        try:
+            await self._show(hook)
+        except BaseException:
+            await client.close()
+            raise
+        return client
 
     async def _know_types(self) -> bool:
         """Make the types known that a line of progress, or the end, needs; without them the wait goes on as well."""
@@ -170,6 +188,9 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
 
     def _type_names(self) -> dict[str, str | None]:
         return {"metadata_type": self.metadata_type, "type_modules": self.type_modules}
+
+    async def _show(self, hook: LongRunningOperationHook) -> None:
+        """Show which operation it is that is waited for; here a worker has done so."""
 
     def _hook(self) -> LongRunningOperationHook:
         return LongRunningOperationHook(

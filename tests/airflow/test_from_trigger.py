@@ -630,6 +630,38 @@ def test_both_together_need_no_worker(name: Callable[..., str], xcoms: XComs) ->
     assert type(fire(row_of(task))).__name__ == "TriggerEvent", "of a DAG that is not known nothing is known"
 
 
+def test_link_needs_no_worker(
+    name: Callable[..., str], xcoms: XComs, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trigger writes it, where it begins the task, and once; one that cannot be written costs no wait."""
+    stored = {"conn_type": "lro", "host": "127.0.0.1", "port": simulator.port}
+    extra = {"insecure": True, "link_template": "https://c.example.com/{id}"}
+    monkeypatch.setenv("AIRFLOW_CONN_LRO_DEFAULT", json.dumps({**stored, "extra": extra}))
+    operation = name(duration=0.2)
+    task = sensor(operation, start_from_trigger=True, **ENDED)
+    assert type(fire(row_of(task), task=task)) is TaskSuccessEvent
+    link = f"https://c.example.com/{operation.rpartition('/')[2]}"
+    assert {key[-1]: value for key, value in xcoms.values.items()}["_link_OperationLink"] == link
+    assert len(xcoms.values) == 2
+
+    xcoms.values.clear()
+    fire(row_of(task), task=task, ago=100.0)  # a trigger that was rebuilt
+    fire(deferred(sensor(name(duration=0.2), **ENDED)))  # a worker has written it
+    assert not {key for key in xcoms.values if key[-1] == "_link_OperationLink"}
+
+    xcoms.broken = True
+    assert fire(row_of(task), task=task).payload["outcome"] == "Succeeded"
+
+
+def test_other_links_need_a_worker(xcoms: XComs) -> None:
+    """What Airflow writes at the end of a task on a worker is lost without one; ours is not."""
+    task = sensor(start_from_trigger=True, **ENDED)
+    assert _workerless.needs_worker(task, from_start=True) is None
+    task.operator_extra_links = (*task.operator_extra_links, SimpleNamespace(xcom_key="_link_Other"))
+    assert _workerless.needs_worker(task, from_start=True) == "it has links of its operator"
+    assert _workerless.needs_worker(task, from_start=False) is None
+
+
 # In a real Airflow
 
 OPERATION = "simulations/outcome=never/operations/{}-steady-{}"

@@ -31,6 +31,8 @@ ORDER = [
         "_skip",
         "_schedule",
         "_outcome",
+        "_metrics",
+        "_links",
         "_wait",
         "_names",
         "_kill",
@@ -63,11 +65,13 @@ ORDER = [
         "_task_state",
         "_trigger_row",
         "_announcing",
+        "_watch",
         "_drivers",
         "_cancelling",
         "operation",
         "_origin",
         "hooks",
+        "links",
         "triggers",
         "_workerless",
         "_aside",
@@ -228,6 +232,7 @@ CONTRACT = {
     "decorators": ["lro_task"],
     "assets": ["LongRunningOperationEventTrigger"],
     "stale": ["CancelStaleOperationsOperator", "DeleteFinishedOperationsOperator"],
+    "links": ["OperationLink"],
 }
 
 

@@ -646,6 +646,19 @@ def test_the_deadline_cuts_retry_info() -> None:
     done = run(wait_args(timeout=10.0), Service(fault=in_turn([unavailable(retry_after=60.0)])))
     assert done.polled_at == [0, 10]
     assert isinstance(done.outcome, TimedOut)
+    assert [pause.delayed for pause in done.pauses] == [pytest.approx(9.0)], "beyond the schedule's second"
+
+
+def test_delay_by_retry_info_is_told() -> None:
+    """By how much a pause is longer than the schedule's own, also after a cancel; nothing where it is not."""
+    fault = in_turn([unavailable(retry_after=20.0), None, unavailable(retry_after=2.0), unavailable(retry_after=30.0)])
+    done = run(wait_args(), Service(fault=fault, done_at=70.0))
+    assert [pause.delayed for pause in done.pauses] == [19.0, 0.0, 0.0, 22.0, 0.0]
+    late = run(
+        wait_args(timeout=1.0, on_timeout="cancel"),
+        Service(fault=in_turn([None, None, unavailable(retry_after=5.0)]), done_at=50.0),
+    )
+    assert next(pause.delayed for pause in late.pauses if pause.final) == pytest.approx(4.0)
 
 
 # Nothing but the service says that an operation is done.

@@ -206,6 +206,7 @@ class Paused:
     until: float
     window: Window
     final: bool
+    delayed: float = 0.0
 
 
 @dataclass(kw_only=True)
@@ -267,7 +268,8 @@ def run(
         if isinstance(command, Pause):
             chosen = choose(command.window)
             now += min(max(chosen, command.window.shortest), command.window.longest)
-            paused = Paused(at=asked, until=now - EPOCH, window=command.window, final=command.final)
+            window, delayed = command.window, command.delayed
+            paused = Paused(at=asked, until=now - EPOCH, window=window, final=command.final, delayed=delayed)
             done.pauses.append(paused)
         else:
             timeout = command.timeout if isinstance(command, Get) else args.rpc_timeout

@@ -1,0 +1,401 @@
+"""What can be seen of a wait from outside: its link, Airflow's metrics, and a span."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.providers.common.compat.sdk import DAG
+
+from airflow_provider_lro import _watch
+from airflow_provider_lro._from_trigger import AIRFLOW
+from airflow_provider_lro._links import XCOM_KEY
+from airflow_provider_lro._metrics import METRICS, endpoint_tag
+from airflow_provider_lro.exceptions import OperationFailed
+from airflow_provider_lro.hooks import LongRunningOperationHook
+from airflow_provider_lro.links import OperationLink
+from airflow_provider_lro.sensors import LongRunningOperationSensor
+from tests.airflow.worker import FakeTaskInstance, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.simulator_fixture import Simulator
+
+ROOT = Path(__file__).parent.parent.parent
+TEMPLATE = "https://console.example.com/{simulation}/{id}"
+LOOPBACK = "127.0.0.1"
+
+
+def sensor(operation_name: str, **kwargs: Any) -> LongRunningOperationSensor:
+    defaults = {"task_id": "wait", "poke_interval": 0.1, "timeout": 20, "deferrable": True}
+    return LongRunningOperationSensor(operation_name=operation_name, **{**defaults, **kwargs})
+
+
+def connection(simulator: Simulator, **extra: Any) -> str:
+    stored = {"conn_type": "lro", "host": LOOPBACK, "port": simulator.port, "extra": {"insecure": True, **extra}}
+    return json.dumps(stored)
+
+
+class Log:
+    """Stands for Airflow's logger, which is another one in each version."""
+
+    def __init__(self, warnings: list[str]) -> None:
+        self._warnings = warnings
+
+    def warning(self, text: str, *values: object) -> None:
+        self._warnings.append(text % values)
+
+
+@pytest.fixture
+def template(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_LRO_DEFAULT", connection(simulator, link_template=TEMPLATE))
+
+
+# ── the link ──
+
+
+@pytest.mark.usefixtures("template")
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_link_is_written_before_the_wait(name: Callable[..., str], deferrable: bool) -> None:
+    """Deferred or not, it is there while the task waits, and it leads to this operation."""
+    operation = name(outcome="never")
+    ti = FakeTaskInstance()
+    task = sensor(operation, deferrable=deferrable, mode="reschedule")
+    with pytest.raises(BaseException) as left:  # noqa: PT011  (a deferral, or a reschedule)
+        task.execute({"ti": ti})
+    assert type(left.value).__name__ == ("TaskDeferred" if deferrable else "AirflowRescheduleException")
+    assert ti.xcoms == {XCOM_KEY: f"https://console.example.com/outcome%3Dnever/{operation.rpartition('/')[2]}"}
+
+
+def test_without_a_template_nothing_is_written(name: Callable[..., str]) -> None:
+    """Nor does Airflow 3 write an empty one at the end of the task: the copy that runs names no link."""
+    ran = run(sensor(name(duration=0.2)))
+    assert ran.ti.xcoms == {}
+    task = sensor("operations/x")
+    assert [type(link) for link in task.operator_extra_links] == [OperationLink]
+    assert task.prepare_for_execution().operator_extra_links == ()
+
+
+def test_links_of_a_subclass_stay(name: Callable[..., str]) -> None:
+    """Only ours is taken out of the copy that runs."""
+
+    class Other(OperationLink):
+        name = "Other"
+        xcom_key = "other"
+
+    class Own(LongRunningOperationSensor):
+        operator_extra_links = (OperationLink(), Other())
+
+    (left,) = Own(task_id="own", operation_name="operations/x").prepare_for_execution().operator_extra_links
+    assert isinstance(left, Other)
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("javascript:alert('{id}')", "is refused: expected an http or https URL"),
+        ("https://c.example.com/{zone}", "asks for {zone}"),
+    ],
+)
+def test_template_that_is_wrong_costs_the_link_alone(
+    name: Callable[..., str], simulator: Simulator, monkeypatch: pytest.MonkeyPatch, template: str, said: str
+) -> None:
+    """The wait goes on, and the log says what is wrong."""
+    monkeypatch.setenv("AIRFLOW_CONN_LRO_DEFAULT", connection(simulator, link_template=template))
+    warnings: list[str] = []
+    monkeypatch.setattr(LongRunningOperationHook, "log", Log(warnings))
+    ran = run(sensor(name(duration=0.2)))
+    assert ran.result
+    assert ran.ti.xcoms == {}
+    (warning,) = warnings
+    assert "no link to operation" in warning
+    assert said in warning
+
+
+def test_test_connection_knows_templates(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where somebody looks at the form, what is wrong with it is said at once."""
+    monkeypatch.setenv("AIRFLOW_CONN_LRO_DEFAULT", connection(simulator, link_template=TEMPLATE))
+    assert LongRunningOperationHook().test_connection()[0] is True
+    monkeypatch.setenv("AIRFLOW_CONN_LRO_DEFAULT", connection(simulator, link_template="javascript:x"))
+    good, text = LongRunningOperationHook().test_connection()
+    assert good is False
+    assert "link_template 'javascript:x' is refused" in text
+
+
+def test_link_survives_airflows_serialization() -> None:
+    """The webserver finds the link of a task, mapped or not, in what the database has of its DAG."""
+    if AIRFLOW >= (3,):
+        from airflow.serialization.serialized_objects import DagSerialization as Serialization
+    else:
+        from airflow.serialization.serialized_objects import SerializedDAG as Serialization
+    with DAG("linked", schedule=None) as dag:
+        sensor("operations/x")
+        LongRunningOperationSensor.partial(task_id="mapped").expand(operation_name=["operations/x"])
+    read = Serialization.from_dict(json.loads(json.dumps(Serialization.to_dict(dag))))
+    for task in ("wait", "mapped"):
+        (link,) = read.get_task(task).operator_extra_links
+        assert (link.name, link.xcom_key) == ("Operation", XCOM_KEY)
+
+
+# ── metrics ──
+
+PROGRAM = """
+import asyncio, json, sys, warnings
+warnings.simplefilter("ignore")
+from airflow_provider_lro import _watch
+from airflow_provider_lro.exceptions import LroError
+from airflow_provider_lro.sensors import LongRunningOperationSensor
+from tests.airflow.worker import inflate, run
+
+_watch.PERIOD = 0.2
+ran, together = json.loads(sys.argv[1])
+common = {"task_id": "wait", "timeout": 30, "poke_interval": 0.1}
+
+for arguments in ran:
+    try:
+        run(LongRunningOperationSensor(**common, **arguments))
+    except LroError:
+        pass
+
+async def all_of_them():
+    await asyncio.gather(*(anext(inflate(["airflow_provider_lro.triggers.LongRunningOperationTrigger", row]).run())
+                           for row in together))
+
+if together:
+    asyncio.run(all_of_them())
+"""
+
+
+class StatsD:
+    """A StatsD server that keeps what it is told, as ``(name, tags, value, type)``."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * 1024 * 1024)
+        self._socket.bind((LOOPBACK, 0))
+        self._socket.settimeout(0)
+        self.env = {
+            "AIRFLOW__METRICS__STATSD_ON": "True",
+            "AIRFLOW__METRICS__STATSD_HOST": LOOPBACK,
+            "AIRFLOW__METRICS__STATSD_PORT": str(self._socket.getsockname()[1]),
+            "AIRFLOW__METRICS__STATSD_INFLUXDB_ENABLED": "True",
+        }
+        self.text = ""
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def heard(self) -> list[tuple[str, dict[str, str], float, str]]:
+        """All that has come so far of ours."""
+        while True:
+            try:
+                self.text += self._socket.recv(65536).decode() + "\n"
+            except BlockingIOError:
+                break
+        found = []
+        for line in self.text.splitlines():
+            told = re.fullmatch(r"airflow\.(lro\.[a-z_]+)((?:,[a-z]+=[A-Za-z0-9_.-]+)*):([0-9.]+)\|(c|g|ms)", line)
+            assert told or "lro." not in line, line
+            if told:
+                tags = dict(tag.split("=") for tag in told[2].split(",")[1:])
+                found.append((told[1], tags, float(told[3]), told[4]))
+        return found
+
+    def total(self, name: str, **tags: str) -> float:
+        """The sum of a metric's values with these tags."""
+        return sum(value for said, has, value, _ in self.heard() if said == name and tags.items() <= has.items())
+
+
+@pytest.fixture
+def statsd() -> Iterator[StatsD]:
+    server = StatsD()
+    yield server
+    server.close()
+
+
+def in_a_process_of_its_own(statsd: StatsD, ran: list[dict[str, Any]], together: list[dict[str, Any]]) -> None:
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    argv = [sys.executable, "-c", PROGRAM, json.dumps([ran, together])]
+    subprocess.run(argv, check=True, env={**os.environ, **statsd.env, "PYTHONPATH": path}, timeout=50)
+
+
+def test_metrics_reach_a_real_statsd(name: Callable[..., str], simulator: Simulator, statsd: StatsD) -> None:
+    """Every poll, error and delay of workers and triggers is told once, with what tags say and no operation's name."""
+    deferred, polled = name(duration=0.3), name(duration=0.3)
+    ran = [
+        {"operation_name": deferred, "deferrable": True, "initial_delay": 0.1},
+        {"operation_name": polled, "deferrable": False, "initial_delay": 0.1},
+        {"operation_name": name(outcome="fail", code=9, duration=0), "deferrable": False},
+    ]
+    quota = [name(duration=0.4) for _ in range(4)]
+    faulty = name(duration=0.3, fault="UNAVAILABLE*2,RESOURCE_EXHAUSTED", retry_info=0.4)
+    held = name(duration=0.4)
+    listed = name(duration=0.5)
+    short = {"interval": 0.1, "initial_delay": 0.1}
+    together = [
+        *({"operation_name": each, "max_polls_per_second": 20, **short} for each in quota),
+        {"operation_name": faulty, **short},
+        {"operation_name": held, "poll_method": "wait", **short},
+        {"operation_name": listed, "poll_method": "list", **short},
+    ]
+    before = Counter(call["method"] for call in simulator.calls())
+    in_a_process_of_its_own(statsd, ran, together)
+    calls = Counter(call["method"] for call in simulator.calls())
+    calls.subtract(before)
+
+    where = endpoint_tag(simulator.endpoint)
+    for method, called in (("get", "GetOperation"), ("wait", "WaitOperation"), ("list", "ListOperations")):
+        assert calls[called] >= 1
+        assert statsd.total("lro.polls", endpoint=where, method=method) == calls[called]
+    assert statsd.total("lro.poll_errors", endpoint=where, code="UNAVAILABLE") == 2
+    assert statsd.total("lro.poll_errors", endpoint=where, code="RESOURCE_EXHAUSTED") == 1
+    assert statsd.total("lro.poll_errors") == 3
+    assert statsd.total("lro.slow_downs", endpoint=where) >= 1
+    assert statsd.total("lro.polls_delayed", reason="quota") >= 5
+    assert statsd.total("lro.polls_delayed", reason="retry_info") >= 1
+    assert statsd.total("lro.poll_delay_ms", reason="retry_info") >= 200
+    assert statsd.total("lro.waits_ended", outcome="succeeded") == 2 + 7
+    assert statsd.total("lro.waits_ended", outcome="failed") == 1
+
+    heard = statsd.heard()
+    known = {metric.name: metric for metric in METRICS}
+    signs = {"counter": "c", "timer": "ms", "gauge": "g"}
+    for metric, tags, _, kind in heard:
+        assert (kind, set(tags)) == (signs[known[metric].kind], set(known[metric].tags)), metric
+    assert {metric for metric, *_ in heard} == set(known), "each of them was seen"
+    lags = [value for metric, _, value, _ in heard if metric == "lro.detection_lag"]
+    bounds = [value for metric, _, value, _ in heard if metric == "lro.detection_lag_bound"]
+    assert len(lags) == 10
+    assert max(bounds) < 20_000
+    durations = [
+        value for metric, tags, value, _ in heard if metric == "lro.wait_duration" and "succ" in tags["outcome"]
+    ]
+    assert all(250 <= value < 20_000 for value in durations), durations
+    gauges = {metric: value for metric, _, value, _ in heard if metric in ("lro.waits", "lro.channels")}
+    assert gauges == {"lro.waits": 0, "lro.channels": 0}, "the last that is told, when no wait is left"
+    assert max(value for metric, _, value, _ in heard if metric == "lro.waits") >= 7
+    assert "operations/" not in statsd.text
+    assert "simulations" not in statsd.text
+
+
+def test_where_no_metrics_are_sent_there_is_no_timer(name: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody reads costs nothing."""
+    _watch.metrics_are_on.cache_clear()
+    monkeypatch.setattr(_watch, "_send", lambda values: pytest.fail("nobody asked for it"))
+    assert run(sensor(name(duration=0.2))).result
+    assert _watch.metrics_are_on() is False
+
+
+def test_backend_that_breaks_breaks_no_wait(name: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever Airflow's metrics raise, the wait has its outcome."""
+
+    class Broken:
+        def __getattr__(self, method: str) -> Any:
+            raise OSError(method)
+
+    import airflow.providers.common.compat.sdk as compat
+
+    monkeypatch.setattr(_watch, "metrics_are_on", lambda: True)
+    monkeypatch.setitem(vars(compat), "Stats", Broken())
+    assert run(sensor(name(duration=0.2))).result
+
+
+# ── spans ──
+
+
+@pytest.fixture
+def spans(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """OpenTelemetry's own SDK, which keeps spans in memory, in the place of the process-wide one."""
+    trace = pytest.importorskip("opentelemetry.trace")
+    sdk = pytest.importorskip("opentelemetry.sdk.trace")
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    exporter = InMemorySpanExporter()
+    provider = sdk.TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
+    return exporter
+
+
+def test_each_part_of_a_wait_is_a_span(name: Callable[..., str], simulator: Simulator, spans: Any) -> None:
+    """The worker's part ends unfinished, the triggerer's with the outcome; each has its polls, all are those made."""
+    operation = name(duration=0.3)
+    run(sensor(operation, initial_delay=0.1))
+    worker, triggerer = spans.get_finished_spans()
+    where = endpoint_tag(simulator.endpoint)
+    common = {"lro.operation": operation, "lro.endpoint": where}
+    assert worker.name == triggerer.name == "lro.wait"
+    assert dict(worker.attributes) == {**common, "lro.polls": 1, "lro.outcome": "unfinished"}
+    polls = len(simulator.calls("GetOperation", operation))
+    ended = {"lro.polls": polls - 1, "lro.outcome": "succeeded", "lro.code": "OK"}
+    assert dict(triggerer.attributes) == {**common, **ended}
+    assert triggerer.status.status_code.name == "UNSET"
+
+
+@pytest.mark.parametrize(
+    ("script", "outcome", "code"),
+    [
+        ({"outcome": "fail", "code": 9, "details": "ErrorInfo", "duration": 0}, "failed", "FAILED_PRECONDITION"),
+        ({"outcome": "cancelled", "duration": 0}, "cancelled", "CANCELLED"),
+        ({"outcome": "never"}, "timed_out", "DEADLINE_EXCEEDED"),
+        ({"fault": "NOT_FOUND*forever"}, "not_found", "NOT_FOUND"),
+        ({"fault": "PERMISSION_DENIED"}, "broken", "PERMISSION_DENIED"),
+    ],
+)
+def test_span_tells_how_a_wait_ended(
+    name: Callable[..., str], spans: Any, script: dict[str, Any], outcome: str, code: str
+) -> None:
+    """An error has its code, and no text of the service's."""
+    with pytest.raises(Exception):  # noqa: B017, PT011  (each its own: other tests hold us to them)
+        run(sensor(name(**script), deferrable=False, timeout=0.3, not_found_grace=0))
+    (span,) = spans.get_finished_spans()
+    assert (span.attributes["lro.outcome"], span.attributes["lro.code"]) == (outcome, code)
+    assert span.status.status_code.name == "ERROR"
+    assert "RATE_LIMIT_EXCEEDED" not in span.to_json()
+
+
+def test_span_has_its_tasks_as_parent_or_link(name: Callable[..., str], spans: Any) -> None:
+    """Inside a task's span it is a child; where none is current it links to the one that Airflow names."""
+    from opentelemetry import trace
+
+    with trace.get_tracer("airflow").start_as_current_span("task") as task:
+        run(sensor(name(duration=0), deferrable=False))
+    child = spans.get_finished_spans()[0]
+    assert child.parent.span_id == task.get_span_context().span_id
+    spans.clear()
+    ti = FakeTaskInstance()
+    ti.context_carrier = {"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-01"}  # type: ignore[attr-defined]
+    with pytest.raises(OperationFailed):
+        run(sensor(name(outcome="fail", duration=0), deferrable=False), ti=ti)
+    (alone,) = spans.get_finished_spans()
+    assert alone.parent is None
+    assert [link.context.trace_id for link in alone.links] == [int("ab" * 16, 16)]
+
+
+def test_without_opentelemetry_there_is_no_span(name: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Airflow 2.11 does not always bring it."""
+    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    assert run(sensor(name(duration=0.2))).result
+
+
+# ── the page ──
+
+
+def test_page_lists_exactly_the_metrics_there_are() -> None:
+    """Names, types and tags in docs/observability.md are those of the code, and each has a query for Grafana."""
+    page = (ROOT / "docs" / "observability.md").read_text()
+    rows = re.findall(r"^\| `(lro\.[a-z_]+)` \| (\w+) \| ([^|]*) \|", page, re.MULTILINE)
+    listed = {name: (kind, tuple(re.findall(r"`(\w+)`", tags))) for name, kind, tags in rows}
+    assert listed == {metric.name: (metric.kind, metric.tags) for metric in METRICS}
+    for metric in METRICS:
+        assert f"airflow_{metric.name.replace('.', '_')}" in page, metric.name
