@@ -25,6 +25,9 @@ PAGE = 1000
 """Operations a page, for a server that lets us choose: each page is a call."""
 JITTER = 0.1
 """Share of an interval that may be left out between two listings."""
+MARGIN = 0.05
+"""Share that is left out always: a listing that takes a little longer than the one before is not to be too late for
+all waits, which would then poll singly."""
 RETRY = 300.0
 """Seconds, at least, until what is refused is listed again for those who watch a parent; waits poll singly then."""
 
@@ -90,7 +93,9 @@ class _Lister:
 
     async def _run(self) -> None:
         async with AsyncOperationsClient(self._config) as client:
+            now = asyncio.get_running_loop().time
             while not self.refused or self.watches:
+                began = now()
                 self._hurry.clear()
                 joined, watching = list(self.waits), list(self.watches)
                 found: dict[str, pb.Operation] = {}
@@ -110,9 +115,10 @@ class _Lister:
                 finished = [operation for operation in found.values() if operation.done]
                 for watch in watching:
                     watch.tell(finished, failed)
-                await self._pause()
+                await self._pause(now() - began)
 
-    async def _pause(self) -> None:
+    async def _pause(self, took: float) -> None:
+        """Pause until the next listing, so that an interval goes from one's beginning to that of the next."""
         if self.refused and not self.watches:
             return
         intervals = [wait.interval for wait in self.waits] + [watch.interval for watch in self.watches]
@@ -120,7 +126,8 @@ class _Lister:
         if self.refused:
             interval = max(interval, RETRY)
         self._interval = interval
-        pausing = asyncio.ensure_future(pause(Window(shortest=interval * (1.0 - JITTER), longest=interval)))
+        window = Window(shortest=interval * (1.0 - JITTER), longest=interval * (1.0 - MARGIN)).earlier(took)
+        pausing = asyncio.ensure_future(pause(window))
         hurry = asyncio.ensure_future(self._hurry.wait())
         try:
             await asyncio.wait({pausing, hurry}, return_when=asyncio.FIRST_COMPLETED)
