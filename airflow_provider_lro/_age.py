@@ -13,6 +13,7 @@ from google.protobuf import any_pb2, timestamp_pb2
 from google.protobuf.message import Message
 
 from airflow_provider_lro._encoding import metadata
+from airflow_provider_lro._progress import LARGEST
 from airflow_provider_lro.exceptions import NoMetadataError
 
 if TYPE_CHECKING:
@@ -20,7 +21,14 @@ if TYPE_CHECKING:
 
     from google.longrunning import operations_proto_pb2 as pb
 
-__all__ = ["as_seconds", "metadata_type", "time_at", "time_in"]
+__all__ = ["CREATED", "ENDED", "FINISHED", "as_seconds", "metadata_type", "time_at", "time_in"]
+
+CREATED = ("create_time", "start_time", "insert_time", "request_time")
+"""The first of these that has a value counts. A later one makes an operation younger, never older."""
+ENDED = ("end_time", "finish_time", "complete_time", "completion_time")
+"""What services call the moment at which an operation ended."""
+FINISHED = (*ENDED, "update_time", "last_update_time")
+"""By when it had ended. A time of the last change is no earlier than the end; one of creation says nothing about it."""
 
 SHARED = ("generic_metadata", "common_metadata", "operation_metadata", "common", "progress")
 """What a nested message is called that services put into all their kinds of metadata."""
@@ -29,7 +37,10 @@ LATEST = 253402300799.0
 
 
 def time_in(operation: pb.Operation, fields: Sequence[str]) -> float | None:
-    """Return the first of some times that an operation's metadata has, in epoch seconds."""
+    """Return the first of some times that an operation's metadata has, in epoch seconds.
+
+    None, too, where the metadata is larger than ``LARGEST``: an event loop may wait meanwhile.
+    """
     message = _metadata(operation)
     places = [message, *(_field(message, name) for name in SHARED)]
     for field in fields:
@@ -61,7 +72,12 @@ def as_seconds(value: object) -> float | None:
         return _sound(value.timestamp())
     if isinstance(value, int | float) and not isinstance(value, bool):
         return _sound(value)
-    if isinstance(value, str) or _is(value, timestamp_pb2.Timestamp):
+    if isinstance(value, str) and value:
+        stamp = _parsed(value)
+        if stamp is None:
+            raise ValueError(f"time_of has returned {value[:80]!r}, which is no time as in RFC 3339, with a time zone")
+        return _moment(stamp)
+    if value == "" or _is(value, timestamp_pb2.Timestamp):  # a field that is not set
         return _moment(value)
     raise ValueError(
         "time_of must return a datetime with a time zone, epoch seconds, a Timestamp, text as in RFC 3339, or None"
@@ -75,6 +91,8 @@ def metadata_type(operation: pb.Operation) -> str:
 
 
 def _metadata(operation: pb.Operation) -> Message | None:
+    if len(operation.metadata.value) > LARGEST:
+        return None
     try:
         message = metadata(operation)
     except NoMetadataError:
@@ -109,14 +127,19 @@ def _entry(struct: Any, name: str) -> Any:
 
 def _moment(value: Any) -> float | None:
     if isinstance(value, str):
-        text, value = value, timestamp_pb2.Timestamp()
-        try:
-            value.FromJsonString(text)
-        except ValueError:
-            return None
+        value = _parsed(value)
     if not _is(value, timestamp_pb2.Timestamp):
         return None
     return _sound(value.seconds + value.nanos / 1e9)
+
+
+def _parsed(text: str) -> timestamp_pb2.Timestamp | None:
+    stamp = timestamp_pb2.Timestamp()
+    try:
+        stamp.FromJsonString(text)
+    except ValueError:
+        return None
+    return stamp
 
 
 def _sound(seconds: float) -> float | None:

@@ -24,7 +24,7 @@ from airflow_provider_lro._names import are_many, name_of
 from airflow_provider_lro._outcome import Broken, Cancelled, Failed, Succeeded, TimedOut
 from airflow_provider_lro._task_state import state_of
 from airflow_provider_lro._type_names import module_names, type_name
-from airflow_provider_lro._wait import Start, WaitArgs, is_number, wait
+from airflow_provider_lro._wait import Start, WaitArgs, is_number, is_whole, wait
 from airflow_provider_lro._watch import Watch
 from airflow_provider_lro.exceptions import OperationTimeout, PayloadTypeError, RpcError
 from airflow_provider_lro.hooks import LongRunningOperationHook
@@ -54,6 +54,7 @@ __all__ = [
     "ServiceOperator",
     "WaitingOperator",
     "backstop",
+    "checked_page_size",
     "checked_wait_timeout",
     "earliest",
     "name_of",
@@ -128,6 +129,13 @@ def checked_wait_timeout(value: float | timedelta | None) -> float | None:
     if timeout is not None and not is_number(timeout, least=0):
         raise ValueError(f"wait_timeout must be None or a number of seconds of at least 0, not {value!r}")
     return timeout
+
+
+def checked_page_size(value: int | None) -> int | None:
+    """Return the ``page_size`` of an operator; raises ValueError for a number that is none."""
+    if isinstance(value, int | float) and not is_whole(value, least=1, most=2**31 - 1):
+        raise ValueError(f"page_size must be None or a whole number from 1 to 2147483647, not {value!r}")
+    return value
 
 
 def earliest(*limits: float | timedelta | None) -> float | None:

@@ -28,6 +28,8 @@ MOST = 50_000
 LONGEST_ENTRY = 4096
 """Bytes of JSON for one operation that did not succeed: the others want to say something, too."""
 LONGEST_TEXT = 300
+MOST_MISFITS = 100
+"""Entries in a row that have no place, after which no more are made: each takes time of the event loop."""
 NOT_DONE = "."
 
 _LETTERS: dict[type[Any], str] = {
@@ -45,18 +47,27 @@ _DONE = {letter: kind for kind, letter in _LETTERS.items() if letter in "SFC"}
 def event_from_outcomes(found: Sequence[Outcome | None], names: Sequence[str], *, started_at: float) -> dict[str, Any]:
     """Return the event, at most 64 KiB: ``{"outcomes": letters, "known": {index: event of one}, "started_at"}``.
 
-    Errors come before results, as not all of them can be read again.
+    What cannot be read again comes first: how a call failed, then errors of operations, then results.
     """
     event: dict[str, Any] = {"outcomes": "".join(map(_letter, found)), "known": {}, "started_at": started_at}
     room = LARGEST_EVENT - len(json.dumps(event))
-    succeeded = [index for index, outcome in enumerate(found) if isinstance(outcome, outcomes.Succeeded)]
-    others = [index for index, outcome in enumerate(found) if not isinstance(outcome, outcomes.Succeeded)]
-    for index in (*others, *succeeded):
-        entry = _entry(found[index], names[index])
-        size = len(json.dumps({index: entry}))  # its braces stand for the comma and the blank
-        if entry is not None and size <= room:
-            event["known"][str(index)] = entry
-            room -= size
+    ranks: tuple[list[int], ...] = ([], [], [])
+    for index, outcome in enumerate(found):
+        if not _is_bare(outcome):
+            ranks[_rank(outcome)].append(index)
+    for rank in ranks:
+        misfits = 0
+        for index in rank:
+            entry = _entry(found[index], names[index])
+            size = len(json.dumps({index: entry}))  # its braces stand for the comma and the blank
+            if entry is not None and size <= room:
+                event["known"][str(index)] = entry
+                room -= size
+                misfits = 0
+                continue
+            misfits += 1
+            if misfits == MOST_MISFITS:
+                break
     return event
 
 
@@ -104,10 +115,21 @@ def _letter(outcome: Outcome | None) -> str:
     return _LETTERS[type(outcome)]
 
 
-def _entry(outcome: Outcome | None, name: str) -> dict[str, Any] | None:
-    """Return the event for one operation as far as it has a place; None for what its letter says already."""
-    if outcome is None or unread(outcome):
-        return None
+def _is_bare(outcome: Outcome | None) -> bool:
+    """Tell whether the letter says all that there is."""
+    if isinstance(outcome, outcomes.TimedOut):
+        return outcome == outcomes.TimedOut(cancel=outcome.cancel)
+    return outcome is None or unread(outcome)
+
+
+def _rank(outcome: Outcome | None) -> int:
+    if isinstance(outcome, outcomes.Succeeded):
+        return 2
+    return 1 if type(outcome) in _DONE.values() else 0
+
+
+def _entry(outcome: Any, name: str) -> dict[str, Any] | None:
+    """Return the event for one operation as far as it has a place; None where it is to be read again."""
     entry = event_from_outcome(outcome, name=name)
     del entry["name"]
     if must_read_again(entry):

@@ -27,7 +27,7 @@ from airflow_provider_lro._drivers import steady_clock
 from airflow_provider_lro._enough import Enough, wanted_of
 from airflow_provider_lro._gathering import Gathering, one_of
 from airflow_provider_lro._many import ManyOperationsTrigger
-from airflow_provider_lro._names import are_many, pack, unpack
+from airflow_provider_lro._names import are_many, pack, parent_of, unpack
 from airflow_provider_lro._outcome import Succeeded
 from airflow_provider_lro._wait import Start
 from airflow_provider_lro.exceptions import LroError, OperationsFailed, OperationTimeout
@@ -74,7 +74,11 @@ class ManyOperator(OutcomeOperator):
     def check_many(self, operation_name: Any, *, reschedules: bool, in_trigger: bool) -> None:
         """Raise ValueError for what makes no sense together; called again when ``operation_name`` is rendered."""
         if (operation_name is None) == (self.parent is None):
-            raise ValueError("give operation_name (a name, or a sequence of them), or a parent to list; one of the two")
+            both = "neither" if self.parent is None else "both"
+            raise ValueError(
+                "give operation_name (a name, or a sequence of them), or a parent to list; one of the two. There is"
+                f" {both}, or that is what came of templates"
+            )
         if self.filter and self.parent is None:
             raise ValueError("filter says which operations of a parent are waited for, and there is no parent")
         if not self.is_many(operation_name):
@@ -137,6 +141,11 @@ class ManyOperator(OutcomeOperator):
             raise ValueError(f"wait_for={self.wait_for!r} cannot be: there are {len(names)} operations")
         if len(names) > MOST:
             raise ValueError(f"{len(names):,} operations are more than one task can wait for: {MOST:,}")
+        if wanted > 1 and len(set(names)) < len(names):
+            raise ValueError(
+                f"wait_for={self.wait_for!r} counts successes, and of an operation that is named twice there would be"
+                " two; name each once"
+            )
         args = self.wait_args(names[0] if names else "none", **times)
         for name in names:
             one_of(args, name).check()
@@ -145,10 +154,25 @@ class ManyOperator(OutcomeOperator):
     # Which they are
 
     def _list(self, context: Context, hook: LongRunningOperationHook) -> list[str]:
-        names = [operation.name for operation in hook.list_operations(self.parent or "", self.filter)]
+        from airflow_provider_lro._many_events import MOST
+
+        names: dict[str, None] = {}  # operations come and go between two pages, so that one may be in both
+        nameless = 0
+        for operation in hook.list_operations(parent_of(self.parent), self.filter):
+            if not operation.name.strip():
+                nameless += 1
+                continue
+            names[operation.name] = None
+            if len(names) > MOST:
+                raise ValueError(
+                    f"there are more operations under {self.parent!r} than one task can wait for: {MOST:,}; narrow it"
+                    " with filter"
+                )
         self.log.info("%d operations under %r", len(names), self.parent)
-        self._push(context, NAMES, names)
-        return names
+        if nameless:
+            self.log.warning("%d operations have no name, and are not waited for", nameless)
+        self._push(context, NAMES, list(names))
+        return list(names)
 
     def _names_again(self, context: Context, operation_name: Any, packed: str | None) -> list[str] | None:
         """Return the names of before the deferral; None if that cannot be told. A listing would find others."""

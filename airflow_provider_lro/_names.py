@@ -1,4 +1,4 @@
-"""An operation's name, in whatever another task has left it, and many of them. Floor 0: imports ``_wait``."""
+"""Names of operations and of their parents, in whatever another task has left them. Floor 0: imports ``_wait``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from collections.abc import Mapping, Sequence
 
 from airflow_provider_lro._wait import check_name
 
-__all__ = ["are_many", "name_of", "pack", "unpack"]
+__all__ = ["are_many", "name_of", "pack", "parent_of", "unpack"]
+
+
+DEEPEST = 10
+"""Mappings in one another that ``name_of`` looks into; one that contains itself has no end."""
 
 
 def name_of(value: object) -> str:
@@ -18,22 +22,40 @@ def name_of(value: object) -> str:
     Raises:
         ValueError: there is none in it.
     """
-    if isinstance(value, Mapping):
+    for _ in range(DEEPEST):
+        if not isinstance(value, Mapping):
+            return check_name(_rendered(value, what="operation_name"))
         if "name" not in value:
             raise ValueError(f"operation_name is a mapping without a 'name': it has {sorted(map(str, value))}")
-        return name_of(value["name"])
-    value = value.strip() if isinstance(value, str) else value
+        value = value["name"]
+    raise ValueError(f"operation_name is a mapping whose 'name' is a mapping, and so on, more than {DEEPEST} deep")
+
+
+def parent_of(value: object) -> str:
+    """Return the parent of a listing.
+
+    Raises:
+        ValueError: it is none, or what a template leaves that went wrong.
+    """
+    return check_name(_rendered(value, what="parent"), what="parent", example="projects/p/locations/l")
+
+
+def _rendered(value: object, *, what: str) -> object:
+    """Return a value without space around it; raises ValueError for what a template leaves that went wrong."""
+    if not isinstance(value, str):
+        return value
+    value = value.strip()
     if value in ("None", "null"):
-        raise ValueError("operation_name is empty: the XCom or the variable that the template reads has no value")
-    if isinstance(value, str) and value.startswith("{{"):
-        raise ValueError(f"operation_name is a template that was not rendered: {value[:80]!r}")
-    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+        raise ValueError(f"{what} is empty: the XCom or the variable that the template reads has no value")
+    if value.startswith("{{"):
+        raise ValueError(f"{what} is a template that was not rendered: {value[:80]!r}")
+    if value[:1] in ("{", "["):
         raise ValueError(
-            f"operation_name is the text of a whole value, not a name: {value[:80]!r}; pass the XCom itself"
-            " (operation_name=task.output) or the name alone ({{ ti.xcom_pull(…)['name'] }}), or give the DAG"
+            f"{what} is the text of a whole value, not a name: {value[:80]!r}; pass the XCom itself"
+            f" ({what}=task.output) or the name alone ({{{{ ti.xcom_pull(…)['name'] }}}}), or give the DAG"
             " render_template_as_native_obj=True"
         )
-    return check_name(value)
+    return value
 
 
 def are_many(value: object) -> bool:

@@ -161,7 +161,7 @@ class Listing:
             raise ValueError(f"page_size must be None or a whole number above 0, not {page_size!r}")
         self.unreachable: list[str] = []
         self._tokens: set[str] = set()
-        self._parent = check_name(parent, what="the parent of a listing")
+        self._parent = check_name(parent, what="the parent of a listing", example="projects/p/locations/l")
         self._first = pb.ListOperationsRequest(
             name=parent, filter=filter, page_size=page_size or 0, return_partial_success=return_partial_success
         )

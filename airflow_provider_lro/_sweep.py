@@ -10,35 +10,34 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import AirflowSkipException
 
-from airflow_provider_lro._deferral import ServiceOperator, seconds
+from airflow_provider_lro._deferral import ServiceOperator, checked_page_size, seconds
 from airflow_provider_lro._each import each_at_once, raise_all
+from airflow_provider_lro._names import parent_of
 from airflow_provider_lro._report import Report
 from airflow_provider_lro._type_names import module_names
-from airflow_provider_lro._wait import check_name, is_whole
+from airflow_provider_lro._wait import is_whole
 from airflow_provider_lro.exceptions import CredentialsError, EndpointError, LroError, UnimplementedError
 from airflow_provider_lro.operation import Operation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import timedelta
 
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_lro._client import OperationsClient
     from airflow_provider_lro.hooks import LongRunningOperationHook
 
-__all__ = ["CREATED", "FINISHED", "SweepOperator", "checked_most"]
+__all__ = ["SweepOperator", "checked_flag", "checked_most"]
 
 SKEW = 300.0
 """Seconds by which a service's clock may be ahead of ours; a time later than that is none."""
-CREATED = ("create_time", "start_time", "insert_time", "request_time")
-"""The first of these that has a value counts. A later one makes an operation younger, never older."""
-FINISHED = ("end_time", "finish_time", "completion_time", "update_time", "last_update_time")
-"""The same. A time of the last change is no earlier than the end; one of creation says nothing about it."""
+LONGEST_SAID, MOST_SAID = 200, 20
+"""Characters of a name of a type, or of a place, and how many of these, in a line of the log: a service has any."""
 ON_UNIMPLEMENTED = ("fail", "skip")
 
 
@@ -75,8 +74,6 @@ class SweepOperator(ServiceOperator):
     """Kinds of operations that are left alone without further ado."""
     named: ClassVar[tuple[str, ...]]
     """Kinds that are reported by name."""
-    times: ClassVar[tuple[str, ...]]
-    """Fields of the metadata, of which the first that is set says from when an age counts."""
     verb: ClassVar[str]
     """What is done to them, as a participle."""
     would: ClassVar[str]
@@ -102,14 +99,15 @@ class SweepOperator(ServiceOperator):
         self.older_than = older_than
         self.time_of = time_of
         self.type_modules = ",".join(module_names(type_modules)) or None  # as text, which may cross to a trigger
-        self.is_dry = dry_run  # BaseOperator has a method dry_run
+        self.is_dry = checked_flag(dry_run, what="dry_run")  # BaseOperator has a method dry_run
         self.on_unimplemented = on_unimplemented
-        self.page_size = page_size
-        self.return_partial_success = return_partial_success
+        self.page_size = checked_page_size(page_size)
+        self.return_partial_success = checked_flag(return_partial_success, what="return_partial_success")
         self._told_to_stop = False
-        if not isinstance(older_than, str):
+        if isinstance(older_than, int | float | timedelta | None):  # not what is rendered later
             _age(older_than)
-        if time_of is not None and not isinstance(time_of, str) and not callable(time_of):
+        blank = isinstance(time_of, str) and not time_of.strip()
+        if blank or (time_of is not None and not isinstance(time_of, str) and not callable(time_of)):
             raise ValueError(f"time_of must be None, the path of a field or a function, not {time_of!r}")
         if on_unimplemented not in ON_UNIMPLEMENTED:
             known = ", ".join(map(repr, ON_UNIMPLEMENTED))
@@ -118,6 +116,11 @@ class SweepOperator(ServiceOperator):
     @property
     def most(self) -> int | None:
         """How many operations to act on at most; None: all."""
+        raise NotImplementedError
+
+    @property
+    def times(self) -> Sequence[str]:
+        """Fields of the metadata, of which the first that is set says from when an age counts."""
         raise NotImplementedError
 
     def left_alone(self, operation: Any) -> str | None:
@@ -209,10 +212,10 @@ class SweepOperator(ServiceOperator):
                 "%d operations are left alone, as their age is not known; their metadata: %s. type_modules makes types"
                 " known, time_of says where to look",
                 report.counts["unknown_age"],
-                ", ".join(sorted(untold)),
+                _said(sorted(untold)),
             )
         if report.counts["unreachable"]:
-            self.log.warning("not reached: %s", ", ".join(report.names("unreachable")))
+            self.log.warning("not reached: %s", _said(report.names("unreachable")))
         return sorted(found.values(), key=lambda one: (one.time, one.name))
 
     def _judged(self, operation: Any, latest: float, report: Report, untold: set[str]) -> float | None:
@@ -221,7 +224,7 @@ class SweepOperator(ServiceOperator):
 
         report.add("listed")
         kind = self.left_alone(operation)
-        moment = self._time(operation) if kind is None and operation.name else None
+        moment = self._time(operation) if kind is None and operation.name.strip() else None
         if kind is None and moment is None:
             kind = "unknown_age"
             untold.add(metadata_type(operation) or "none")
@@ -268,6 +271,13 @@ class SweepOperator(ServiceOperator):
                 barred = barred or isinstance(outcome, CredentialsError | EndpointError)
 
 
+def checked_flag(value: bool, *, what: str) -> bool:  # noqa: FBT001
+    """Return True or False; raises ValueError for all else: a None that was meant for "dry" would delete."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{what} must be True or False, not {value!r}")  # noqa: TRY004
+    return value
+
+
 def checked_most(value: int | None, *, what: str) -> int | None:
     """Return how many operations to act on at most; raises ValueError for what is no such number."""
     if value is not None and not is_whole(value, least=1):
@@ -279,7 +289,7 @@ def _age(value: object) -> float:
     """Return ``older_than`` in seconds."""
     try:
         age = float("nan" if isinstance(value, bool) else seconds(value))  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         age = math.nan
     if not 0 < age < math.inf:
         raise ValueError(
@@ -290,4 +300,14 @@ def _age(value: object) -> float:
 
 def _parents(value: object) -> list[str]:
     given = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-    return list(dict.fromkeys(check_name(parent, what="parent") for parent in given))
+    return list(dict.fromkeys(map(parent_of, given)))
+
+
+def _said(texts: Sequence[str]) -> str:
+    """Return texts of the service fit for a log."""
+    from airflow_provider_lro._progress import one_line
+
+    shown = [one_line(text, LONGEST_SAID) for text in texts[:MOST_SAID]]
+    if len(texts) > MOST_SAID:
+        shown.append(f"and {len(texts) - MOST_SAID} more")
+    return ", ".join(shown)

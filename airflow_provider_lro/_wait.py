@@ -164,10 +164,12 @@ def is_whole(value: object, *, least: int = 0, most: float = math.inf) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
-def check_name(name: object, *, what: str = "the operation's name") -> str:
+def check_name(
+    name: object, *, what: str = "the operation's name", example: str = "projects/p/locations/l/operations/o"
+) -> str:
     """Return a resource's name; raises ValueError for what can be none."""
     if not isinstance(name, str) or not name.strip():
-        raise ValueError(f"{what} must be a non-empty text such as 'projects/p/locations/l/operations/o', not {name!r}")
+        raise ValueError(f"{what} must be a non-empty text such as {example!r}, not {name!r}")
     return name
 
 

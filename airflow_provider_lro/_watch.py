@@ -9,7 +9,6 @@ import asyncio
 import logging
 import socket
 import time
-from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -38,8 +37,6 @@ OUTCOMES: dict[type[Any], str] = {
     outcomes.NotFound: "not_found",
     outcomes.Broken: "broken",
 }
-END_TIMES = ("end_time", "finish_time", "complete_time", "completion_time")
-"""What services call the moment at which an operation ended, in its metadata or in a part of it."""
 
 T = TypeVar("T", bound="Outcome")
 
@@ -111,7 +108,9 @@ class Watch:
         operation = getattr(self.outcome, "operation", None)
         if operation is None or not operation.done:
             return None
-        ended = _end_time(operation)
+        from airflow_provider_lro._age import ENDED, time_in
+
+        ended = time_in(operation, ENDED)
         return None if ended is None else max(0.0, self.ended_at - max(ended, self.began))
 
 
@@ -133,22 +132,6 @@ def _of_wait(watch: Watch, tags: dict[str, str]) -> Iterator[tuple[str, str, flo
 
 def _milliseconds(seconds: float) -> float:
     return round(max(0.0, seconds) * 1000.0, 1)
-
-
-def _end_time(operation: Any) -> float | None:
-    """Return when an operation ended, if its metadata is of a known type and says so."""
-    from airflow_provider_lro._encoding import any_to_json
-
-    metadata = any_to_json(operation.metadata) if operation.HasField("metadata") else None
-    if not isinstance(metadata, dict):
-        return None
-    for part in (metadata, *(value for value in metadata.values() if isinstance(value, dict))):
-        for key in END_TIMES:
-            try:
-                return datetime.fromisoformat(part[key]).timestamp()
-            except (KeyError, TypeError, ValueError):
-                continue
-    return None
 
 
 # ── all waits of an event loop ──

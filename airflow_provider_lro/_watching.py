@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
-from airflow_provider_lro._encoding import any_to_json, read
+from airflow_provider_lro._age import ENDED, time_in
+from airflow_provider_lro._encoding import read
 from airflow_provider_lro._listing import Watched
 from airflow_provider_lro._outcome import Running
 from airflow_provider_lro._pacing import pace_of
@@ -25,7 +27,8 @@ __all__ = ["finished_one", "snapshots"]
 
 RETRY = 60.0
 """Seconds, at least, until a connection that describes no channel is looked at again."""
-END_TIME = ("endTime", "end_time")
+LONGEST_NAME = 4096
+"""Characters of a name: as JSON, twelve bytes each at most, it fits into an event."""
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +60,10 @@ async def snapshots(
                         watch.leave()
                     watch = Watched(config, parent, filter, interval)
                 asked = True
-                known = _finished(await watch.next(), known)
+                listed = await watch.next()
+                named = [operation for operation in listed if _is_name(operation.name)]
+                complaint.left_out(len(listed) - len(named))
+                known = _finished(named, known)
             except Exception as error:  # noqa: BLE001
                 complaint.about(error)
                 if not asked or not isinstance(error, LroError):  # else the next listing comes in due time
@@ -76,6 +82,19 @@ class _Complaint:
     def __init__(self, parent: str) -> None:
         self._parent = parent
         self._said = ""
+        self._left_out = 0
+
+    def left_out(self, number: int) -> None:
+        """Say so when there are more finished operations than before that cannot be announced."""
+        if number > self._left_out:
+            log.warning(
+                "%d finished operations under %r are not announced: their names are blank, or longer than %d"
+                " characters",
+                number,
+                self._parent,
+                LONGEST_NAME,
+            )
+        self._left_out = number
 
     def about(self, error: Exception) -> None:
         said = f"{type(error).__name__} {getattr(error, 'code', '')}"
@@ -95,30 +114,26 @@ def _finished(operations: list[pb.Operation], known: Mapping[bytes, Finished]) -
     found = {}
     for operation in operations:
         digest = digest_of(operation.name)
-        found[digest] = known.get(digest) or _read(operation, listed=True)
+        found[digest] = known.get(digest) or _read(operation, operation.name, listed=True)
     return found
 
 
-def _read(operation: pb.Operation, *, listed: bool) -> Finished:
+def _is_name(name: str) -> bool:
+    return bool(name.strip()) and len(name) <= LONGEST_NAME
+
+
+def _read(operation: pb.Operation, name: str, *, listed: bool) -> Finished:
     # Some services list less of an operation than they give of it singly.
     if listed and operation.WhichOneof("result") is None:
-        return Finished(name=operation.name, outcome=None)
+        return Finished(name=name, outcome=None)
     code = operation.error.code if operation.WhichOneof("result") == "error" else None
-    return Finished(
-        name=operation.name, outcome=type(read(operation)).__name__, code=code, end_time=_end_time(operation)
-    )
+    return Finished(name=name, outcome=type(read(operation)).__name__, code=code, end_time=_end_time(operation))
 
 
 def _end_time(operation: pb.Operation) -> str | None:
-    """Return the end in the metadata, where we know its type: at its top, or in what many services nest in it."""
-    if not operation.HasField("metadata"):
-        return None
-    metadata: Any = any_to_json(operation.metadata)
-    for place in (metadata, *(metadata.get(name) for name in ("genericMetadata", "generic_metadata", "value"))):
-        for name in END_TIME if isinstance(place, dict) else ():
-            if isinstance(place.get(name), str):
-                return str(place[name])
-    return None
+    """Return the end that the metadata tells, as text; what a service calls so may be no time, and of any length."""
+    moment = time_in(operation, ENDED)
+    return None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat().replace("+00:00", "Z")
 
 
 async def finished_one(client: AsyncOperationsClient, name: str) -> Finished | None:
@@ -132,4 +147,4 @@ async def finished_one(client: AsyncOperationsClient, name: str) -> Finished | N
         log.warning("operation %r is listed as done, and cannot be read: %s", name, error)
         return None
     pace.heard(None)
-    return None if isinstance(read(operation), Running) else _read(operation, listed=False)
+    return None if isinstance(read(operation), Running) else _read(operation, name, listed=False)

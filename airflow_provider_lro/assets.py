@@ -85,7 +85,7 @@ class LongRunningOperationEventTrigger(BaseEventTrigger):
 
     def check(self) -> None:
         """Raise ValueError, saying which value is wrong and what would do."""
-        check_name(self.parent, what="parent")
+        check_name(self.parent, what="parent", example="projects/p/locations/l")
         if not isinstance(self.filter, str):
             raise ValueError(f"filter must be text, not {self.filter!r}")  # noqa: TRY004
         if not is_number(self.interval, least=SHORTEST_INTERVAL, most=MAXIMUM_INTERVAL):

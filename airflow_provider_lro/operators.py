@@ -5,6 +5,7 @@ Floor 2: imports floor 1, and floor ½ inside functions.
 
 from __future__ import annotations
 
+import sys
 import time
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from airflow_provider_lro import _outcome as outcomes
 from airflow_provider_lro._deferral import (
     ServiceOperator,
     WaitingOperator,
+    checked_page_size,
     checked_wait_timeout,
     earliest,
     names_of,
@@ -20,6 +22,7 @@ from airflow_provider_lro._deferral import (
 )
 from airflow_provider_lro._drivers import result_of
 from airflow_provider_lro._each import WORDS, ask, each, one_or_all
+from airflow_provider_lro._names import parent_of
 from airflow_provider_lro._wait import Start, is_whole
 from airflow_provider_lro.exceptions import OperationNotFound, UnimplementedError
 
@@ -265,23 +268,27 @@ class ListOperationsOperator(ServiceOperator):
         super().__init__(**kwargs)
         self.parent = parent
         self.filter = filter
-        self.page_size = page_size
+        self.page_size = checked_page_size(page_size)
         self.limit = limit
         self.return_partial_success = return_partial_success
-        if limit is not None and not is_whole(limit):
-            raise ValueError(f"limit must be None or a whole number of at least 0, not {limit!r}")
+        if limit is not None and not is_whole(limit, most=sys.maxsize):
+            raise ValueError(
+                f"limit must be None, for all, or a whole number of at least 0 and below 2**63, not {limit!r}"
+            )
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
         """List, page after page, until there are no more or enough."""
         from airflow_provider_lro._encoding import operation_to_json
+        from airflow_provider_lro._progress import one_line
 
+        parent = parent_of(self.parent)
         with self.hook() as hook:
-            pager = hook.list_operations(self.parent, self.filter, self.page_size, self.return_partial_success)
+            pager = hook.list_operations(parent, self.filter, self.page_size, self.return_partial_success)
             operations = [operation_to_json(operation) for operation in islice(pager, self.limit)]
             unreachable = list(pager.unreachable)
-        self.log.info("%d operations under %r", len(operations), self.parent)
+        self.log.info("%d operations under %r", len(operations), parent)
         if unreachable:
-            self.log.warning("not reached: %s", ", ".join(unreachable))
+            self.log.warning("not reached: %s", one_line(", ".join(unreachable)))
         if self.return_partial_success:
             context["ti"].xcom_push(key="unreachable", value=unreachable)
         return operations

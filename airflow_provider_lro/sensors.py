@@ -198,8 +198,8 @@ class LongRunningOperationSensor(ManyOperator, BaseSensorOperator):
         started_at, start = time.time() if started_at is None else started_at, Start.FRESH
         if self._reschedules and (first := _first_poke(context, self)) is not None:
             started_at, start = first, Start.POLL
+        self.check_many(self.operation_name, reschedules=self._reschedules, in_trigger=self.start_from_trigger)
         if self.is_many(self.operation_name):
-            self.check_many(self.operation_name, reschedules=self._reschedules, in_trigger=self.start_from_trigger)
             return self.start_many(context, self.operation_name, started_at=started_at, limit=self._limit)
         args = self.wait_args(name_of(self.operation_name), started_at=started_at, deadline=started_at + self._limit)
         outcome = self.poll(context, args, start=start, leave=lambda hook, pause: self._leave(args, hook, pause))

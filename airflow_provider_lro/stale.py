@@ -13,7 +13,7 @@ from airflow_provider_lro import _outcome as outcomes
 from airflow_provider_lro._deferral import WaitingOperator, checked_wait_timeout, earliest, seconds
 from airflow_provider_lro._each import ask, each_at_once, raise_all
 from airflow_provider_lro._report import Report
-from airflow_provider_lro._sweep import CREATED, FINISHED, SweepOperator, checked_most
+from airflow_provider_lro._sweep import SweepOperator, checked_flag, checked_most
 from airflow_provider_lro._wait import Start, is_transient
 from airflow_provider_lro.exceptions import (
     Code,
@@ -25,13 +25,13 @@ from airflow_provider_lro.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from datetime import timedelta
 
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_lro._client import OperationsClient
-    from airflow_provider_lro._wait import Pause
+    from airflow_provider_lro._wait import Pause, WaitArgs
     from airflow_provider_lro.hooks import LongRunningOperationHook
 
 __all__ = ["CancelStaleOperationsOperator", "DeleteFinishedOperationsOperator"]
@@ -79,7 +79,6 @@ class CancelStaleOperationsOperator(SweepOperator, WaitingOperator):
         "unknown_age",
         "left_over",
     )
-    times = CREATED
     verb = "cancelled"
     would = "would_cancel"
     kinds: ClassVar[dict[str, str]] = {"running": "asked", "missing": "gone", "unimplemented": "unimplemented"}
@@ -96,7 +95,7 @@ class CancelStaleOperationsOperator(SweepOperator, WaitingOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.max_cancel = checked_most(max_cancel, what="max_cancel")
-        self.wait = wait
+        self.wait = checked_flag(wait, what="wait")
         self.wait_timeout = checked_wait_timeout(wait_timeout)
         self.interval = seconds(interval)
         self.wait_args("to be listed", impersonation_chain=None).check()
@@ -105,6 +104,13 @@ class CancelStaleOperationsOperator(SweepOperator, WaitingOperator):
     def most(self) -> int | None:
         """``max_cancel``."""
         return self.max_cancel
+
+    @property
+    def times(self) -> Sequence[str]:
+        """Those of creation."""
+        from airflow_provider_lro._age import CREATED
+
+        return CREATED
 
     def left_alone(self, operation: Any) -> str | None:
         """Leave what is done alone."""
@@ -170,7 +176,7 @@ class CancelStaleOperationsOperator(SweepOperator, WaitingOperator):
 
         while waiting := report.names("asked"):
             # The last that was asked is likely to be the last that ends. Having been listed, it is not to appear.
-            args = self.wait_args(waiting[-1], started_at=started_at, deadline=deadline, not_found_grace=0.0)
+            args = self._wait_args(waiting[-1], started_at=started_at, deadline=deadline)
             outcome = self.poll(context, args, start=Start.POLL, leave=leave)
             self._note(report, waiting[-1], outcome)
             self._look(report)
@@ -178,12 +184,18 @@ class CancelStaleOperationsOperator(SweepOperator, WaitingOperator):
                 break
         return self._ended(report)
 
+    def _wait_args(self, name: str, **times: float | None) -> WaitArgs:
+        """Return the wait for one. Where its name does not tell what to list, it is asked for singly."""
+        lists = self.poll_method != "list" or self.list_parent or name.rpartition("/operations/")[0]
+        method = self.poll_method if lists else "get"
+        return self.wait_args(name, not_found_grace=0.0, poll_method=method, **times)
+
     @contextmanager
     def _left_behind(self, context: Context, report: Report) -> Iterator[None]:
         """Leave the report as the XCom of a task that fails, too."""
         try:
             yield
-        except LroError:
+        except Exception:
             self.publish(context, report)
             raise
 
@@ -243,10 +255,10 @@ class CancelStaleOperationsOperator(SweepOperator, WaitingOperator):
 class DeleteFinishedOperationsOperator(SweepOperator):
     """Deletes the operations under a parent that have been done for long: their results can be read no more.
 
-    The age counts from ``end_time``, ``finish_time``, ``completion_time``, ``update_time`` or ``last_update_time`` in
-    the metadata, or in its ``generic_metadata`` and the like. An operation without such a time is never touched: when
-    it was created says nothing about when it ended. At most 16 calls are on their way at a time; all are tried before
-    an error is raised.
+    The age counts from ``end_time``, ``finish_time``, ``complete_time``, ``completion_time``, ``update_time`` or
+    ``last_update_time`` in the metadata, or in its ``generic_metadata`` and the like. An operation without such a time
+    is never touched: when it was created says nothing about when it ended. At most 16 calls are on their way at a time;
+    all are tried before an error is raised.
 
     Its XCom is as that of ``CancelStaleOperationsOperator``: ``counts`` of ``listed``, ``running``, ``kept`` and
     ``young``, and with names ``would_delete``, ``deleted``, ``gone``, ``unimplemented``, ``refused``, ``unknown_age``,
@@ -257,7 +269,6 @@ class DeleteFinishedOperationsOperator(SweepOperator):
     """
 
     counted = ("running", "kept", "young")
-    times = FINISHED
     named = ("deleted", "gone", "unimplemented", "refused", "unknown_age", "left_over")
     verb = "deleted"
     would = "would_delete"
@@ -265,12 +276,19 @@ class DeleteFinishedOperationsOperator(SweepOperator):
     def __init__(self, *, max_delete: int | None = None, keep_failed: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.max_delete = checked_most(max_delete, what="max_delete")
-        self.keep_failed = keep_failed
+        self.keep_failed = checked_flag(keep_failed, what="keep_failed")
 
     @property
     def most(self) -> int | None:
         """``max_delete``."""
         return self.max_delete
+
+    @property
+    def times(self) -> Sequence[str]:
+        """Those of the end, or of the last change."""
+        from airflow_provider_lro._age import FINISHED
+
+        return FINISHED
 
     def left_alone(self, operation: Any) -> str | None:
         """Leave what is not done alone, and what has failed if that is to be kept."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from scripts.stack import AirflowStack
+from tests.airflow.fake_service import FakeService, serving
 from tests.airflow.running import cli
 from tests.simulator_fixture import running_simulator
 
@@ -31,6 +32,16 @@ def simulator() -> Iterator[Simulator]:
 def connection(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
     stored = {"conn_type": "lro", "host": "127.0.0.1", "port": simulator.port, "extra": {"insecure": True}}
     monkeypatch.setenv("AIRFLOW_CONN_LRO_DEFAULT", json.dumps(stored))
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeService]:
+    """Give a service of a test's own."""
+    service = FakeService()
+    with serving(service):
+        stored = {"conn_type": "lro", "host": "127.0.0.1", "port": service.port, "extra": {"insecure": True}}
+        monkeypatch.setenv("AIRFLOW_CONN_LRO_DEFAULT", json.dumps(stored))
+        yield service
 
 
 @pytest.fixture(scope="session")

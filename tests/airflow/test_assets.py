@@ -12,15 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.triggers import base
+from google.longrunning import operations_proto_pb2 as pb
+from google.protobuf import struct_pb2
 
 from airflow_provider_lro import _listing, _plugin
 from airflow_provider_lro._channel import open_channels
 from airflow_provider_lro.operation import OperationsClient
 from airflow_provider_lro.simulator import operation_name
+from tests.airflow.fake_service import PARENT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
+    from tests.airflow.fake_service import FakeService
     from tests.simulator_fixture import Simulator
 
 HAS_WATCHERS = hasattr(base, "BaseEventTrigger")
@@ -86,6 +90,36 @@ async def test_event_names_what_has_finished(parent: str, simulator: Simulator) 
     assert all(each["end_time"].startswith("20") for each in named.values())
     await until(lambda: open_channels() == 0)
     assert not _listing._listers
+
+
+@needs_watchers
+async def test_odd_operations_neither_end_it_nor_fill_the_event(
+    fake: FakeService, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A blank name, a name without end and an end that is none: the others are announced, and the log says so."""
+    for number in range(3):
+        fake.operations[fake.add(f"blank{number}", ended=1)].name = " " * number
+    huge = f"{PARENT}/operations/{'x' * 70_000}"
+    fake.operations[huge] = pb.Operation(name=huge, done=True)
+    names = {fake.add("odd"), fake.add("good", ended=1)}
+    odd = fake.operations[f"{PARENT}/operations/odd"]
+    odd.done = True
+    metadata = struct_pb2.Struct()
+    metadata["end_time"] = "x" * 70_000
+    odd.metadata.Pack(metadata)
+    for each in names:
+        fake.operations[each].response.Pack(struct_pb2.Struct())
+    watcher = trigger(PARENT)
+    events = watcher.run()
+    event = await asyncio.wait_for(anext(events), 20)
+    assert len(json.dumps(event.payload)) < 1000
+    assert {operation["name"]: "end_time" in operation for operation in event.payload["operations"]} == {
+        f"{PARENT}/operations/odd": False,
+        f"{PARENT}/operations/good": True,
+    }
+    await events.aclose()
+    await until(lambda: open_channels() == 0)
+    assert len(said(caplog, "4 finished operations under 'projects/p' are not announced")) == 1
 
 
 @needs_watchers

@@ -16,11 +16,17 @@ from airflow.providers.common.compat.sdk import (
     AirflowTaskTimeout,
     TaskDeferred,
 )
+from google.longrunning import operations_proto_pb2 as pb
+from google.rpc import status_pb2
+from hypothesis import given
+from hypothesis import strategies as st
 
 from airflow_provider_lro import _crowd, _deferral, _many
 from airflow_provider_lro._channel import open_channels
 from airflow_provider_lro._many import ManyOperationsTrigger
-from airflow_provider_lro._names import pack, unpack
+from airflow_provider_lro._many_events import MOST, event_from_outcomes
+from airflow_provider_lro._names import name_of, pack, unpack
+from airflow_provider_lro._outcome import Broken, Failed
 from airflow_provider_lro._wait import WaitArgs
 from airflow_provider_lro.exceptions import (
     EndpointError,
@@ -34,6 +40,7 @@ from airflow_provider_lro.exceptions import (
 )
 from airflow_provider_lro.sensors import LongRunningOperationSensor
 from airflow_provider_lro.simulator import operation_name
+from tests.airflow.fake_service import PARENT, FakeService
 from tests.airflow.worker import FakeTaskInstance, fire, inflate, run
 
 if TYPE_CHECKING:
@@ -171,6 +178,38 @@ def test_parent_is_listed_once(mode: dict[str, Any], parent: str, simulator: Sim
     assert waited.result == [{"n": float(names.index(each))} for each in order]
     assert len(simulator.calls("ListOperations", parent)) == 1
     assert run(sensor(parent=parent, filter="done=false", **mode)).result == []
+
+
+def test_listing_that_repeats_itself_counts_each_once(mode: dict[str, Any], fake: FakeService) -> None:
+    """What moves to the next page while a service lists is one operation, and one success."""
+    done, runs = fake.add("a", ended=1), fake.add("b")
+    fake.operations[f"{PARENT}/operations/moved"] = fake.operations[done]
+    ti = FakeTaskInstance()
+    assert [
+        type(error) for error in failure(sensor(parent=PARENT, wait_for=2, timeout=0.5, **mode), ti).errors.values()
+    ] == [OperationTimeout]
+    assert ti.xcoms["operation_names"] == [done, runs]
+
+
+def test_listing_of_what_has_no_name(mode: dict[str, Any], fake: FakeService) -> None:
+    """What cannot be asked for is not waited for."""
+    fake.operations[fake.add("blank")].name = " "
+    done = fake.add("a", ended=1)
+    ti = FakeTaskInstance()
+    assert run(sensor(parent=PARENT, **mode), ti=ti).result == [{}]
+    assert ti.xcoms["operation_names"] == [done]
+
+
+def test_listing_of_too_many_is_told_in_time(fake: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more is read than is needed to tell, and no XCom is written."""
+    monkeypatch.setattr("airflow_provider_lro._many_events.MOST", 3)
+    for number in range(1000):
+        fake.add(f"o{number}")
+    ti = FakeTaskInstance()
+    with pytest.raises(ValueError, match=f"more operations under '{PARENT}' than .*; narrow it with filter"):
+        run(sensor(parent=PARENT), ti=ti)
+    assert ti.xcoms == {}
+    assert fake.acted("ListOperations") == [PARENT]
 
 
 def test_listing_finds_them(parent: str, simulator: Simulator) -> None:
@@ -373,6 +412,14 @@ def test_row_is_small(name: Callable[..., str]) -> None:
     assert waiting.kwargs == {"names": json.loads(row)[1]["names"]}
 
 
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip), max_size=50))
+def test_names_come_back_as_they_were(names: list[str]) -> None:
+    """Whatever names are, and however many, what crosses to the trigger is plain text that has them."""
+    packed = pack(names)
+    assert packed.isascii()
+    assert unpack(json.loads(json.dumps(packed))) == names
+
+
 def test_row_of_the_first_version_inflates() -> None:
     """A row that this version wrote is the same trigger to all later ones."""
     row = (
@@ -400,6 +447,34 @@ def test_event_leaves_out_what_has_no_room(name: Callable[..., str], simulator: 
     assert 0 < len(event["known"]) < 200
     assert [len(json.dumps(each)) > 3000 for each in ti.xcoms["results"]] == [False, True] * 100
     assert [each.message[:4] for each in error.errors.values()] == [f"{number}-xxxx"[:4] for number in range(0, 200, 2)]
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_event_of_many_errors_costs_little(size: int) -> None:
+    """Once there is no room, errors are not made into entries any more: an event loop waits meanwhile."""
+    made = 0
+
+    class Counted(RpcError):
+        def __str__(self) -> str:
+            nonlocal made
+            made += 1
+            return "x" * size
+
+    names = [f"operations/{number}" for number in range(MOST)]
+    broken = Broken(error=Counted("never shown", code=3))
+    event = event_from_outcomes([broken, None] * (MOST // 2), names, started_at=0.0)
+    assert len(json.dumps(event)) <= 64 * 1024
+    assert event["outcomes"] == "B." * (MOST // 2)
+    assert 0 < len(event["known"]) <= made < 1000
+
+
+def test_event_tells_first_what_cannot_be_read_again() -> None:
+    """A thousand failures of operations take no room from one call that failed, nor does any that is too large."""
+    names = [f"operations/{number}" for number in range(1001)]
+    failed = Failed(operation=pb.Operation(name="o", done=True, error=status_pb2.Status(code=9, message="m" * 5000)))
+    found = [*[failed] * 1000, Broken(error=RpcError("why", code=3))]
+    event = event_from_outcomes(found, names, started_at=0.0)
+    assert "why" in json.dumps(event["known"]["1000"])
 
 
 def test_result_that_cannot_be_read_again_is_no_success(
@@ -567,7 +642,9 @@ def test_refused_at_construction(why: str) -> None:
     [
         (["operations/a", None], {}, "must be a non-empty text"),
         (["operations/a", "None"], {}, "has no value"),
+        (None, {}, "give operation_name .* There is neither, or that is what came of templates"),
         (["a", "b"], {"wait_for": 3}, "there are 2 operations"),
+        (["a", "a", "b"], {"wait_for": 2}, "of an operation that is named twice there would be two"),
         (["a/b", "c/d"], {"poll_method": "list", "deferrable": True}, "list_parent must say"),
         (["a", "b"], {"mode": "reschedule"}, "for many use deferrable=True"),
     ],
@@ -578,6 +655,35 @@ def test_refused_when_rendered(rendered: Any, kwargs: dict[str, Any], text: str)
     waiting.operation_name = rendered
     with pytest.raises(ValueError, match=text):
         run(waiting)
+
+
+@pytest.mark.parametrize(
+    ("rendered", "text"),
+    [
+        (None, "There is neither, or that is what came of templates"),
+        ("None", "parent is empty"),
+        ("['projects/p']", "parent is the text of a whole value"),
+        ("{{ unrendered }}", "parent is a template that was not rendered"),
+        (["projects/p"], "such as 'projects/p/locations/l'"),
+    ],
+)
+def test_parent_that_a_template_has_spoiled(simulator: Simulator, rendered: Any, text: str) -> None:
+    """It is said, instead of a success with nothing listed."""
+    waiting = sensor(parent="{{ a template }}")
+    waiting.parent = rendered
+    before = len(simulator.calls("ListOperations"))
+    with pytest.raises(ValueError, match=text):
+        run(waiting)
+    assert len(simulator.calls("ListOperations")) == before
+
+
+def test_mapping_that_contains_itself_has_no_name() -> None:
+    """It is a clear error, at any depth; one in one is none."""
+    endless: dict[str, Any] = {}
+    endless["name"] = endless
+    with pytest.raises(ValueError, match="a mapping whose 'name' is a mapping"):
+        name_of(endless)
+    assert name_of({"name": {"name": "operations/a"}}) == "operations/a"
 
 
 def test_more_than_there_is_room_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,6 @@ import os
 import signal
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import timedelta
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -16,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowSkipException
-from google.longrunning import operations_proto_pb2 as pb
-from google.protobuf import empty_pb2, struct_pb2, timestamp_pb2
+from google.protobuf import struct_pb2
 
 from airflow_provider_lro.exceptions import (
     Code,
@@ -30,120 +27,33 @@ from airflow_provider_lro.exceptions import (
 )
 from airflow_provider_lro.simulator import operation_name
 from airflow_provider_lro.stale import CancelStaleOperationsOperator, DeleteFinishedOperationsOperator
+from tests.airflow.fake_service import PARENT, FakeService
 from tests.airflow.running import tasks
 from tests.airflow.worker import FakeTaskInstance, fire, run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from scripts.stack import AirflowStack
     from tests.simulator_fixture import Simulator
 
 HOUR = 3600.0
-PARENT = "projects/p"
+
+
+class Log:
+    """Stands for Airflow's logger, which is another one in each version."""
+
+    def __init__(self, warnings: list[str]) -> None:
+        self._warnings = warnings
+
+    def info(self, text: str, *values: object) -> None:
+        pass
+
+    def warning(self, text: str, *values: object) -> None:
+        self._warnings.append(text % values)
+
+
 WAYS = pytest.mark.parametrize("deferrable", [True, False], ids=["deferrable", "on the worker"])
-
-
-class FakeService(grpc.GenericRpcHandler):
-    """A service with any number of operations; it measures how many calls are on their way."""
-
-    def __init__(self) -> None:
-        self.operations: dict[str, pb.Operation] = {}
-        self.faults: dict[tuple[str, str], tuple[grpc.StatusCode, str]] = {}
-        """What a method answers for a name instead, "" for all names."""
-        self.before: Callable[[str, str], None] = lambda method, name: None
-        self.calls: list[tuple[str, str]] = []
-        self.requests: list[Any] = []
-        self.unreachable: list[str] = []
-        self.most_at_once = 0
-        self._at_once = 0
-        self._lock = threading.Lock()
-        self.port = 0
-
-    def add(self, name: str, *, age: float | None = None, ended: float | None = None, error: int | None = None) -> str:
-        """Add an operation that was created, and perhaps has ended, so many seconds ago."""
-        full = f"{PARENT}/operations/{name}"
-        operation = self.operations[full] = pb.Operation(name=full, done=ended is not None)
-        if error is not None:
-            operation.error.code = error
-        metadata = struct_pb2.Struct()
-        for key, seconds in (("create_time", age), ("end_time", ended)):
-            if seconds is not None:
-                stamp = timestamp_pb2.Timestamp()
-                stamp.FromNanoseconds(int((time.time() - seconds) * 1e9))
-                metadata[key] = stamp.ToJsonString()
-        operation.metadata.Pack(metadata)
-        return full
-
-    def acted(self, method: str) -> list[str]:
-        return [name for called, name in self.calls if called == method]
-
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
-        method = handler_call_details.method.rpartition("/")[2]
-
-        def answer(request: Any, context: grpc.ServicerContext) -> Any:
-            with self._lock:
-                self.calls.append((method, request.name))
-                self.requests.append(request)
-                self._at_once += 1
-                self.most_at_once = max(self.most_at_once, self._at_once)
-            try:
-                self.before(method, request.name)
-                fault = self.faults.get((method, request.name)) or self.faults.get((method, ""))
-                if fault:
-                    context.abort(*fault)
-                return getattr(self, method)(request, context)
-            finally:
-                with self._lock:
-                    self._at_once -= 1
-
-        return grpc.unary_unary_rpc_method_handler(
-            answer,
-            request_deserializer=getattr(pb, f"{method}Request").FromString,
-            response_serializer=lambda reply: reply.SerializeToString(),
-        )
-
-    def GetOperation(self, request: Any, context: grpc.ServicerContext) -> pb.Operation:
-        if request.name not in self.operations:
-            context.abort(grpc.StatusCode.NOT_FOUND, "gone")
-        return self.operations[request.name]
-
-    def ListOperations(self, request: Any, context: grpc.ServicerContext) -> pb.ListOperationsResponse:
-        size = request.page_size or 300
-        names = [name for name in self.operations if name.startswith(f"{request.name}/")]
-        start = int(request.page_token or 0)
-        return pb.ListOperationsResponse(
-            operations=[self.operations[name] for name in names[start : start + size]],
-            next_page_token=str(start + size) if start + size < len(names) else "",
-            unreachable=self.unreachable if request.return_partial_success else (),
-        )
-
-    def CancelOperation(self, request: Any, context: grpc.ServicerContext) -> empty_pb2.Empty:
-        return empty_pb2.Empty()
-
-    def DeleteOperation(self, request: Any, context: grpc.ServicerContext) -> empty_pb2.Empty:
-        if self.operations.pop(request.name, None) is None:
-            context.abort(grpc.StatusCode.NOT_FOUND, "gone")
-        return empty_pb2.Empty()
-
-
-@contextmanager
-def serving(service: FakeService) -> Iterator[None]:
-    with ThreadPoolExecutor(64) as threads:
-        server = grpc.server(threads, handlers=[service], options=[("grpc.so_reuseport", 0)])
-        service.port = server.add_insecure_port("127.0.0.1:0")
-        server.start()
-        yield
-        server.stop(None).wait()
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeService]:
-    service = FakeService()
-    with serving(service):
-        stored = {"conn_type": "lro", "host": "127.0.0.1", "port": service.port, "extra": {"insecure": True}}
-        monkeypatch.setenv("AIRFLOW_CONN_LRO_DEFAULT", json.dumps(stored))
-        yield service
 
 
 def canceller(**kwargs: Any) -> CancelStaleOperationsOperator:
@@ -294,6 +204,30 @@ def test_listing_is_as_given(fake: FakeService) -> None:
     (request,) = fake.requests
     assert (request.name, request.filter, request.page_size) == (PARENT, 'status = "RUNNING"', 7)
     assert report["unreachable"] == ["projects/p/locations/eu"]
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\n"])
+def test_an_operation_without_a_name(fake: FakeService, blank: str) -> None:
+    """What cannot be asked for is left alone, and ends no sweep half done."""
+    fake.operations[fake.add("blank", age=3 * HOUR)].name = blank
+    stale = fake.add("stale", age=2 * HOUR)
+    report = run(canceller()).result
+    assert (report["unknown_age"], report["asked"]) == ([blank], [stale])
+
+
+def test_texts_of_the_service_are_bounded_in_the_log(fake: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a service calls its types and places, it forges no line of the log and fills none."""
+    for number in range(1000):
+        odd = fake.operations[fake.add(f"o{number}")]
+        odd.metadata.type_url = f"type.googleapis.com/x{number}\n[ERROR] forged{'x' * 1000}"
+    fake.unreachable = ["a\n[ERROR] forged", *("y" * 1000 for _ in range(1000))]
+    sweeping = canceller(return_partial_success=True)
+    lines: list[str] = []
+    monkeypatch.setattr(type(sweeping), "log", Log(lines))
+    run(sweeping)
+    lines = [line for line in lines if "left alone" in line or "not reached" in line]
+    assert len(lines) == 2
+    assert all("\n" not in line and "forged" in line and len(line) < 5000 for line in lines)
 
 
 def test_overlapping_parents(fake: FakeService) -> None:
@@ -554,6 +488,38 @@ def test_what_cannot_be_read_any_more(fake: FakeService, deferrable: bool) -> No
     assert report["counts"]["asked"] == 0
 
 
+@WAYS
+def test_names_that_do_not_tell_what_to_list(fake: FakeService, deferrable: bool) -> None:
+    """Asked for singly where poll_method="list" cannot be: nothing is lost once the cancels are sent."""
+    name = f"{PARENT}/jobs/j"
+    fake.operations[name] = fake.operations.pop(fake.add("j", age=2 * HOUR))
+    fake.operations[name].name = name
+
+    def end(method: str, _: str) -> None:
+        if method == "GetOperation" and fake.acted("CancelOperation") and len(fake.acted("GetOperation")) > 3:
+            fake.operations[name].done = True
+
+    fake.before = end
+    report = run(canceller(wait=True, poll_method="list", deferrable=deferrable)).result
+    assert (report["finished"], report["counts"]["asked"]) == ([name], 0)
+
+
+def test_report_outlives_whatever_ends_the_wait(fake: FakeService) -> None:
+    """Whatever is raised once the cancels are sent, what was asked is the XCom."""
+    name = fake.add("o", age=2 * HOUR)
+    ti = FakeTaskInstance()
+    waiting = canceller(wait=True)
+
+    def spoil(method: str, _: str) -> None:
+        if method == "CancelOperation":
+            waiting.max_polls_per_second = "many"
+
+    fake.before = spoil
+    with pytest.raises((TypeError, ValueError)):
+        run(waiting, ti=ti)
+    assert ti.xcoms["return_value"]["asked"] == [name]
+
+
 def test_a_wait_survives_an_outage(fake: FakeService) -> None:
     """A service that is down for a moment says nothing about the operations; refused credentials end the wait."""
     names = [fake.add(name, age=2 * HOUR) for name in ("a", "b")]
@@ -684,7 +650,13 @@ def test_delete_oldest_first_and_gone_is_no_error(fake: FakeService) -> None:
         ({"older_than": float("nan")}, "older_than"),
         ({"older_than": float("inf")}, "older_than"),
         ({"older_than": None}, "older_than"),
+        ({"older_than": 10**400}, "older_than"),
         ({"time_of": 5}, "time_of"),
+        ({"time_of": " "}, "time_of"),
+        *(({"dry_run": value}, "dry_run must be True or False") for value in (None, 0, "", "false")),
+        ({"return_partial_success": 1}, "return_partial_success must be True or False"),
+        ({"page_size": 0}, "page_size"),
+        ({"page_size": 2**31}, "page_size"),
         ({"type_modules": 5}, "type_modules"),
         ({"on_unimplemented": "ignore"}, "on_unimplemented must be one of 'fail', 'skip'"),
     ],
@@ -701,6 +673,8 @@ def test_bad_argument_is_refused(operator: Any, arguments: dict[str, Any], compl
         (lambda: canceller(max_cancel=0), "max_cancel"),
         (lambda: canceller(max_cancel=True), "max_cancel"),
         (lambda: deleter(max_delete=-1), "max_delete"),
+        (lambda: canceller(wait=None), "wait must be True or False"),
+        (lambda: deleter(keep_failed=None), "keep_failed must be True or False"),
         (lambda: canceller(interval=0), "interval"),
         (lambda: canceller(wait_timeout=-1), "wait_timeout"),
         (lambda: run(canceller(older_than="{{ unrendered }}")), "older_than"),
@@ -709,7 +683,11 @@ def test_bad_argument_is_refused(operator: Any, arguments: dict[str, Any], compl
         (lambda: run(canceller(parent=[PARENT, None])), "parent"),
         (lambda: run(canceller(parent={"name": PARENT})), "parent"),
         (lambda: run(canceller(parent=[{"name": PARENT}])), "parent"),
-        (lambda: run(canceller(page_size=0)), "page_size"),
+        (lambda: run(canceller(parent="None")), "parent is empty"),
+        (lambda: run(canceller(parent="['projects/p']")), "parent is the text of a whole value"),
+        (lambda: run(canceller(parent="{{ p }}")), "parent is a template that was not rendered"),
+        (lambda: run(canceller(parent=" ")), "such as 'projects/p/locations/l'"),
+        (lambda: run(canceller(page_size="9")), "page_size"),
     ],
 )
 def test_bad_value_is_refused(make: Callable[[], Any], complaint: str) -> None:
@@ -738,6 +716,17 @@ def test_templates() -> None:
     task = canceller(parent="projects/{{ p }}", older_than="{{ hours * 3600 }}")
     task.render_template_fields({"p": "x", "hours": 2})
     assert (task.parent, task.older_than) == ("projects/x", "7200")
+
+
+def test_age_of_another_task() -> None:
+    """An age may be another task's XCom, and each mapped instance may have its own; it is checked when it is known."""
+    with DAG("stale_ages", schedule=None):
+        task = canceller(older_than=deleter(task_id="age").output)
+        CancelStaleOperationsOperator.partial(task_id="each", parent=PARENT).expand(older_than=["{{ params.age }}", 60])
+    assert task.upstream_task_ids == {"age"}
+    task.older_than = "soon"
+    with pytest.raises(ValueError, match="older_than"):
+        run(task)
 
 
 @pytest.mark.airflow

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from google.longrunning import operations_proto_pb2 as pb
@@ -11,8 +11,15 @@ from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool, message_fa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_lro._age import as_seconds, metadata_type, time_at, time_in
-from airflow_provider_lro._sweep import CREATED, FINISHED
+from airflow_provider_lro import _watching
+from airflow_provider_lro._age import CREATED, ENDED, FINISHED, as_seconds, metadata_type, time_at, time_in
+from airflow_provider_lro._outcome import Succeeded
+from airflow_provider_lro._progress import LARGEST
+from airflow_provider_lro._wait import WaitArgs
+from airflow_provider_lro._watch import Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LAST_SECOND = 253402300799
 
@@ -147,7 +154,8 @@ def test_a_path_of_ones_own(path: str, found: float | None) -> None:
         (1_700_000_000_000, None),
         (at(100), 100),
         ("1970-01-01T00:01:40Z", 100),
-        ("soon", None),
+        ("0001-01-01T00:00:00Z", None),
+        ("", None),
     ],
 )
 def test_what_a_function_may_return(value: object, found: float | None) -> None:
@@ -155,11 +163,33 @@ def test_what_a_function_may_return(value: object, found: float | None) -> None:
     assert as_seconds(value) == found
 
 
-@pytest.mark.parametrize("value", [True, datetime(2024, 1, 1), timedelta(hours=1), struct_pb2.Struct(), [1]])  # noqa: DTZ001
+@pytest.mark.parametrize(
+    "value",
+    [True, datetime(2024, 1, 1), timedelta(hours=1), struct_pb2.Struct(), [1], "soon", " "],  # noqa: DTZ001
+)
 def test_what_a_function_may_not_return(value: object) -> None:
     """What is no point in time is an error that says so, and not an age."""
     with pytest.raises(ValueError, match="time_of"):
         as_seconds(value)
+
+
+def test_large_metadata_is_not_decoded() -> None:
+    """An event loop may wait for it."""
+    assert time_in(struct(end_time="1970-01-01T00:01:40Z", more="x" * LARGEST), ENDED) is None
+    assert time_in(struct(end_time="1970-01-01T00:01:40Z", more="x" * (LARGEST // 2)), ENDED) == 100
+
+
+@pytest.mark.parametrize("field", ENDED)
+@pytest.mark.parametrize("nest", [lambda fields: fields, lambda fields: {"common_metadata": fields}])
+def test_all_readers_find_the_same_end(field: str, nest: Callable[[Any], Any]) -> None:
+    """What deletes, what announces and what measures agree on when an operation ended."""
+    made = struct(**nest({field: "2001-09-09T01:46:40.25Z"}))
+    made.done = True
+    assert time_in(made, FINISHED) == 1e9 + 0.25
+    assert _watching._read(made, "o", listed=False).end_time == "2001-09-09T01:46:40.250000Z"
+    watch = Watch(WaitArgs(operation_name="o", started_at=1.0), "host:1")
+    watch.ends(Succeeded(operation=made))
+    assert watch.lag() == watch.ended_at - (1e9 + 0.25)
 
 
 def test_type_of_metadata() -> None:
