@@ -39,6 +39,8 @@ GOOGLE_PROVIDER_EXTRAS = (
 SECRET_EXTRAS = ("keyfile_dict", "credential_config_file", "client_key", "client_secret", "idp_extra_parameters")
 SECRET_KEYS = ("private_key", "client_secret", "refresh_token")
 """What is secret inside those that are JSON."""
+MISTAKABLE_EXTRAS = ("key_path", "key_secret_name")
+"""What says where a key is, and has been given the key itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +78,11 @@ class ConnectionSettings:
 
     def secrets(self) -> list[str]:
         """Return what no log may show, for Airflow's masker, which knows only some of these by their names."""
+        from airflow_provider_lro._credentials import is_key
+
         texts = [self.password]
-        for key in SECRET_EXTRAS:
+        mistaken = [key for key in MISTAKABLE_EXTRAS if is_key(str(self.extra.get(key) or ""))]
+        for key in (*SECRET_EXTRAS, *mistaken):
             value = self.extra.get(key)
             texts.append(_text(value) if key != "credential_config_file" else None)
             content = _json(value) if isinstance(value, str) else value
