@@ -113,6 +113,7 @@ class ConnectionSettings:
         """
         from airflow_provider_lro._channel import fill_location, in_universe
 
+        task.check()
         endpoint = in_universe(task.endpoint or self.host or "", _string(self.extra, "universe_domain"))
         endpoint = fill_location(endpoint, name)
         key = (endpoint, not task.endpoint, chain_of(task.impersonation_chain), task.quota_project_id)
@@ -140,6 +141,7 @@ class ConnectionSettings:
         """Yield the channel of each of many operations: one and the same where the location is, too."""
         from airflow_provider_lro._channel import fill_location
 
+        task.check()
         known: dict[str, ChannelConfig] = {}
         for name in names:
             place = fill_location(task.endpoint or self.host or "", name)
@@ -176,6 +178,13 @@ class TaskSettings:
     endpoint: str | None = None
     impersonation_chain: str | Sequence[str] | None = None
     quota_project_id: str | None = None
+
+    def check(self) -> None:
+        """Raise EndpointError or CredentialsError for what is no text."""
+        for name, kind in (("endpoint", EndpointError), ("quota_project_id", CredentialsError)):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise kind(f"{name} must be text, not a {type(value).__name__}")
 
 
 def chain_of(value: object) -> tuple[str, ...]:

@@ -85,10 +85,21 @@ class CredentialsConfig:
                 f"several kinds of credentials are given ({', '.join(sources)}); give one, or none for application"
                 " default credentials"
             )
+        if self.quota_project_id is not None:
+            object.__setattr__(self, "quota_project_id", self._checked_quota_project() or None)
         if self.token is not None and not (self.token.isascii() and self.token.isprintable()):
             raise CredentialsError(
                 "the bearer token holds characters that no header can carry (a line end, perhaps); give the bare token"
             )
+
+    def _checked_quota_project(self) -> str:
+        """Return the project without what surrounds it; gRPC would take what no header can carry for an outage."""
+        project: object = self.quota_project_id
+        if not isinstance(project, str):
+            raise CredentialsError(f"quota_project_id must be a project's id, as text, not a {type(project).__name__}")
+        if not (project.strip().isascii() and project.strip().isprintable()):
+            raise CredentialsError("quota_project_id holds characters that no header can carry; give a project's id")
+        return project.strip()
 
     @property
     def explicit(self) -> bool:
