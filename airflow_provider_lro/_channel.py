@@ -21,7 +21,7 @@ from airflow_provider_lro import __version__
 from airflow_provider_lro._credentials import CredentialsConfig
 from airflow_provider_lro._pacing import CALLS_IN_FLIGHT
 from airflow_provider_lro._tokens import Tokens
-from airflow_provider_lro._wait import is_whole
+from airflow_provider_lro._wait import is_text, is_whole
 from airflow_provider_lro.exceptions import CredentialsError, EndpointError
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ def parse_endpoint(value: str | None, *, port: int | None = None) -> str:
     Raises:
         EndpointError: says what is wrong with the value, and what would do.
     """
+    if value is not None and not is_text(value):
+        raise EndpointError(f"the endpoint {value!r} is no text that can be sent; {_EXPECTED}")
     text = (value or "").strip()
     if not text:
         raise EndpointError(f"no endpoint: give the connection a host, or the task endpoint=; {_EXPECTED}")

@@ -18,7 +18,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from airflow_provider_lro import __version__
 from airflow_provider_lro._encoding import details_to_json
-from airflow_provider_lro._wait import check_name, is_whole
+from airflow_provider_lro._wait import check_name, is_text, is_whole
 from airflow_provider_lro.exceptions import (
     Code,
     CredentialsError,
@@ -159,6 +159,8 @@ class Listing:
     def __init__(self, parent: str, filter: str, page_size: int | None, return_partial_success: bool) -> None:  # noqa: FBT001
         if page_size is not None and not is_whole(page_size, least=1, most=2**31 - 1):
             raise ValueError(f"page_size must be None or a whole number above 0, not {page_size!r}")
+        if not is_text(filter):
+            raise ValueError(f"filter must be text, in UTF-8, not {filter!r}")
         self.unreachable: list[str] = []
         self._tokens: set[str] = set()
         self._parent = check_name(parent, what="the parent of a listing")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeGuard
 
 from airflow_provider_lro._outcome import (
     Broken,
@@ -39,6 +39,7 @@ __all__ = [
     "WaitArgs",
     "check_name",
     "is_number",
+    "is_text",
     "is_transient",
     "is_whole",
     "wait",
@@ -141,6 +142,10 @@ class WaitArgs:
         self._check_texts()
 
     def _check_texts(self) -> None:
+        if not isinstance(self.cancel_on_kill, bool):
+            raise ValueError(f"cancel_on_kill must be True or False, not {self.cancel_on_kill!r}")  # noqa: TRY004
+        if self.list_parent is not None:
+            check_name(self.list_parent, what="list_parent")
         for name in ("metadata_type", "type_modules"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
@@ -164,10 +169,20 @@ def is_whole(value: object, *, least: int = 0, most: float = math.inf) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
+def is_text(value: object) -> TypeGuard[str]:
+    """Tell whether a value is text that can be sent: UTF-8 has no lone surrogates."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
 def check_name(name: object, *, what: str = "the operation's name") -> str:
     """Return a resource's name; raises ValueError for what can be none."""
-    if not isinstance(name, str) or not name.strip():
-        raise ValueError(f"{what} must be a non-empty text such as 'projects/p/locations/l/operations/o', not {name!r}")
+    if not is_text(name) or not name.strip():
+        raise ValueError(
+            f"{what} must be a non-empty text, in UTF-8, such as 'projects/p/locations/l/operations/o', not {name!r}"
+        )
     return name
 
 

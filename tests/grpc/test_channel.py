@@ -106,9 +106,12 @@ def test_an_endpoint(value: str, port: int | None, target: str) -> None:
         ("[]:443", "'[]:443'"),
         ("[not-an-address]:443", "'[not-an-address]:443'"),
         ("host:443:443", "'host:443:443'"),
+        (5, "no text that can be sent"),
+        (False, "no text that can be sent"),
+        ("host\ud800", r"'host\ud800' is no text that can be sent"),
     ],
 )
-def test_what_is_no_endpoint(value: str | None, says: str) -> None:
+def test_what_is_no_endpoint(value: Any, says: str) -> None:
     """The error says what is wrong, and what would do."""
     with pytest.raises(EndpointError) as caught:
         parse_endpoint(value)

@@ -282,6 +282,13 @@ def test_a_page_size_that_is_none(shared_client: OperationsClient, size: Any) ->
         shared_client.list_operations("p", page_size=size)
 
 
+@pytest.mark.parametrize("filter", [5, ["x"], True, b"x", "\ud800"])
+def test_a_filter_that_is_none(shared_client: OperationsClient, filter: Any) -> None:
+    """So is it."""
+    with pytest.raises(ValueError, match="filter must be text"):
+        shared_client.list_operations("p", filter)
+
+
 @pytest.fixture
 def shared_client() -> Any:
     """Make a client that calls nobody."""
