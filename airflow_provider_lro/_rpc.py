@@ -18,7 +18,8 @@ from google.rpc import error_details_pb2, status_pb2
 
 from airflow_provider_lro import __version__
 from airflow_provider_lro._encoding import details_to_json
-from airflow_provider_lro._wait import check_name, is_text, is_whole
+from airflow_provider_lro._text import LONGEST_SAID, is_text, one_line
+from airflow_provider_lro._wait import check_name, is_whole
 from airflow_provider_lro.exceptions import (
     Code,
     CredentialsError,
@@ -232,11 +233,12 @@ def rpc_error(error: grpc.RpcError, call: Call, *, target: str) -> LroError:
     code = Code.of(error.code().value[0])
     said = error.details() or ""
     number = f"{code.name} ({code.value})" if isinstance(code, Code) else str(code)
-    text = f"{call.method} of {call.name!r} at {target}: {number}{': ' if said else ''}{said}"
+    shown = one_line(said, LONGEST_SAID)
+    text = f"{call.method} of {call.name!r} at {target}: {number}{': ' if shown else ''}{shown}"
     status = _status(error)
     details = details_to_json(status.details)
     if code == Code.UNAVAILABLE and (advice := _endpoint_fault(said)):
-        return EndpointError(f"the endpoint {target!r} {advice} [{said}]", code=code, message=said)
+        return EndpointError(f"the endpoint {target!r} {advice} [{shown}]", code=code, message=said)
     if code == Code.UNAUTHENTICATED:
         return CredentialsError(f"the credentials were refused: {text}", code=code, message=said, details=details)
     kind = RpcError

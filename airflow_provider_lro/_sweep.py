@@ -17,6 +17,7 @@ from airflow.providers.common.compat.sdk import AirflowSkipException
 from airflow_provider_lro._deferral import ServiceOperator, seconds
 from airflow_provider_lro._each import each_at_once, raise_all
 from airflow_provider_lro._report import Report
+from airflow_provider_lro._text import one_line
 from airflow_provider_lro._type_names import module_names
 from airflow_provider_lro._wait import check_name, is_whole
 from airflow_provider_lro.exceptions import CredentialsError, EndpointError, LroError, UnimplementedError
@@ -209,10 +210,10 @@ class SweepOperator(ServiceOperator):
                 "%d operations are left alone, as their age is not known; their metadata: %s. type_modules makes types"
                 " known, time_of says where to look",
                 report.counts["unknown_age"],
-                ", ".join(sorted(untold)),
+                one_line(", ".join(sorted(untold))),
             )
         if report.counts["unreachable"]:
-            self.log.warning("not reached: %s", ", ".join(report.names("unreachable")))
+            self.log.warning("not reached: %s", one_line(", ".join(report.names("unreachable"))))
         return sorted(found.values(), key=lambda one: (one.time, one.name))
 
     def _judged(self, operation: Any, latest: float, report: Report, untold: set[str]) -> float | None:

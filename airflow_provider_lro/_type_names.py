@@ -1,13 +1,13 @@
 """How a task says which types its messages are of: as text, which is all that crosses to a trigger.
 
-Floor 0: imports ``_wait``. What a text means is looked up by ``_types``.
+Floor 0: imports ``_text``. What a text means is looked up by ``_types``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from airflow_provider_lro._wait import is_text
+from airflow_provider_lro._text import is_text
 
 __all__ = ["module_names", "type_name"]
 

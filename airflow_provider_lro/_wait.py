@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from airflow_provider_lro._outcome import (
     Broken,
@@ -24,6 +24,7 @@ from airflow_provider_lro._outcome import (
     TimedOut,
 )
 from airflow_provider_lro._schedule import MAXIMUM_INTERVAL, Schedule, Window
+from airflow_provider_lro._text import is_text
 from airflow_provider_lro.exceptions import Code, EndpointError, LroError, OperationNotFound, RpcError
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ __all__ = [
     "WaitArgs",
     "check_name",
     "is_number",
-    "is_text",
     "is_transient",
     "is_whole",
     "wait",
@@ -167,14 +167,6 @@ def is_number(value: object, *, least: float = -MAXIMUM_INTERVAL, most: float = 
 def is_whole(value: object, *, least: int = 0, most: float = math.inf) -> bool:
     """Tell whether a value is a whole number in a range; True and False are none."""
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
-
-
-def is_text(value: object) -> TypeGuard[str]:
-    """Tell whether a value is text that can be sent: UTF-8 has no lone surrogates."""
-    try:
-        return isinstance(value, str) and value.encode() is not None
-    except UnicodeEncodeError:
-        return False
 
 
 def check_name(name: object, *, what: str = "the operation's name") -> str:

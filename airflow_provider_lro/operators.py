@@ -20,6 +20,7 @@ from airflow_provider_lro._deferral import (
 )
 from airflow_provider_lro._drivers import result_of
 from airflow_provider_lro._each import WORDS, ask, each, one_or_all
+from airflow_provider_lro._text import one_line
 from airflow_provider_lro._wait import Start, is_whole
 from airflow_provider_lro.exceptions import OperationNotFound, UnimplementedError
 
@@ -281,7 +282,7 @@ class ListOperationsOperator(ServiceOperator):
             unreachable = list(pager.unreachable)
         self.log.info("%d operations under %r", len(operations), self.parent)
         if unreachable:
-            self.log.warning("not reached: %s", ", ".join(unreachable))
+            self.log.warning("not reached: %s", one_line(", ".join(unreachable)))
         if self.return_partial_success:
             context["ti"].xcom_push(key="unreachable", value=unreachable)
         return operations

@@ -314,6 +314,21 @@ KINDS = {
 }
 
 
+@pytest.mark.parametrize("code", [Code.UNAVAILABLE, Code.UNAUTHENTICATED, Code.NOT_FOUND])
+@pytest.mark.parametrize("fault", ["", "Domain name not found"])
+async def test_what_a_service_says_forges_no_line_of_a_log(shell: Shell, serve: Serve, code: Code, fault: str) -> None:
+    """In the text it is one printable line of bounded length; `message` has it all."""
+    said = f"{fault}\n[2026-01-01] ERROR forged\x1b[31m" + "x" * 5_000
+    status = getattr(grpc.StatusCode, code.name)
+    fake = serve(GetOperation=lambda request, context: context.abort(status, said))
+    async with shell.connect(fake.endpoint, insecure=True) as client:
+        with pytest.raises(LroError, match=r"\[2026-01-01\] ERROR forged \[31mx") as caught:
+            await shell.do(client.get_operation("operations/o"))
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 2200
+    assert caught.value.message == said
+
+
 @pytest.mark.parametrize("code", [code for code in Code if code])
 async def test_every_status_code_has_its_error(bench: Bench, code: Code) -> None:
     """Class, code, message unchanged, and a sentence with method, name, endpoint and code."""
