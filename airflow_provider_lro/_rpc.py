@@ -62,6 +62,8 @@ DEFAULT_SERVER_WAIT = 60.0
 """Seconds that WaitOperation asks the server to hold the call."""
 WAIT_MARGIN = 10.0
 """Seconds that a WaitOperation may take beyond what the server was asked to hold it."""
+MOST_EMPTY_PAGES = 1000
+"""Pages in a row without an operation: a filter may leave many, but a listing that brings nothing else is none."""
 
 _HEADER_KEY = re.compile(r"[0-9a-z_.-]+")
 _HEADER_VALUE = re.compile(r"[ -~]*")
@@ -164,6 +166,7 @@ class Listing:
             raise ValueError(f"filter must be text, in UTF-8, not {filter!r}")
         self.unreachable: list[str] = []
         self._tokens: set[str] = set()
+        self._empty = 0
         self._parent = check_name(parent, what="the parent of a listing")
         self._first = pb.ListOperationsRequest(
             name=parent, filter=filter, page_size=page_size or 0, return_partial_success=return_partial_success
@@ -173,6 +176,7 @@ class Listing:
         """Begin again; returns the token of the first page."""
         self.unreachable.clear()
         self._tokens.clear()
+        self._empty = 0
         return ""
 
     def call(self, token: str) -> Call:
@@ -186,13 +190,20 @@ class Listing:
         """Take a page; returns the token of the next, or None after the last.
 
         Raises:
-            RpcError: the next page is one that was there already.
+            RpcError: the next page is one that was there already, or too many were empty.
         """
+        self._empty = 0 if page.operations else self._empty + 1
         self.unreachable.extend(page.unreachable)
         if page.next_page_token in self._tokens:
             raise RpcError(
                 f"ListOperations of {self._parent!r} names a page it has given before as the next one; stopped, as it"
                 " would never end",
+                code=Code.INTERNAL,
+            )
+        if self._empty >= MOST_EMPTY_PAGES and page.next_page_token:
+            raise RpcError(
+                f"ListOperations of {self._parent!r} has given {self._empty} pages in a row without an operation, and"
+                " names another; stopped, as it would never end",
                 code=Code.INTERNAL,
             )
         self._tokens.add(page.next_page_token)

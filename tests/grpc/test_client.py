@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import re
 import uuid
 import warnings
@@ -17,7 +18,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from airflow_provider_lro import __version__
-from airflow_provider_lro._rpc import routing_header
+from airflow_provider_lro._rpc import MOST_EMPTY_PAGES, routing_header
 from airflow_provider_lro._wait import is_transient
 from airflow_provider_lro.exceptions import (
     Code,
@@ -273,6 +274,27 @@ async def test_pages_in_a_circle_are_not_read_for_ever(shell: Shell, serve: Serv
         with pytest.raises(RpcError, match="would never end"):
             await shell.listed(client.list_operations("p"))
     assert len(fake.calls) == 4
+
+
+async def test_empty_pages_are_not_read_for_ever(shell: Shell, serve: Serve) -> None:
+    """A filter may leave many of them; a service that gives nothing else is stopped, and one that does is not."""
+    page = itertools.count(1)
+    often = True
+
+    def give(request: Any, context: Any) -> pb.ListOperationsResponse:
+        number = next(page)
+        found = [pb.Operation(name="o")] if often and number % MOST_EMPTY_PAGES == 0 else []
+        last = often and number == 2 * MOST_EMPTY_PAGES
+        return pb.ListOperationsResponse(operations=found, next_page_token="" if last else str(number))
+
+    fake = serve(ListOperations=give)
+    async with shell.connect(fake.endpoint, insecure=True) as client:
+        listing = client.list_operations("p")
+        assert len(await shell.listed(listing)) == 2
+        often = False
+        with pytest.raises(RpcError, match=r"1000 pages in a row without an operation.*would never end"):
+            await shell.listed(listing)
+    assert len(fake.calls) == 3 * MOST_EMPTY_PAGES
 
 
 @pytest.mark.parametrize("size", [0, -1, True, 1.5, 2**31])
