@@ -229,8 +229,8 @@ class LongRunningOperationHook(BaseHook):
         try:
             client.get_operation(PROBE_NAME, rpc_timeout=10.0)
         except UnimplementedError as error:
-            said = one_line(error.message)
-            return False, f"{reached}, which does not implement google.longrunning.Operations: {said}"
+            text = one_line(error.message)
+            return False, f"{reached}, which does not implement google.longrunning.Operations: {text}"
         except RpcError as error:
             if error.code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
                 raise
