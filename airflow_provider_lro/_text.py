@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TypeGuard
 
-__all__ = ["LONGEST_LINE", "LONGEST_SAID", "is_text", "one_line"]
+__all__ = ["LONGEST_LINE", "LONGEST_SAID", "is_text", "one_line", "without_user"]
 
 LONGEST_LINE = 400
 """Characters of a line."""
@@ -21,6 +21,12 @@ def is_text(value: object) -> TypeGuard[str]:
         return isinstance(value, str) and value.encode() is not None
     except UnicodeEncodeError:
         return False
+
+
+def without_user(text: str) -> str:
+    """Return how an address that is wrong is shown: without a user and a password that stand before its host."""
+    before, at, host = text.rpartition("@")
+    return f"{'…@' if before else at}{host}"
 
 
 def one_line(text: str, longest: int = LONGEST_LINE) -> str:

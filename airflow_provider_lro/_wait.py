@@ -23,7 +23,7 @@ from airflow_provider_lro._outcome import (
     Succeeded,
     TimedOut,
 )
-from airflow_provider_lro._schedule import MAXIMUM_INTERVAL, Schedule, Window
+from airflow_provider_lro._schedule import MAXIMUM_INTERVAL, MINIMUM_INTERVAL, Schedule, Window
 from airflow_provider_lro._text import is_text
 from airflow_provider_lro.exceptions import Code, EndpointError, LroError, OperationNotFound, RpcError
 
@@ -126,6 +126,11 @@ class WaitArgs:
         fastest = self.max_polls_per_second
         if fastest is not None and not is_number(fastest, least=SLOWEST_PACE):
             raise ValueError(f"max_polls_per_second must be None or a number above {SLOWEST_PACE:g}, not {fastest!r}")
+        if not is_number(self.initial_delay, least=MINIMUM_INTERVAL):  # which the schedule has another name for
+            raise ValueError(
+                f"initial_delay must be a number from {MINIMUM_INTERVAL:g} to {MAXIMUM_INTERVAL:g}, not"
+                f" {self.initial_delay!r}"
+            )
         self.schedule()
         for name, exclusive in (("rpc_timeout", True), ("not_found_grace", False), ("cancel_grace", False)):
             value = getattr(self, name)

@@ -1074,7 +1074,7 @@ BAD = [
     *[("list_parent", "list_parent", value) for value in NO_NAMES],
     *[("cancel_on_kill", "cancel_on_kill", value) for value in (None, 0, 1, "no")],
     *[("interval", "interval", value) for value in (*NO_NUMBERS, None, 0, 0.09, -1)],
-    *[("initial_delay", "initial", value) for value in (*NO_NUMBERS, None, 0, 0.09, -1)],
+    *[("initial_delay", "^initial_delay", value) for value in (*NO_NUMBERS, None, 0, 0.09, -1)],
     *[("multiplier", "multiplier", value) for value in (*NO_NUMBERS, None, 0, 0.9, -1)],
     *[("jitter", "jitter", value) for value in (*NO_NUMBERS, None, -0.1, 1.1)],
     *[("rpc_timeout", "rpc_timeout", value) for value in (*NO_NUMBERS, None, 0, 0.0, -1, 1.1e9)],

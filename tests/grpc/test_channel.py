@@ -120,6 +120,16 @@ def test_what_is_no_endpoint(value: Any, says: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "value", ["me:c4n4ry@host:80", "https://me:c4n4ry@host", "c4n4ry@host", "me:c4n4ry@{location}"]
+)
+def test_a_password_in_an_endpoint_is_not_shown(value: str) -> None:
+    """What is shown begins behind it."""
+    with pytest.raises(EndpointError, match="the endpoint '…@") as caught:
+        parse_endpoint(fill_location(value, None))
+    assert "c4n4ry" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("name", "filled"),
     [
         ("projects/p/locations/us-central1/operations/o", "us-central1-x.googleapis.com"),
