@@ -20,6 +20,7 @@ import grpc
 from airflow_provider_lro import __version__
 from airflow_provider_lro._credentials import CredentialsConfig
 from airflow_provider_lro._pacing import CALLS_IN_FLIGHT
+from airflow_provider_lro._text import is_text, without_user
 from airflow_provider_lro._tokens import Tokens
 from airflow_provider_lro._wait import is_whole
 from airflow_provider_lro.exceptions import CredentialsError, EndpointError
@@ -46,15 +47,18 @@ def parse_endpoint(value: str | None, *, port: int | None = None) -> str:
     Raises:
         EndpointError: says what is wrong with the value, and what would do.
     """
+    if value is not None and not is_text(value):
+        raise EndpointError(f"the endpoint {value!r} is no text that can be sent; {_EXPECTED}")
     text = (value or "").strip()
     if not text:
         raise EndpointError(f"no endpoint: give the connection a host, or the task endpoint=; {_EXPECTED}")
     if _GRPC_TARGET.match(text):
         return text
+    shown = without_user(text)
     if "://" in text:
-        raise EndpointError(f"the endpoint {text!r} is a URL; leave out the scheme and the path: {_EXPECTED}")
+        raise EndpointError(f"the endpoint {shown!r} is a URL; leave out the scheme and the path: {_EXPECTED}")
     if re.search(r"[\s/@?#]", text):
-        raise EndpointError(f"the endpoint {text!r} holds characters that no host has; {_EXPECTED}")
+        raise EndpointError(f"the endpoint {shown!r} holds characters that no host has; {_EXPECTED}")
     bracketed = re.fullmatch(r"\[([^\[\]]*)\](?::(.*))?", text)
     address = bracketed[1] if bracketed else text if text.count(":") > 1 else None
     if address is not None:
@@ -62,7 +66,7 @@ def parse_endpoint(value: str | None, *, port: int | None = None) -> str:
             host = f"[{ipaddress.IPv6Address(address)}]"
         except ValueError:
             raise EndpointError(
-                f"the endpoint {text!r} has more colons than host:port, and is no IPv6 address; {_EXPECTED}, and"
+                f"the endpoint {shown!r} has more colons than host:port, and is no IPv6 address; {_EXPECTED}, and"
                 " '[::1]:50051' for IPv6"
             ) from None
         given = bracketed[2] if bracketed else None
@@ -70,10 +74,10 @@ def parse_endpoint(value: str | None, *, port: int | None = None) -> str:
         host, colon, after = text.partition(":")
         given = after if colon else None
     if not re.fullmatch(r"\[.*\]|[^\[\]]+", host):
-        raise EndpointError(f"the endpoint {text!r} has no host; {_EXPECTED}")
+        raise EndpointError(f"the endpoint {shown!r} has no host; {_EXPECTED}")
     number = given if given is not None else str(port or 443)
     if not (number.isascii() and number.isdigit() and 0 < int(number) < 65536):  # noqa: PLR2004
-        raise EndpointError(f"the endpoint {text!r} has the port {number!r}, not one from 1 to 65535; {_EXPECTED}")
+        raise EndpointError(f"the endpoint {shown!r} has the port {number!r}, not one from 1 to 65535; {_EXPECTED}")
     return f"{host}:{int(number)}"
 
 
@@ -89,7 +93,7 @@ def fill_location(endpoint: str, name: str | None) -> str:
     # The name may come from anywhere: what is filled in must not be able to turn the call, and its token, elsewhere.
     if not found or not re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", found[1]):
         raise EndpointError(
-            f"the endpoint {endpoint!r} takes its location from the operation's name, and {name!r} has no"
+            f"the endpoint {without_user(endpoint)!r} takes its location from the operation's name, and {name!r} has no"
             " 'locations/…' or 'regions/…' that names one; give endpoint= with the location written out"
         )
     return endpoint.replace("{location}", found[1])

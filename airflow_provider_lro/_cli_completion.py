@@ -46,7 +46,7 @@ def _find(hook_type: type[CommandHook], args: argparse.Namespace, prefix: str, f
             client = hook.get_conn(prefix)
             client.rpc_timeout = PATIENCE
             for operation in client.list_operations(prefix.rpartition("/operations/")[0]):
-                if operation.name.startswith(prefix):
+                if operation.name.startswith(prefix) and operation.name.isprintable():
                     found.append(operation.name)
                 if len(found) >= MOST or time.monotonic() > end:
                     return

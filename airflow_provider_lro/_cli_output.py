@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_lro import _outcome as outcomes
 from airflow_provider_lro._encoding import failure, operation_to_json, read, response, response_to_json
-from airflow_provider_lro._progress import describe, one_line
+from airflow_provider_lro._progress import describe
+from airflow_provider_lro._text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from airflow_provider_lro._cli_output import STATES, say
 from airflow_provider_lro._drivers import moment
-from airflow_provider_lro._progress import describe, one_line
+from airflow_provider_lro._progress import describe
+from airflow_provider_lro._text import one_line
 from airflow_provider_lro._wait import Cancel
 from airflow_provider_lro.exceptions import LroError, OperationNotFound
 

@@ -39,6 +39,8 @@ GOOGLE_PROVIDER_EXTRAS = (
 SECRET_EXTRAS = ("keyfile_dict", "credential_config_file", "client_key", "client_secret", "idp_extra_parameters")
 SECRET_KEYS = ("private_key", "client_secret", "refresh_token")
 """What is secret inside those that are JSON."""
+MISTAKABLE_EXTRAS = ("key_path", "key_secret_name")
+"""What says where a key is, and has been given the key itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +78,11 @@ class ConnectionSettings:
 
     def secrets(self) -> list[str]:
         """Return what no log may show, for Airflow's masker, which knows only some of these by their names."""
+        from airflow_provider_lro._credentials import is_key
+
         texts = [self.password]
-        for key in SECRET_EXTRAS:
+        mistaken = [key for key in MISTAKABLE_EXTRAS if is_key(str(self.extra.get(key) or ""))]
+        for key in (*SECRET_EXTRAS, *mistaken):
             value = self.extra.get(key)
             texts.append(_text(value) if key != "credential_config_file" else None)
             content = _json(value) if isinstance(value, str) else value
@@ -108,6 +113,7 @@ class ConnectionSettings:
         """
         from airflow_provider_lro._channel import fill_location, in_universe
 
+        task.check()
         endpoint = in_universe(task.endpoint or self.host or "", _string(self.extra, "universe_domain"))
         endpoint = fill_location(endpoint, name)
         key = (endpoint, not task.endpoint, chain_of(task.impersonation_chain), task.quota_project_id)
@@ -135,6 +141,7 @@ class ConnectionSettings:
         """Yield the channel of each of many operations: one and the same where the location is, too."""
         from airflow_provider_lro._channel import fill_location
 
+        task.check()
         known: dict[str, ChannelConfig] = {}
         for name in names:
             place = fill_location(task.endpoint or self.host or "", name)
@@ -171,6 +178,13 @@ class TaskSettings:
     endpoint: str | None = None
     impersonation_chain: str | Sequence[str] | None = None
     quota_project_id: str | None = None
+
+    def check(self) -> None:
+        """Raise EndpointError or CredentialsError for what is no text."""
+        for name, kind in (("endpoint", EndpointError), ("quota_project_id", CredentialsError)):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise kind(f"{name} must be text, not a {type(value).__name__}")
 
 
 def chain_of(value: object) -> tuple[str, ...]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from google.auth import environment_vars
 from google.auth import exceptions as google_errors
 from google.auth.credentials import AnonymousCredentials
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
     from google.auth.credentials import Credentials
 
-__all__ = ["CLOUD_PLATFORM", "CredentialsConfig", "Headers"]
+__all__ = ["CLOUD_PLATFORM", "CredentialsConfig", "Headers", "is_key"]
 
 CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
 
@@ -28,6 +30,11 @@ _UNUSABLE = (ValueError, TypeError, AttributeError, KeyError)
 _PASSING_STATUS = frozenset({408, 429, *range(500, 600)})
 
 Headers: TypeAlias = tuple[tuple[str, str], ...]
+
+
+def is_key(text: str) -> bool:
+    """Tell whether a text that should say where a key is looks like the key itself."""
+    return text.lstrip().startswith("{") or "\n" in text.strip() or "PRIVATE KEY" in text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +73,8 @@ class CredentialsConfig:
         if isinstance(self.given, AnonymousCredentials):
             object.__setattr__(self, "given", None)
             object.__setattr__(self, "anonymous", True)
+        if self.key_path and is_key(self.key_path):
+            raise CredentialsError("key_path holds a key, not a path: put it in keyfile_dict")
         sources = [name for name in (*_SOURCES, "anonymous") if getattr(self, name)]
         if self.impersonation_chain and (self.anonymous or self.token):
             raise CredentialsError(
@@ -76,10 +85,21 @@ class CredentialsConfig:
                 f"several kinds of credentials are given ({', '.join(sources)}); give one, or none for application"
                 " default credentials"
             )
+        if self.quota_project_id is not None:
+            object.__setattr__(self, "quota_project_id", self._checked_quota_project() or None)
         if self.token is not None and not (self.token.isascii() and self.token.isprintable()):
             raise CredentialsError(
                 "the bearer token holds characters that no header can carry (a line end, perhaps); give the bare token"
             )
+
+    def _checked_quota_project(self) -> str:
+        """Return the project without what surrounds it; gRPC would take what no header can carry for an outage."""
+        project: object = self.quota_project_id
+        if not isinstance(project, str):
+            raise CredentialsError(f"quota_project_id must be a project's id, as text, not a {type(project).__name__}")
+        if not (project.strip().isascii() and project.strip().isprintable()):
+            raise CredentialsError("quota_project_id holds characters that no header can carry; give a project's id")
+        return project.strip()
 
     @property
     def explicit(self) -> bool:
@@ -130,6 +150,11 @@ class CredentialsConfig:
             return _from_config_file(self.config_file, self.scopes)
         import google.auth
 
+        if is_key(os.environ.get(environment_vars.CREDENTIALS, "")):  # google-auth's own text would show it
+            raise CredentialsError(
+                f"the variable {environment_vars.CREDENTIALS} holds a key, not a path: write it to a file, or put it in"
+                " keyfile_dict of the connection's extra"
+            )
         try:
             credentials: Credentials = google.auth.default(scopes=self.scopes)[0]
         except (google_errors.GoogleAuthError, *_UNUSABLE, OSError) as error:
@@ -162,6 +187,8 @@ class CredentialsConfig:
         from airflow.providers.common.compat.sdk import AirflowException
 
         name = wanted["key_secret_name"]
+        if is_key(name):
+            raise CredentialsError("key_secret_name holds a key, not a name: put it in keyfile_dict")
         known = ("key_secret_name", "key_secret_project_id", "credential_config_file")
         given = {key: wanted[key] for key in known if key in wanted}
         try:
@@ -185,7 +212,9 @@ class CredentialsConfig:
             info["private_key"] = info["private_key"].replace("\\n", "\n")
             credentials: Credentials = service_account.Credentials.from_service_account_info(info, scopes=self.scopes)
         except OSError as error:
-            raise CredentialsError(f"the service-account key {self.key_path!r} cannot be read: {error}") from None
+            raise CredentialsError(
+                f"the service-account key {self.key_path!r} cannot be read: {error.strerror}"
+            ) from None
         except (google_errors.GoogleAuthError, *_UNUSABLE) as error:
             # Without its text, which may quote the key.
             raise CredentialsError(

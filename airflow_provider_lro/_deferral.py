@@ -378,7 +378,8 @@ class OutcomeOperator(WaitingOperator):
     :param cancel_on_kill: ask to cancel the operation when a user marks or clears the task while it waits.
     :param require_result: fail when the operation is done with neither response nor error.
     :param response_type: the type that the response must be of: import path (``google.cloud.dataplex_v1.types.Lake``,
-        ``module:Class``), full name (``google.cloud.dataplex.v1.Lake``), or a class, protobuf or proto-plus.
+        ``module:Class``), full name (``google.cloud.dataplex.v1.Lake``), or a class, protobuf or proto-plus. Airflow
+        cannot store a class in the DAG's ``default_args``, nor for a mapped task: there only a text will do.
     :param metadata_type: the type of the metadata, likewise, so that its progress can be read; no other is refused.
     :param type_modules: module paths to import, so that responses and metadata of their types can be unpacked.
     """
@@ -459,7 +460,7 @@ class OutcomeOperator(WaitingOperator):
         from airflow_provider_lro._encoding import response_to_json
 
         try:
-            return response_to_json(result_of(outcome, args, self.response_type, require_result=self.require_result))
+            found = response_to_json(result_of(outcome, args, self.response_type, require_result=self.require_result))
         except PayloadTypeError as error:
             raise retyped(error, FinalPayloadTypeError) from None
         except OperationTimeout as error:
@@ -467,6 +468,23 @@ class OutcomeOperator(WaitingOperator):
             if one_try < (math.inf if self.own_timeout is None else self.own_timeout):
                 raise retyped(error, ExecutionTimeout) from None
             raise
+        return self._splittable(found, args) if self.multiple_outputs and self.do_xcom_push else found
+
+    def _splittable(self, found: Any, args: WaitArgs) -> dict[str, Any]:
+        """Return a response that Airflow can make an XCom of each key of, and that leaves the link as it is.
+
+        Raises:
+            AirflowFailException: it has no keys; Airflow's own error would have a retry start another operation.
+        """
+        if not isinstance(found, dict):
+            raise AirflowFailException(
+                f"operation {args.operation_name!r} has succeeded, and multiple_outputs cannot split its response,"
+                f" which is no mapping (a {type(found).__name__}): take multiple_outputs out; no retry is made, as"
+                " it would find the same, or start another"
+            )
+        if XCOM_KEY in found:
+            self.log.warning("the response's key %r is left out: the link to the operation is the XCom of it", XCOM_KEY)
+        return {key: value for key, value in found.items() if key != XCOM_KEY}
 
     def read_again(self, context: Context, known: Outcome, name: str, **more: Any) -> Outcome:
         """Read an operation again that was too large for the event; whatever comes of that, the verdict stands."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_lro import _outcome as outcomes
 from airflow_provider_lro._cancelling import ask_to_cancel
+from airflow_provider_lro._text import one_line
 from airflow_provider_lro.exceptions import LroError, OperationNotFound, OperationsFailed, UnimplementedError
 
 if TYPE_CHECKING:
@@ -23,8 +24,10 @@ __all__ = ["AT_ONCE", "WORDS", "ask", "each", "each_at_once", "one_or_all", "rai
 
 AT_ONCE = 16
 """Calls on their way at a time: enough to hide the network, too few to be taken for an attack."""
+LONGEST = 500
+"""Characters of one error in the text of one that stands for several …"""
 LINES = 100
-"""Errors in the text of one that stands for several; all of them are in its ``errors``."""
+"""… and how many are in it; all of them are in its ``errors``."""
 WORDS: dict[type[Any], str] = {
     outcomes.Running: "running",
     outcomes.Succeeded: "succeeded",
@@ -116,7 +119,7 @@ def raise_all(errors: Mapping[str, LroError], *, of: int, verb: str, others: str
         return
     if of == 1:
         raise next(iter(errors.values()))
-    lines = "".join(f"\n- {name}: {error}" for name, error in islice(errors.items(), LINES))
+    lines = "".join(f"\n- {one_line(f'{name}: {error}', LONGEST)}" for name, error in islice(errors.items(), LINES))
     if len(errors) > LINES:
         lines += f"\n- … and {len(errors) - LINES} more"
     raise OperationsFailed(f"{len(errors)} of {of} {what} could not be {verb} ({others}):{lines}", errors=errors)

@@ -15,6 +15,7 @@ from google.protobuf import any_pb2, descriptor_pool, empty_pb2, json_format, me
 from google.protobuf.message import DecodeError, Message
 
 from airflow_provider_lro._outcome import Cancelled, Failed, Running, Succeeded
+from airflow_provider_lro._text import LONGEST_SAID, one_line
 from airflow_provider_lro._types import message_type as type_of
 from airflow_provider_lro._types import plain
 from airflow_provider_lro.exceptions import (
@@ -75,7 +76,7 @@ def failure(operation: pb.Operation) -> OperationFailed:
     code = Code.of(operation.error.code)
     number = f"{code.name} ({code.value})" if isinstance(code, Code) else f"code {code}"
     details = details_to_json(operation.error.details)
-    said = operation.error.message or "the service gave no message"
+    said = one_line(operation.error.message, LONGEST_SAID) or "the service gave no message"
     verb = "was cancelled" if code == Code.CANCELLED else f"failed with {number}"
     text = f"operation {operation.name!r} {verb}: {said}"
     if details:

@@ -1,6 +1,6 @@
 """The link to an operation: a template of the connection, filled from the operation's name, kept as an XCom.
 
-Floor 0: the standard library alone.
+Floor 0: imports ``_text``.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
+
+from airflow_provider_lro._text import without_user
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,11 +41,12 @@ def check_template(template: object) -> str:
     if not isinstance(template, str):
         raise ValueError(f"link_template must be text, not a {type(template).__name__}: {_EXPECTED}")  # noqa: TRY004
     text = template.strip()
+    shown = without_user(text)
     if re.search(r"[{}]", _PLACEHOLDER.sub("", text)):
-        raise ValueError(f"link_template {text!r} has a brace that belongs to no placeholder such as {{project}}")
+        raise ValueError(f"link_template {shown!r} has a brace that belongs to no placeholder such as {{project}}")
     # What fills a placeholder may come from anywhere: it must never decide where a click leads.
     if not _URL.fullmatch(text):
-        raise ValueError(f"link_template {text!r} is refused: expected {_EXPECTED}")
+        raise ValueError(f"link_template {shown!r} is refused: expected {_EXPECTED}")
     return text
 
 

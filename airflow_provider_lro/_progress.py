@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf import any_pb2, struct_pb2
 
 from airflow_provider_lro._encoding import is_repeated, metadata
+from airflow_provider_lro._text import one_line
 from airflow_provider_lro.exceptions import NoMetadataError
 
 if TYPE_CHECKING:
@@ -21,10 +22,8 @@ if TYPE_CHECKING:
     from google.longrunning import operations_proto_pb2 as pb
     from google.protobuf.message import Message
 
-__all__ = ["LONGEST_LINE", "describe", "one_line"]
+__all__ = ["describe"]
 
-LONGEST_LINE = 400
-"""Characters of a line."""
 LONGEST_PART = 200
 """Characters of one text in it, so that a long target leaves room for the message."""
 DEEPEST = 2
@@ -74,15 +73,6 @@ def describe(operation: pb.Operation) -> str | None:
     parts = (_how_far(found), _text(found, STATES), action, "asked to cancel" if cancels else "")
     line = ": ".join(filter(None, (", ".join(filter(None, parts)), _text(found, MESSAGES))))
     return one_line(line) or None
-
-
-def one_line(text: str, longest: int = LONGEST_LINE) -> str:
-    """Return a text fit for a log: one line, printable (no control or direction characters), of bounded length."""
-    text = text[: 4 * longest]  # the rest cannot be seen, however much of this is space
-    if not text.isprintable():
-        text = "".join(letter if letter.isprintable() else " " for letter in text)
-    line = " ".join(text.split())
-    return line if len(line) <= longest else line[: longest - 1] + "…"
 
 
 def _gather(message: Message, found: dict[str, Any], *, depth: int) -> None:

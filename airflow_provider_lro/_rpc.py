@@ -18,6 +18,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from airflow_provider_lro import __version__
 from airflow_provider_lro._encoding import details_to_json
+from airflow_provider_lro._text import LONGEST_SAID, is_text, one_line
 from airflow_provider_lro._wait import check_name, is_whole
 from airflow_provider_lro.exceptions import (
     Code,
@@ -61,6 +62,8 @@ DEFAULT_SERVER_WAIT = 60.0
 """Seconds that WaitOperation asks the server to hold the call."""
 WAIT_MARGIN = 10.0
 """Seconds that a WaitOperation may take beyond what the server was asked to hold it."""
+MOST_EMPTY_PAGES = 1000
+"""Pages in a row without an operation: a filter may leave many, but a listing that brings nothing else is none."""
 
 _HEADER_KEY = re.compile(r"[0-9a-z_.-]+")
 _HEADER_VALUE = re.compile(r"[ -~]*")
@@ -159,8 +162,11 @@ class Listing:
     def __init__(self, parent: str, filter: str, page_size: int | None, return_partial_success: bool) -> None:  # noqa: FBT001
         if page_size is not None and not is_whole(page_size, least=1, most=2**31 - 1):
             raise ValueError(f"page_size must be None or a whole number above 0, not {page_size!r}")
+        if not is_text(filter):
+            raise ValueError(f"filter must be text, in UTF-8, not {filter!r}")
         self.unreachable: list[str] = []
         self._tokens: set[str] = set()
+        self._empty = 0
         self._parent = check_name(parent, what="the parent of a listing", example="projects/p/locations/l")
         self._first = pb.ListOperationsRequest(
             name=parent, filter=filter, page_size=page_size or 0, return_partial_success=return_partial_success
@@ -170,6 +176,7 @@ class Listing:
         """Begin again; returns the token of the first page."""
         self.unreachable.clear()
         self._tokens.clear()
+        self._empty = 0
         return ""
 
     def call(self, token: str) -> Call:
@@ -183,13 +190,20 @@ class Listing:
         """Take a page; returns the token of the next, or None after the last.
 
         Raises:
-            RpcError: the next page is one that was there already.
+            RpcError: the next page is one that was there already, or too many were empty.
         """
+        self._empty = 0 if page.operations else self._empty + 1
         self.unreachable.extend(page.unreachable)
         if page.next_page_token in self._tokens:
             raise RpcError(
                 f"ListOperations of {self._parent!r} names a page it has given before as the next one; stopped, as it"
                 " would never end",
+                code=Code.INTERNAL,
+            )
+        if self._empty >= MOST_EMPTY_PAGES and page.next_page_token:
+            raise RpcError(
+                f"ListOperations of {self._parent!r} has given {self._empty} pages in a row without an operation, and"
+                " names another; stopped, as it would never end",
                 code=Code.INTERNAL,
             )
         self._tokens.add(page.next_page_token)
@@ -230,11 +244,12 @@ def rpc_error(error: grpc.RpcError, call: Call, *, target: str) -> LroError:
     code = Code.of(error.code().value[0])
     said = error.details() or ""
     number = f"{code.name} ({code.value})" if isinstance(code, Code) else str(code)
-    text = f"{call.method} of {call.name!r} at {target}: {number}{': ' if said else ''}{said}"
+    shown = one_line(said, LONGEST_SAID)
+    text = f"{call.method} of {call.name!r} at {target}: {number}{': ' if shown else ''}{shown}"
     status = _status(error)
     details = details_to_json(status.details)
     if code == Code.UNAVAILABLE and (advice := _endpoint_fault(said)):
-        return EndpointError(f"the endpoint {target!r} {advice} [{said}]", code=code, message=said)
+        return EndpointError(f"the endpoint {target!r} {advice} [{shown}]", code=code, message=said)
     if code == Code.UNAUTHENTICATED:
         return CredentialsError(f"the credentials were refused: {text}", code=code, message=said, details=details)
     kind = RpcError

@@ -19,6 +19,7 @@ from airflow_provider_lro._deferral import ServiceOperator, checked_page_size, s
 from airflow_provider_lro._each import each_at_once, raise_all
 from airflow_provider_lro._names import parent_of
 from airflow_provider_lro._report import Report
+from airflow_provider_lro._text import one_line
 from airflow_provider_lro._type_names import module_names
 from airflow_provider_lro._wait import is_whole
 from airflow_provider_lro.exceptions import CredentialsError, EndpointError, LroError, UnimplementedError
@@ -212,10 +213,10 @@ class SweepOperator(ServiceOperator):
                 "%d operations are left alone, as their age is not known; their metadata: %s. type_modules makes types"
                 " known, time_of says where to look",
                 report.counts["unknown_age"],
-                _said(sorted(untold)),
+                one_line(", ".join(sorted(untold))),
             )
         if report.counts["unreachable"]:
-            self.log.warning("not reached: %s", _said(report.names("unreachable")))
+            self.log.warning("not reached: %s", one_line(", ".join(report.names("unreachable"))))
         return sorted(found.values(), key=lambda one: (one.time, one.name))
 
     def _judged(self, operation: Any, latest: float, report: Report, untold: set[str]) -> float | None:
@@ -301,13 +302,3 @@ def _age(value: object) -> float:
 def _parents(value: object) -> list[str]:
     given = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     return list(dict.fromkeys(map(parent_of, given)))
-
-
-def _said(texts: Sequence[str]) -> str:
-    """Return texts of the service fit for a log."""
-    from airflow_provider_lro._progress import one_line
-
-    shown = [one_line(text, LONGEST_SAID) for text in texts[:MOST_SAID]]
-    if len(texts) > MOST_SAID:
-        shown.append(f"and {len(texts) - MOST_SAID} more")
-    return ", ".join(shown)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from google.auth import exceptions as google_errors
 
+from airflow_provider_lro._text import LONGEST_SAID, one_line
 from airflow_provider_lro.exceptions import Code, CredentialsError, LroError, RpcError
 
 if TYPE_CHECKING:
@@ -162,11 +163,12 @@ def _refresh_error(error: google_errors.GoogleAuthError, status: int | None, *, 
     The text is the error's first argument: those behind it are whole answers.
     """
     said = str(error.args[0]) if error.args else type(error).__name__
+    shown = one_line(said, LONGEST_SAID)
     transport = any(isinstance(each, google_errors.TransportError) for each in (error, error.__cause__))
     unreached = transport and status is None
     overloaded = status is not None and (status >= 500 or status in RETRYABLE_STATUS)  # noqa: PLR2004
     if unreached or overloaded or error.retryable:
         return RpcError(
-            f"the token endpoint cannot be reached, to refresh {whose}: {said}", code=Code.UNAVAILABLE, message=said
+            f"the token endpoint cannot be reached, to refresh {whose}: {shown}", code=Code.UNAVAILABLE, message=said
         )
-    return CredentialsError(f"{whose} were refused by the token endpoint: {said}", message=said)
+    return CredentialsError(f"{whose} were refused by the token endpoint: {shown}", message=said)

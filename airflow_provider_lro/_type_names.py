@@ -1,11 +1,13 @@
 """How a task says which types its messages are of: as text, which is all that crosses to a trigger.
 
-Floor 0: the standard library alone. What a text means is looked up by ``_types``.
+Floor 0: imports ``_text``. What a text means is looked up by ``_types``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+from airflow_provider_lro._text import is_text
 
 __all__ = ["module_names", "type_name"]
 
@@ -22,7 +24,7 @@ def type_name(value: object, *, what: str) -> str | None:
     """
     if isinstance(value, type):
         return f"{value.__module__}:{value.__qualname__}"
-    if value is None or (isinstance(value, str) and value.strip()):
+    if value is None or (is_text(value) and value.strip()):
         return value if value is None else value.strip()
     raise ValueError(
         f"{what} must be a message class, or its import path ('google.cloud.dataplex_v1.types.Lake', 'module:Class') or"
@@ -37,7 +39,7 @@ def module_names(value: object) -> tuple[str, ...]:
         ValueError: it is none of these.
     """
     modules = value.split(",") if isinstance(value, str) else () if value is None else value
-    if not isinstance(modules, Sequence) or not all(isinstance(module, str) for module in modules):
+    if not isinstance(modules, Sequence) or not all(map(is_text, modules)):
         raise ValueError(
             f"type_modules must be module paths such as ['google.cloud.dataplex_v1'], or a text with commas between"
             f" them, not {value!r}"

@@ -23,7 +23,8 @@ from airflow_provider_lro._outcome import (
     Succeeded,
     TimedOut,
 )
-from airflow_provider_lro._schedule import MAXIMUM_INTERVAL, Schedule, Window
+from airflow_provider_lro._schedule import MAXIMUM_INTERVAL, MINIMUM_INTERVAL, Schedule, Window
+from airflow_provider_lro._text import is_text
 from airflow_provider_lro.exceptions import Code, EndpointError, LroError, OperationNotFound, RpcError
 
 if TYPE_CHECKING:
@@ -125,6 +126,11 @@ class WaitArgs:
         fastest = self.max_polls_per_second
         if fastest is not None and not is_number(fastest, least=SLOWEST_PACE):
             raise ValueError(f"max_polls_per_second must be None or a number above {SLOWEST_PACE:g}, not {fastest!r}")
+        if not is_number(self.initial_delay, least=MINIMUM_INTERVAL):  # which the schedule has another name for
+            raise ValueError(
+                f"initial_delay must be a number from {MINIMUM_INTERVAL:g} to {MAXIMUM_INTERVAL:g}, not"
+                f" {self.initial_delay!r}"
+            )
         self.schedule()
         for name, exclusive in (("rpc_timeout", True), ("not_found_grace", False), ("cancel_grace", False)):
             value = getattr(self, name)
@@ -141,6 +147,10 @@ class WaitArgs:
         self._check_texts()
 
     def _check_texts(self) -> None:
+        if not isinstance(self.cancel_on_kill, bool):
+            raise ValueError(f"cancel_on_kill must be True or False, not {self.cancel_on_kill!r}")  # noqa: TRY004
+        if self.list_parent is not None:
+            check_name(self.list_parent, what="list_parent")
         for name in ("metadata_type", "type_modules"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
@@ -168,8 +178,8 @@ def check_name(
     name: object, *, what: str = "the operation's name", example: str = "projects/p/locations/l/operations/o"
 ) -> str:
     """Return a resource's name; raises ValueError for what can be none."""
-    if not isinstance(name, str) or not name.strip():
-        raise ValueError(f"{what} must be a non-empty text such as {example!r}, not {name!r}")
+    if not is_text(name) or not name.strip():
+        raise ValueError(f"{what} must be a non-empty text, in UTF-8, such as {example!r}, not {name!r}")
     return name
 
 

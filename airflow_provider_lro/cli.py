@@ -137,8 +137,16 @@ def _interval(text: str) -> float:
     return value
 
 
+def _text(text: str) -> str:
+    from airflow_provider_lro._text import is_text
+
+    if not is_text(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no text in UTF-8")
+    return text
+
+
 def _name(text: str) -> str:
-    if not text.strip():
+    if not _text(text).strip():
         raise argparse.ArgumentTypeError("a name cannot be empty")
     return text.strip()
 
@@ -150,12 +158,22 @@ def _count(text: str) -> int:
 
 
 SERVICE = (
-    _option("--conn-id", metavar="ID", default="lro_default", help="Airflow connection (default: lro_default)"),
     _option(
-        "--endpoint", metavar="HOST:PORT", help="the service, instead of the connection's host; may hold {location}"
+        "--conn-id", metavar="ID", type=_text, default="lro_default", help="Airflow connection (default: lro_default)"
     ),
-    _option("--impersonation-chain", metavar="ACCOUNTS", help="service account to impersonate, or a chain with commas"),
-    _option("--quota-project-id", metavar="PROJECT", help="project that quota and bills go to"),
+    _option(
+        "--endpoint",
+        metavar="HOST:PORT",
+        type=_text,
+        help="the service, instead of the connection's host; may hold {location}",
+    ),
+    _option(
+        "--impersonation-chain",
+        metavar="ACCOUNTS",
+        type=_text,
+        help="service account to impersonate, or a chain with commas",
+    ),
+    _option("--quota-project-id", metavar="PROJECT", type=_text, help="project that quota and bills go to"),
     _option(
         "--insecure",
         action="store_true",
@@ -164,6 +182,7 @@ SERVICE = (
     _option(
         "--type-module",
         metavar="MODULE",
+        type=_text,
         action="append",
         default=[],
         help="Python module to import so that responses and metadata of its types are shown; may be repeated",
@@ -209,7 +228,7 @@ COMMANDS = (
                 type=_name,
                 help="for example projects/p/locations/l; what a service takes differs",
             ),
-            _option("--filter", default="", help="in the service's own filter language"),
+            _option("--filter", type=_text, default="", help="in the service's own filter language"),
             _option("--page-size", metavar="N", type=_count, help="operations a page (default: the service's)"),
             _option("--limit", metavar="N", type=_count, help="operations at most (default: all)"),
             _option(

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import sys
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from airflow.providers.common.compat.sdk import DecoratedOperator, KeywordParameters, task_decorator_factory
 
+from airflow_provider_lro._type_names import type_name
 from airflow_provider_lro.starting import StartOperationOperator
 
 if TYPE_CHECKING:
@@ -96,6 +98,14 @@ def _is_left_out(
         return False
 
 
+def _as_text(kind: Any, *, what: str) -> Any:
+    """Return a class of messages as the text that leads to it; all else, and a class that none leads to, as it is."""
+    found: Any = sys.modules.get(getattr(kind, "__module__", ""))
+    for part in getattr(kind, "__qualname__", "").split("."):
+        found = getattr(found, part, None)
+    return type_name(kind, what=what) if isinstance(kind, type) and found is kind else kind
+
+
 @overload
 def lro_task(python_callable: Callable[P, R], /) -> Task[P, R]: ...
 
@@ -150,6 +160,10 @@ def lro_task(
         of its return value is about the operation, so nothing is inferred from it.
     :param kwargs: of ``StartOperationOperator``, and so of every operator.
     """
+    # Airflow stores the arguments of a mapped task with its DAG, and cannot store a class.
+    kwargs.update(
+        {what: _as_text(kwargs[what], what=what) for what in kwargs.keys() & {"response_type", "metadata_type"}}
+    )
 
     def decorate(function: Callable[..., Any]) -> Any:
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):

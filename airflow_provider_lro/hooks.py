@@ -15,6 +15,7 @@ from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHo
 
 from airflow_provider_lro._connection import ConnectionSettings, TaskSettings
 from airflow_provider_lro._links import check_template
+from airflow_provider_lro._text import one_line
 from airflow_provider_lro._wait import check_name
 from airflow_provider_lro.exceptions import (
     Code,
@@ -228,7 +229,8 @@ class LongRunningOperationHook(BaseHook):
         try:
             client.get_operation(PROBE_NAME, rpc_timeout=10.0)
         except UnimplementedError as error:
-            return False, f"{reached}, which does not implement google.longrunning.Operations: {error.message}"
+            text = one_line(error.message)
+            return False, f"{reached}, which does not implement google.longrunning.Operations: {text}"
         except RpcError as error:
             if error.code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
                 raise

@@ -23,6 +23,7 @@ from airflow_provider_lro._deferral import (
 from airflow_provider_lro._drivers import result_of
 from airflow_provider_lro._each import WORDS, ask, each, one_or_all
 from airflow_provider_lro._names import parent_of
+from airflow_provider_lro._text import one_line
 from airflow_provider_lro._wait import Start, is_whole
 from airflow_provider_lro.exceptions import OperationNotFound, UnimplementedError
 
@@ -279,7 +280,6 @@ class ListOperationsOperator(ServiceOperator):
     def execute(self, context: Context) -> list[dict[str, Any]]:
         """List, page after page, until there are no more or enough."""
         from airflow_provider_lro._encoding import operation_to_json
-        from airflow_provider_lro._progress import one_line
 
         parent = parent_of(self.parent)
         with self.hook() as hook:

@@ -106,6 +106,10 @@ def test_a_wait_ends_with_the_code_of_its_outcome(  # noqa: PLR0917  (a row of t
         (["wait", "n", "--timeout", "nan"], ExitCode.USAGE, "'nan' is no number of seconds"),
         (["wait", "n", "--interval", "0.05"], ExitCode.USAGE, "less than 0.1 seconds"),
         (["list", "p", "--limit", "0"], ExitCode.USAGE, "no whole number above 0"),
+        (["get", "n\udcff"], ExitCode.USAGE, r"'n\udcff' is no text in UTF-8"),
+        (["list", "p\udcff"], ExitCode.USAGE, "no text in UTF-8"),
+        (["list", "p", "--filter", "\udcff"], ExitCode.USAGE, "no text in UTF-8"),
+        (["get", "n", "--endpoint", "\udcff"], ExitCode.USAGE, "no text in UTF-8"),
         (["get", "n", "--insecure"], ExitCode.USAGE, "--insecure needs --endpoint"),
         (["get", "n", "--type-module", "no_such_module_at_all"], ExitCode.USAGE, "no_such_module_at_all"),
         (["get", "n", "--conn-id", "nowhere"], ExitCode.NOT_CALLED, "'nowhere' is not stored"),
@@ -347,7 +351,7 @@ def test_names_complete(call: Callable[..., Ended], name: Callable[..., str]) ->
     """What the service lists, as far as it begins with what has been typed."""
     known = name(outcome="never", latency=0.002)
     other = known.rpartition("/")[0] + "/other"
-    call("get", known, other)
+    call("get", known, other, f"{other}\x1b[31m")  # the last would move the cursor
     parent = known.rpartition("/")[0]
     assert _cli_completion.complete(f"{parent}/", arguments()) == sorted([known, other])
     assert _cli_completion.complete(f"{parent}/oth", arguments()) == [other]

@@ -15,19 +15,27 @@ from typing import TYPE_CHECKING, Any, get_overloads
 
 import grpc
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.providers.common.compat.sdk import DAG, AirflowFailException
 from google.longrunning import operations_pb2_grpc
 from google.longrunning import operations_proto_pb2 as pb
-from google.protobuf import struct_pb2
+from google.protobuf import struct_pb2, wrappers_pb2
 
 from airflow_provider_lro import _origin
 from airflow_provider_lro._deferral import KilledByUser
+from airflow_provider_lro._from_trigger import AIRFLOW
+from airflow_provider_lro._links import XCOM_KEY
 from airflow_provider_lro.decorators import lro_task
 from airflow_provider_lro.exceptions import CredentialsError, EndpointError, OperationFailed, RpcError
 from airflow_provider_lro.operation import Operation, OperationsClient
 from airflow_provider_lro.simulator import SimulatorClient
 from airflow_provider_lro.starting import StartOperationOperator
 from tests.airflow.worker import FakeStore, FakeTaskInstance, run
+from tests.plus import Lake
+
+if AIRFLOW >= (3,):
+    from airflow.serialization.serialized_objects import DagSerialization as Serialization
+else:
+    from airflow.serialization.serialized_objects import SerializedDAG as Serialization
 
 with warnings.catch_warnings(action="ignore"):  # it would like grpcio-status, and a newer Python
     from google.api_core import operation as api_core
@@ -37,6 +45,8 @@ with warnings.catch_warnings(action="ignore"):  # it would like grpcio-status, a
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from google.protobuf.message import Message
 
     from tests.simulator_fixture import Simulator
 
@@ -348,6 +358,54 @@ def test_annotation_does_not_split_the_response() -> None:
 
     assert not operator(lro_task(report)).multiple_outputs
     assert operator(lro_task(multiple_outputs=True)(report)).multiple_outputs
+
+
+def done_with(payload: Message) -> pb.Operation:
+    """Make an operation that has succeeded."""
+    operation = pb.Operation(name="operations/1", done=True)
+    operation.response.Pack(payload)
+    return operation
+
+
+def test_split_leaves_the_link_alone(ti: FakeTaskInstance) -> None:
+    """A response whose key is that of the link's XCom would decide where a click leads."""
+    payload = struct_pb2.Struct()
+    payload.update({XCOM_KEY: "javascript:alert(1)", "return_value": 1, "rows": 2})
+    split = lro_task(multiple_outputs=True, task_id="split")(lambda: done_with(payload))
+    assert run(operator(split), ti=ti).result == {"return_value": 1.0, "rows": 2.0}
+    whole = lro_task(task_id="whole")(lambda: done_with(payload))
+    assert XCOM_KEY in run(operator(whole)).result
+
+
+@pytest.mark.parametrize("payload", [wrappers_pb2.StringValue(value="x"), struct_pb2.ListValue()], ids=["text", "list"])
+def test_response_that_cannot_be_split(payload: Message, ti: FakeTaskInstance) -> None:
+    """It fails for good: below Airflow 3.3 the retry after Airflow's own error would start another operation."""
+
+    def report() -> pb.Operation:
+        return done_with(payload)
+
+    with pytest.raises(AirflowFailException, match="'operations/1' has succeeded, and multiple_outputs cannot split"):
+        run(operator(lro_task(multiple_outputs=True)(report)), ti=ti)
+    unsplit = operator(lro_task(multiple_outputs=True, do_xcom_push=False)(report))
+    assert run(unsplit).result in ("x", [])
+
+
+def test_mapped_task_with_a_class_can_be_stored() -> None:
+    """Airflow keeps the arguments of a mapped task with its DAG, as text."""
+    with DAG("mapped", schedule=None) as dag:
+
+        @lro_task(response_type=struct_pb2.Struct, metadata_type=Lake)
+        def report(rows: int) -> None: ...
+
+        report.expand(rows=[1, 2])
+    stored = json.dumps(Serialization.to_dict(dag))
+    assert "google.protobuf.struct_pb2:Struct" in stored
+    assert "tests.plus:Lake" in stored
+
+    class Lost(Lake):
+        """Nothing can import it."""
+
+    assert operator(lro_task(response_type=Lost)(report.function), 1).response_type is Lost
 
 
 def test_start_from_trigger_is_refused() -> None:

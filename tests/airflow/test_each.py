@@ -66,3 +66,7 @@ def test_errors_of_many_are_one() -> None:
     assert len(failed.value.errors) == 300
     assert str(failed.value).count("\n- o") == 100
     assert str(failed.value).endswith("and 200 more")
+    with pytest.raises(OperationsFailed) as failed:
+        raise_all({"o\x1b[31m\n- p": LroError("no\n- q: " + "x" * 10_000)}, of=2, verb="read", others="1 was")
+    assert "):\n- o [31m - p: no - q: xxx" in str(failed.value)
+    assert len(str(failed.value)) < 600

@@ -10,6 +10,7 @@ import pytest
 
 from airflow_provider_lro import hooks
 from airflow_provider_lro._channel import open_channels
+from airflow_provider_lro._connection import ConnectionSettings
 from airflow_provider_lro.exceptions import CredentialsError, EndpointError
 from airflow_provider_lro.hooks import LongRunningOperationHook
 from tests.simulator_fixture import running_simulator
@@ -142,6 +143,14 @@ def test_secrets_are_in_no_repr(store: Callable[..., LongRunningOperationHook]) 
     """A channel's configuration can be logged."""
     with store(host="a.example", password="canary-token") as hook:
         assert "canary" not in repr(hook.get_conn().config) + repr(vars(hook))
+
+
+@pytest.mark.parametrize("extra", ["keyfile_dict", "key_path", "key_secret_name"])
+def test_a_key_is_secret_wherever_it_stands(extra: str) -> None:
+    """Airflow's masker gets to know it, whole and its private part, also where a path or a name belongs."""
+    key = json.dumps({"type": "service_account", "private_key": "canary"})
+    assert set(ConnectionSettings(extra={extra: key}).secrets()) == {key, "canary"}
+    assert ConnectionSettings(extra={"key_path": "/keys/a.json", "key_secret_name": "a"}).secrets() == []
 
 
 def test_methods_of_the_contract(name: Callable[..., str]) -> None:

@@ -28,6 +28,7 @@ BESIDE = {"__init__", "_form", "_plugin", "get_provider_info"}
 ORDER = [
     [
         "exceptions",
+        "_text",
         "_skip",
         "_schedule",
         "_outcome",

@@ -59,6 +59,16 @@ def test_what_is_no_template_is_refused(template: object) -> None:
         check_template(template)
 
 
+@pytest.mark.parametrize(
+    "template", ["https://me:c4n4ry@c.example.com/{id}", "ftp://c4n@4ry@c.example.com", "c4n4ry@{"]
+)
+def test_password_in_a_template_is_not_shown(template: str) -> None:
+    """What is shown begins behind it."""
+    with pytest.raises(ValueError, match="link_template '…@") as refused:
+        check_template(template)
+    assert "4" not in str(refused.value)
+
+
 @pytest.mark.parametrize("name", ["operations/..", "../../operations/o", "a/./b"])
 def test_name_that_climbs_has_no_link(name: str) -> None:
     """Browsers take out dots, however they are quoted."""

@@ -1068,10 +1068,13 @@ def test_the_constructor_takes_anything() -> None:
 
 
 NO_NUMBERS = [math.nan, math.inf, -math.inf, True, False, "5", [5], 10**400]
+NO_NAMES = ["", "  ", 5, b"operations/o", ["o"], "operations/\ud800"]
 BAD = [
-    *[("operation_name", "the operation's name", value) for value in (None, "", "  ", 5, b"operations/o", ["o"])],
+    *[("operation_name", "the operation's name", value) for value in (None, *NO_NAMES)],
+    *[("list_parent", "list_parent", value) for value in NO_NAMES],
+    *[("cancel_on_kill", "cancel_on_kill", value) for value in (None, 0, 1, "no")],
     *[("interval", "interval", value) for value in (*NO_NUMBERS, None, 0, 0.09, -1)],
-    *[("initial_delay", "initial", value) for value in (*NO_NUMBERS, None, 0, 0.09, -1)],
+    *[("initial_delay", "^initial_delay", value) for value in (*NO_NUMBERS, None, 0, 0.09, -1)],
     *[("multiplier", "multiplier", value) for value in (*NO_NUMBERS, None, 0, 0.9, -1)],
     *[("jitter", "jitter", value) for value in (*NO_NUMBERS, None, -0.1, 1.1)],
     *[("rpc_timeout", "rpc_timeout", value) for value in (*NO_NUMBERS, None, 0, 0.0, -1, 1.1e9)],
@@ -1088,7 +1091,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(
-    ("name", "said", "value"), [pytest.param(*bad, id=f"{bad[0]}={str(bad[2])[:20]!r}") for bad in BAD]
+    ("name", "said", "value"), [pytest.param(*bad, id=f"{bad[0]}={str(bad[2])[:20]!a}") for bad in BAD]
 )
 def test_an_argument_that_makes_no_sense_is_named(name: str, said: str, value: Any) -> None:
     """Each bad value is a ValueError that names its field and shows the value, before anything is done."""
@@ -1125,6 +1128,8 @@ def test_an_argument_that_makes_no_sense_is_named(name: str, said: str, value: A
         ("deadline", 1e11),
         ("on_timeout", "fail"),
         ("on_timeout", "cancel"),
+        ("list_parent", None),
+        ("list_parent", "p"),
     ],
 )
 def test_the_edges_of_what_makes_sense_are_allowed(name: str, value: Any) -> None:

@@ -106,14 +106,27 @@ def test_an_endpoint(value: str, port: int | None, target: str) -> None:
         ("[]:443", "'[]:443'"),
         ("[not-an-address]:443", "'[not-an-address]:443'"),
         ("host:443:443", "'host:443:443'"),
+        (5, "no text that can be sent"),
+        (False, "no text that can be sent"),
+        ("host\ud800", r"'host\ud800' is no text that can be sent"),
     ],
 )
-def test_what_is_no_endpoint(value: str | None, says: str) -> None:
+def test_what_is_no_endpoint(value: Any, says: str) -> None:
     """The error says what is wrong, and what would do."""
     with pytest.raises(EndpointError) as caught:
         parse_endpoint(value)
     assert says in str(caught.value)
     assert "expected host or host:port" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "value", ["me:c4n4ry@host:80", "https://me:c4n4ry@host", "c4n4ry@host", "me:c4n4ry@{location}"]
+)
+def test_a_password_in_an_endpoint_is_not_shown(value: str) -> None:
+    """What is shown begins behind it."""
+    with pytest.raises(EndpointError, match="the endpoint '…@") as caught:
+        parse_endpoint(fill_location(value, None))
+    assert "c4n4ry" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import re
 import uuid
 import warnings
@@ -17,7 +18,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from airflow_provider_lro import __version__
-from airflow_provider_lro._rpc import routing_header
+from airflow_provider_lro._rpc import MOST_EMPTY_PAGES, routing_header
 from airflow_provider_lro._wait import is_transient
 from airflow_provider_lro.exceptions import (
     Code,
@@ -275,11 +276,39 @@ async def test_pages_in_a_circle_are_not_read_for_ever(shell: Shell, serve: Serv
     assert len(fake.calls) == 4
 
 
+async def test_empty_pages_are_not_read_for_ever(shell: Shell, serve: Serve) -> None:
+    """A filter may leave many of them; a service that gives nothing else is stopped, and one that does is not."""
+    page = itertools.count(1)
+    often = True
+
+    def give(request: Any, context: Any) -> pb.ListOperationsResponse:
+        number = next(page)
+        found = [pb.Operation(name="o")] if often and number % MOST_EMPTY_PAGES == 0 else []
+        last = often and number == 2 * MOST_EMPTY_PAGES
+        return pb.ListOperationsResponse(operations=found, next_page_token="" if last else str(number))
+
+    fake = serve(ListOperations=give)
+    async with shell.connect(fake.endpoint, insecure=True) as client:
+        listing = client.list_operations("p")
+        assert len(await shell.listed(listing)) == 2
+        often = False
+        with pytest.raises(RpcError, match=r"1000 pages in a row without an operation.*would never end"):
+            await shell.listed(listing)
+    assert len(fake.calls) == 3 * MOST_EMPTY_PAGES
+
+
 @pytest.mark.parametrize("size", [0, -1, True, 1.5, 2**31])
 def test_a_page_size_that_is_none(shared_client: OperationsClient, size: Any) -> None:
     """It is refused where it is given."""
     with pytest.raises(ValueError, match="page_size"):
         shared_client.list_operations("p", page_size=size)
+
+
+@pytest.mark.parametrize("filter", [5, ["x"], True, b"x", "\ud800"])
+def test_a_filter_that_is_none(shared_client: OperationsClient, filter: Any) -> None:
+    """So is it."""
+    with pytest.raises(ValueError, match="filter must be text"):
+        shared_client.list_operations("p", filter)
 
 
 @pytest.fixture
@@ -305,6 +334,21 @@ KINDS = {
     Code.UNIMPLEMENTED: UnimplementedError,
     Code.UNAUTHENTICATED: CredentialsError,
 }
+
+
+@pytest.mark.parametrize("code", [Code.UNAVAILABLE, Code.UNAUTHENTICATED, Code.NOT_FOUND])
+@pytest.mark.parametrize("fault", ["", "Domain name not found"])
+async def test_what_a_service_says_forges_no_line_of_a_log(shell: Shell, serve: Serve, code: Code, fault: str) -> None:
+    """In the text it is one printable line of bounded length; `message` has it all."""
+    said = f"{fault}\n[2026-01-01] ERROR forged\x1b[31m" + "x" * 5_000
+    status = getattr(grpc.StatusCode, code.name)
+    fake = serve(GetOperation=lambda request, context: context.abort(status, said))
+    async with shell.connect(fake.endpoint, insecure=True) as client:
+        with pytest.raises(LroError, match=r"\[2026-01-01\] ERROR forged \[31mx") as caught:
+            await shell.do(client.get_operation("operations/o"))
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 2200
+    assert caught.value.message == said
 
 
 @pytest.mark.parametrize("code", [code for code in Code if code])

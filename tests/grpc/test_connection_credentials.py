@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_provider_lro._connection import ConnectionSettings, TaskSettings, chain_of
-from airflow_provider_lro.exceptions import CredentialsError
+from airflow_provider_lro.exceptions import CredentialsError, EndpointError
 from airflow_provider_lro.hooks import LongRunningOperationHook
 from airflow_provider_lro.simulator import operation_name
 from tests.grpc.token_server import TOKEN
@@ -174,6 +174,34 @@ def test_quota_project(
             asked.get_operation(name)
         (call,) = guarded.calls("GetOperation", name)
         assert call["headers"]["x-goog-user-project"] == "payer"
+
+
+@pytest.mark.parametrize("project", [5, False, ["payer"], "payer\nx: y", "\u017bubr", "\ud800"])
+def test_a_quota_project_that_is_none(project: Any) -> None:
+    """It is refused, as gRPC would take it for an outage, and the wait would poll to its deadline."""
+    settings = ConnectionSettings(host="a.example")
+    for ask in (settings.channel_config, lambda task: list(settings.channel_configs(task, ["operations/o"]))):
+        with pytest.raises(CredentialsError, match="quota_project_id"):
+            ask(TaskSettings(quota_project_id=project))
+    with pytest.raises((CredentialsError, EndpointError), match="quota_project_id"):
+        ConnectionSettings(host="a.example", extra={"quota_project_id": project}).channel_config(TaskSettings())
+
+
+def test_a_quota_project_is_sent_without_what_surrounds_it() -> None:
+    """As whoever pastes it does not see that."""
+    for text, project in ((" payer\n", "payer"), (" ", None)):
+        config = ConnectionSettings(host="a.example").channel_config(TaskSettings(quota_project_id=text))
+        assert config.credentials.quota_project_id == project
+
+
+@pytest.mark.parametrize("endpoint", [5, True, ["a.example"], b"a.example"])
+def test_an_endpoint_of_a_task_that_is_no_text(endpoint: Any) -> None:
+    """The error names the argument."""
+    settings = ConnectionSettings(host="a.example", extra={"universe_domain": "b.example"})
+    with pytest.raises(EndpointError, match="endpoint must be text"):
+        settings.channel_config(TaskSettings(endpoint=endpoint))
+    with pytest.raises(EndpointError, match="endpoint must be text"):
+        list(settings.channel_configs(TaskSettings(endpoint=endpoint), ["operations/o"]))
 
 
 def test_universe_domain_takes_the_place_of_googleapis() -> None:

@@ -155,6 +155,17 @@ async def test_a_key_file_that_cannot_be_read(
         assert path in str(await refused(shell, config(key_path=path)))
 
 
+async def test_a_key_in_the_place_of_its_path_is_not_shown(
+    shell: Shell, config: Callable[..., ChannelConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever pastes it there is told where it belongs, and no log gets it."""
+    for key in (f' {{"private_key": "{CANARY}"}}', f"-----BEGIN PRIVATE KEY-----{CANARY}", f"{CANARY}\n{CANARY}"):
+        with pytest.raises(CredentialsError, match=r"^key_path holds a key, not a path: put it in keyfile_dict$"):
+            CredentialsConfig(key_path=key)
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", key)
+        assert "holds a key, not a path" in str(await refused(shell, config()))
+
+
 async def test_no_application_default_credentials(shell: Shell, config: Callable[..., ChannelConfig]) -> None:
     """The error says so, and what to give the connection instead."""
     error = await refused(shell, config())

@@ -167,6 +167,16 @@ def test_the_text_of_a_failure_is_short() -> None:
     assert str(cancelled) == "operation 'o' was cancelled: by me"
 
 
+def test_what_a_service_says_forges_no_line_of_a_log() -> None:
+    """In the text it is one printable line of bounded length; `message` has it all."""
+    said = "no\n[2026-01-01] ERROR forged\x1b[31m\u2028" + "x" * 10_000
+    error = failure(pb.Operation(name="o", done=True, error=status_pb2.Status(code=5, message=said)))
+    assert str(error).startswith("operation 'o' failed with NOT_FOUND (5): no [2026-01-01] ERROR forged [31m x")
+    assert str(error).isprintable()
+    assert len(str(error)) < 2100
+    assert error.message == said
+
+
 # ── responses ──
 
 

@@ -102,6 +102,7 @@ for name in {names}:
         (proto.Message, "message class"),
         ("", "must be a message class, .* not ''"),
         (5, "must be a message class, .*not 5"),
+        ("\ud800", r"must be a message class, .*not '\\ud800'"),
         (LAKE, "must be a message class"),
     ],
 )

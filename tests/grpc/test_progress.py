@@ -10,7 +10,8 @@ from google.protobuf import any_pb2, struct_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_lro._progress import LARGEST, LONGEST_LINE, MOST_FIELDS, _gather, describe, one_line
+from airflow_provider_lro._progress import LARGEST, MOST_FIELDS, _gather, describe
+from airflow_provider_lro._text import LONGEST_LINE, one_line
 from tests.plus import Metadata, ShareMetadata, State
 
 
