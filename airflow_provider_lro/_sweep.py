@@ -37,8 +37,6 @@ __all__ = ["SweepOperator", "checked_flag", "checked_most"]
 
 SKEW = 300.0
 """Seconds by which a service's clock may be ahead of ours; a time later than that is none."""
-LONGEST_SAID, MOST_SAID = 200, 20
-"""Characters of a name of a type, or of a place, and how many of these, in a line of the log: a service has any."""
 ON_UNIMPLEMENTED = ("fail", "skip")
 
 

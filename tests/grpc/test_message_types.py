@@ -86,7 +86,7 @@ for name in {names}:
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        ("google.cloud.dataplex_v1.types.Lake", r"'google\.cloud\.dataplex_v1\.types\.Lake'.*No module named 'google"),
+        ("google.cloud.nowhere_v1.types.Lake", r"'google\.cloud\.nowhere_v1\.types\.Lake'.*No module named 'google"),
         ("google.protobuf.struct_pb2.Nothing", r"struct_pb2.* has no 'Nothing'"),
         ("google.protobuf.struct_pb2:Nothing", r"struct_pb2.* has no 'Nothing'"),
         ("no_such_package:Lake", "No module named 'no_such_package'"),
