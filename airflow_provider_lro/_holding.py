@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from airflow_provider_lro._client import AsyncOperationsClient
-from airflow_provider_lro._pacing import CALLS_IN_FLIGHT, pace_of
+from airflow_provider_lro._pacing import pace_of
 from airflow_provider_lro._rpc import WAIT_MARGIN, wait_call
 from airflow_provider_lro.exceptions import LroError, UnimplementedError
 
@@ -19,6 +19,8 @@ __all__ = ["Holder"]
 
 log = logging.getLogger(__name__)
 
+HELD = 80
+"""Long polls on one channel; they hardly ever end at the same time, so more of them fit than of polls that come and go."""
 _without_wait: set[str] = set()
 """Endpoints that have answered UNIMPLEMENTED."""
 
@@ -33,7 +35,7 @@ class Holder:
         self._failed = False
         self._client: AsyncOperationsClient | None = None
         if self._target not in _without_wait:
-            self._client = AsyncOperationsClient(client.config, most=CALLS_IN_FLIGHT)
+            self._client = AsyncOperationsClient(client.config, most=HELD)
 
     async def send(self, seconds: float, options: CallOptions) -> pb.Operation | None:
         """Ask the server to hold the answer; None where that brings none, so that an ordinary poll must tell.
