@@ -20,7 +20,7 @@ __all__ = ["Holder"]
 log = logging.getLogger(__name__)
 
 HELD = 80
-"""Long polls on one channel; they hardly ever end at the same time, so more of them fit than of polls that come and go."""
+"""Long polls on one channel; they come and go so rarely that more of them fit than of polls."""
 _without_wait: set[str] = set()
 """Endpoints that have answered UNIMPLEMENTED."""
 

@@ -32,7 +32,7 @@ CHOICES = 4
 """Ticks that are looked at where all are full: the emptiest of a few is nearly as good as the emptiest of all."""
 CALLS_IN_FLIGHT = 64
 """On one channel. Most servers take 100 (HTTP/2's usual limit of streams), but count a call as open a little longer
-than its client does, and refuse what is beyond it: of 5,000 polls at once 59 with 100 here, and still 2 to 8 with 80."""
+than its client does, and refuse what is beyond it: of 5,000 polls at once 59 with 100 here, 2 to 8 with 80."""
 
 LONGEST_SPACING = 5.0
 """Seconds between the polls of all waits: the slowest that an endpoint is ever polled because it complained."""

@@ -44,11 +44,11 @@ async def outcome(waiting: LongRunningOperationTrigger) -> str:
 
 async def test_many_waits_cost_one_listing_an_interval(parent: str, simulator: Simulator) -> None:
     """Two hundred waits: some listings in all, one poll of each for its end, each with its own outcome."""
-    scripts = [{"duration": 2.0, "outcome": ("ok", "fail", "cancelled")[number % 3]} for number in range(200)]
+    scripts = [{"duration": 3.0, "outcome": ("ok", "fail", "cancelled")[number % 3]} for number in range(200)]
     names = [name(parent, number, **script) for number, script in enumerate(scripts)]
     began = time.monotonic()
-    came = await asyncio.gather(*(outcome(trigger(parent, each)) for each in names))
-    intervals = (time.monotonic() - began) / 0.36
+    came = await asyncio.gather(*(outcome(trigger(parent, each, interval=0.8)) for each in names))
+    intervals = (time.monotonic() - began) / 0.72
     assert came == [
         {"ok": "Succeeded", "fail": "Failed", "cancelled": "Cancelled"}[each["outcome"]] for each in scripts
     ]
