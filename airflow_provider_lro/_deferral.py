@@ -258,7 +258,6 @@ class WaitingOperator(ServiceOperator):
             Watch(args, hook.get_conn(args.operation_name).config.target, ti=context.get("ti")) as watch,
         ):
             client = hook.get_conn(args.operation_name)
-            self.show(context, hook, args.operation_name)
             tally = watch.tally
 
             def rest(pause: Pause) -> None:
@@ -271,6 +270,7 @@ class WaitingOperator(ServiceOperator):
                     self._heed_kill(context, args, client)
 
             try:
+                self.show(context, hook, args.operation_name)
                 steps = wait(args, now=clock(), start=start)
                 return watch.ends(drive(steps, args, client, clock=clock, pause=rest, tally=tally))
             except KilledByUser:
@@ -289,7 +289,7 @@ class WaitingOperator(ServiceOperator):
         return outcome
 
     def show(self, context: Context, hook: LongRunningOperationHook, name: str) -> None:
-        """Show which operation it is that is waited for, before the wait."""
+        """Show which operation it is that is waited for, before the wait; raises nothing, as that may run already."""
 
     def defer_wait(
         self,
@@ -411,8 +411,12 @@ class OutcomeOperator(WaitingOperator):
 
     def show(self, context: Context, hook: LongRunningOperationHook, name: str) -> None:
         """Write the link to the operation, where the connection has a template for it."""
-        if (link := hook.link(name)) is not None:
+        if (link := hook.link(name)) is None:
+            return
+        try:
             context["ti"].xcom_push(key=XCOM_KEY, value=link)
+        except Exception:  # what it is does not matter: a failed task would start a second operation
+            self.log.warning("operation %r: its link could not be written", name, exc_info=True)
 
     @property
     def own_timeout(self) -> float | None:

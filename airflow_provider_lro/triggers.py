@@ -73,7 +73,10 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
             await over
         except asyncio.CancelledError:
             waiting.cancel()
-            await asyncio.wait([waiting])
+            # Airflow cancels a trigger anew once a second until it has ended, as `on_kill` knows, too.
+            while not waiting.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([waiting])
             if not AIRFLOW_TELLS_OF_KILLS:
                 await self._on_stop()
             raise

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.providers.common.compat.sdk import DAG
+from airflow.providers.common.compat.sdk import DAG, AirflowTaskTimeout
 
-from airflow_provider_lro import _watch
+from airflow_provider_lro import _deferral, _watch
 from airflow_provider_lro._from_trigger import AIRFLOW
 from airflow_provider_lro._links import XCOM_KEY
 from airflow_provider_lro._metrics import METRICS, endpoint_tag
@@ -99,6 +99,38 @@ def test_links_of_a_subclass_stay(name: Callable[..., str]) -> None:
     assert isinstance(left, Other)
 
 
+class Refusing(FakeTaskInstance):
+    """Writes no XCom: there is no way to the database, or Airflow interrupts it."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        raise self.error
+
+
+@pytest.mark.usefixtures("template")
+def test_link_that_cannot_be_written_costs_no_wait(name: Callable[..., str]) -> None:
+    """A task that failed for it would start a second operation."""
+    task = sensor(name(duration=0.2), deferrable=False)
+    assert run(task, ti=Refusing(OSError("no way to the database"))).result
+
+
+@pytest.mark.usefixtures("template")
+def test_kill_and_timeout_are_heeded_while_the_link_is_written(
+    name: Callable[..., str], simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Airflow raises out of a signal handler then is what it is later: a look at the operation, or its cancel."""
+    assert run(sensor(name(duration=0), deferrable=False), ti=Refusing(AirflowTaskTimeout("over"))).result
+    operation = name(outcome="never")
+    monkeypatch.setattr(_deferral, "state_of", lambda _: "failed")
+    killed = Refusing(_deferral.AirflowTaskTerminated("killed"))
+    with pytest.raises(_deferral.AirflowTaskTerminated):
+        run(sensor(operation, deferrable=False, cancel_on_kill=True), ti=killed)
+    assert len(simulator.calls("CancelOperation", operation)) == 1
+
+
 @pytest.mark.parametrize(
     ("template", "said"),
     [
@@ -124,9 +156,11 @@ def test_template_that_is_wrong_costs_the_link_alone(
 def test_test_connection_knows_templates(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where somebody looks at the form, what is wrong with it is said at once."""
     monkeypatch.setenv("AIRFLOW_CONN_LRO_DEFAULT", connection(simulator, link_template=TEMPLATE))
-    assert LongRunningOperationHook().test_connection()[0] is True
+    with LongRunningOperationHook() as hook:
+        assert hook.test_connection()[0] is True
     monkeypatch.setenv("AIRFLOW_CONN_LRO_DEFAULT", connection(simulator, link_template="javascript:x"))
-    good, text = LongRunningOperationHook().test_connection()
+    with LongRunningOperationHook() as hook:
+        good, text = hook.test_connection()
     assert good is False
     assert "link_template 'javascript:x' is refused" in text
 

@@ -243,6 +243,35 @@ async def test_kill_outlives_further_cancels(
     assert len(simulator.calls("CancelOperation", operation)) == 1
 
 
+async def test_kill_outlives_a_slow_tear_down(
+    name: Callable[..., str], simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Below Airflow 3.3, too, where a kill is heard of only after the wait has ended, and cancels come all the time."""
+
+    class Slow(LongRunningOperationTrigger):
+        async def _wait(self) -> Any:
+            try:
+                return await super()._wait()
+            finally:
+                await asyncio.sleep(0.3)
+
+    monkeypatch.setattr(triggers, "AIRFLOW_TELLS_OF_KILLS", False)
+    monkeypatch.setattr(triggers, "state_of", lambda _: "failed")
+    operation = name(outcome="never")
+    killed = Slow(operation_name=operation, interval=0.1, cancel_on_kill=True)
+    killed.task_instance = Killed()  # type: ignore[assignment]
+    running = asyncio.ensure_future(anext(killed.run()))  # type: ignore[arg-type]
+    while not simulator.calls("GetOperation", operation):  # noqa: ASYNC110  (it tells nobody)
+        await asyncio.sleep(0.01)
+    for number in range(4):
+        running.cancel(f"cancel {number}")
+        await asyncio.sleep(0.05)
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await running
+    assert caught.value.args == ("cancel 0",)
+    assert len(simulator.calls("CancelOperation", operation)) == 1
+
+
 async def test_kill_ends_in_time(
     name: Callable[..., str], simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
