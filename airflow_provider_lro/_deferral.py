@@ -193,9 +193,9 @@ class WaitingOperator(ServiceOperator):
     :param max_consecutive_errors: failed polls in a row that are tolerated; None goes on until the deadline.
     :param max_polls_per_second: polls of this endpoint by all deferred waits of a triggerer together, at most; of
         several limits (the connection has one, too) the lowest holds.
-    :param poll_method: ``"get"``; or, while deferred and where the service can do that, ``"wait"`` or ``"auto"``, which
-        have the server hold the answer until the operation is done, or ``"list"``, by which all waits under one parent
-        share one listing an interval.
+    :param poll_method: ``"get"``; or, while deferred or of many, and where the service can do that, ``"wait"`` or
+        ``"auto"``, which have the server hold the answer until the operation is done, or ``"list"``, by which all waits
+        under one parent share one listing an interval.
     :param list_parent: what to list then; None: what is before ``/operations/`` in the operation's name.
     :param deferrable: wait in the triggerer, which takes no worker. Default: ``[operators] default_deferrable``.
     """

@@ -113,7 +113,8 @@ class Tally:
         self._before, self._asked = self._asked, now
 
     def fails(self, error: Exception) -> None:
-        """Note that a poll has failed."""
+        """Note that the poll that was about to be made has failed, and so has not found it running."""
+        self._asked = self._before
         if self.counts is not None:
             self.counts.failed(error)
 
@@ -126,8 +127,8 @@ class Tally:
         self._before = None
 
     def bound(self, now: float) -> float | None:
-        """Return the most seconds for which the end can have gone unseen; None if only one poll was made.
+        """Return the most seconds for which the end can have gone unseen; None if none has found it running.
 
-        The poll before the last one, by the clock of ``asks``, has found it running.
+        The last before it that has not failed, by the clock of ``asks``, has found it running.
         """
         return None if self._before is None else max(0.0, now - self._before)

@@ -59,6 +59,20 @@ def test_lag_is_bounded_by_the_poll_before() -> None:
     assert tally.polls == 3
 
 
+def test_poll_that_fails_bounds_nothing() -> None:
+    """It has not found the operation running: the last that has is what bounds, or nothing does."""
+    tally = Tally()
+    tally.asks(10.0)
+    tally.fails(RpcError("", code=14))
+    tally.asks(20.0)
+    assert tally.bound(20.0) is None
+    for now in (30.0, 40.0):
+        tally.asks(now)
+        tally.fails(RpcError("", code=14))
+    tally.asks(50.0)
+    assert tally.bound(50.5) == pytest.approx(30.5)
+
+
 @given(target=st.text())
 def test_endpoints_break_no_line_of_statsd(target: str) -> None:
     """None of the signs by which StatsD and its dialects tell name, tags, value and type apart is left."""
