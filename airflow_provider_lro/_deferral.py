@@ -242,8 +242,9 @@ class WaitingOperator(ServiceOperator):
         *,
         start: Start,
         leave: Callable[[LongRunningOperationHook, Pause], None] | None = None,
+        again: bool = False,
     ) -> Outcome:
-        """Wait here and now until there is an outcome.
+        """Wait here and now until there is an outcome; ``again``, when there was one, and nobody is told of this.
 
         Before each pause but the short ones after a cancel ``leave`` is called, which may leave the worker by an
         exception: a deferral, a reschedule.
@@ -255,7 +256,7 @@ class WaitingOperator(ServiceOperator):
         clock = steady_clock()
         with (
             self.hook(endpoint=args.endpoint) as hook,
-            Watch(args, hook.get_conn(args.operation_name).config.target, ti=context.get("ti")) as watch,
+            Watch(args, hook.get_conn(args.operation_name).config.target, ti=context.get("ti"), again=again) as watch,
         ):
             client = hook.get_conn(args.operation_name)
             tally = watch.tally
@@ -270,7 +271,8 @@ class WaitingOperator(ServiceOperator):
                     self._heed_kill(context, args, client)
 
             try:
-                self.show(context, hook, args.operation_name)
+                if not again:
+                    self.show(context, hook, args.operation_name)
                 steps = wait(args, now=clock(), start=start)
                 return watch.ends(drive(steps, args, client, clock=clock, pause=rest, tally=tally))
             except KilledByUser:
@@ -400,6 +402,8 @@ class OutcomeOperator(WaitingOperator):
         self.metadata_type = metadata_type
         self.type_modules = type_modules
         type_name(response_type, what="response_type")
+        if getattr(self, "_BaseOperator__from_mapped", False):  # for this no copy is made that is executed
+            self.operator_extra_links = others(self.operator_extra_links)
         if on_cancelled not in ON_CANCELLED:
             raise ValueError(f"on_cancelled must be one of {', '.join(map(repr, ON_CANCELLED))}, not {on_cancelled!r}")
 
@@ -468,7 +472,7 @@ class OutcomeOperator(WaitingOperator):
         """Read an operation again that was too large for the event; whatever comes of that, the verdict stands."""
         now = time.time()
         args = self.wait_args(name, started_at=now, deadline=now + SECONDS_TO_READ_AGAIN, on_timeout="fail", **more)
-        return truth(known, self.poll(context, args, start=Start.POLL), name)
+        return truth(known, self.poll(context, args, start=Start.POLL, again=True), name)
 
 
 def truth(known: Outcome, found: Outcome, name: str) -> Outcome:

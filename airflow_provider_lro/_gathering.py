@@ -219,19 +219,25 @@ class _Crew:
             await self.over
 
     async def dismiss(self) -> None:
-        while some := list(islice(self._tasks, AT_ONCE)):
-            for task in some:
-                task.cancel()
-            await asyncio.wait(some)
+        self.over.cancel()  # how they end now says nothing
+        try:
+            while some := list(islice(self._tasks, AT_ONCE)):
+                for task in some:
+                    task.cancel()
+                await asyncio.wait(some)
+        finally:  # cancelled once more: nobody waits for the rest, which must not go on
+            for task in self._tasks:
+                if not task.cancelling():
+                    task.cancel()
 
     def _ended(self, task: asyncio.Task[bool]) -> None:
         self._tasks.discard(task)
-        error = None if task.cancelled() else task.exception()
+        error = RuntimeError("a wait was cancelled from inside") if task.cancelled() else task.exception()
         if self.over.done():
             return
         if error is not None:
             self.over.set_exception(error)
-        elif task.cancelled() or task.result() or (self._complete and not self._tasks):
+        elif task.result() or (self._complete and not self._tasks):
             self.over.set_result(None)
 
 

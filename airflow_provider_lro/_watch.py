@@ -62,21 +62,25 @@ class Watch:
         target: the endpoint.
         ti: the task instance, where there is one.
         shared: one of many waits of this event loop, whose polls ``reporter`` reports.
+        again: a wait that has ended already, of which something is read once more: its polls are all that is told.
     """
 
-    __slots__ = ("_args", "_began", "_endpoint", "_scope", "_span", "bound", "ended_at", "outcome", "tally")
+    __slots__ = ("_again", "_args", "_began", "_endpoint", "_scope", "_span", "bound", "ended_at", "outcome", "tally")
 
-    def __init__(self, args: WaitArgs, target: str, *, ti: Any = None, shared: bool = False) -> None:
+    def __init__(
+        self, args: WaitArgs, target: str, *, ti: Any = None, shared: bool = False, again: bool = False
+    ) -> None:
         self.tally = Tally()
         if not shared:
             self.tally.counts = Counts()
         self.outcome: Outcome | None = None
         self.ended_at = 0.0
         self.bound: float | None = None
+        self._again = again
         self._args = args
         self._began = time.time()
         self._endpoint = endpoint_tag(target)
-        self._span = _span(args, self._endpoint, ti)
+        self._span = None if again else _span(args, self._endpoint, ti)
         self._scope: Any = None
 
     def __enter__(self) -> Self:
@@ -96,6 +100,8 @@ class Watch:
 
     def ends(self, outcome: T, now: float | None = None) -> T:
         """Note the outcome. ``now``: by the clock of the tally; None for the monotonic one."""
+        if self._again:
+            return outcome
         self.outcome = outcome
         self.ended_at = time.time()
         self.bound = self.tally.bound(time.monotonic() if now is None else now)

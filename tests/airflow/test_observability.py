@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowTaskTimeout
 
-from airflow_provider_lro import _deferral, _watch
+from airflow_provider_lro import _deferral, _events, _watch
 from airflow_provider_lro._from_trigger import AIRFLOW
 from airflow_provider_lro._links import XCOM_KEY
 from airflow_provider_lro._metrics import METRICS, endpoint_tag
@@ -83,6 +83,15 @@ def test_without_a_template_nothing_is_written(name: Callable[..., str]) -> None
     task = sensor("operations/x")
     assert [type(link) for link in task.operator_extra_links] == [OperationLink]
     assert task.prepare_for_execution().operator_extra_links == ()
+
+
+def test_link_of_a_mapped_task_is_left_to_it_too() -> None:
+    """Airflow makes no copy of what it unmaps to run it."""
+    with DAG("mapped", schedule=None):
+        mapped = LongRunningOperationSensor.partial(task_id="mapped").expand(operation_name=["operations/x"])
+    assert [type(link) for link in mapped.operator_extra_links] == [OperationLink]
+    unmapped = mapped.unmap({"operation_name": "operations/x"})
+    assert unmapped.operator_extra_links == ()
 
 
 def test_links_of_a_subclass_stay(name: Callable[..., str]) -> None:
@@ -319,6 +328,34 @@ def test_metrics_reach_a_real_statsd(name: Callable[..., str], simulator: Simula
     assert max(value for metric, _, value, _ in heard if metric == "lro.waits") >= 7
     assert "operations/" not in statsd.text
     assert "simulations" not in statsd.text
+
+
+@pytest.mark.usefixtures("template")
+def test_result_that_is_read_again_is_no_second_wait(
+    name: Callable[..., str], simulator: Simulator, spans: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too large for the event, it is polled on the worker: that poll is told, and nothing else."""
+    told: list[Any] = []
+    links: list[str] = []
+
+    class Listening(FakeTaskInstance):
+        def xcom_push(self, key: str, value: Any) -> None:
+            links.append(key)
+
+    monkeypatch.setattr(_watch, "metrics_are_on", lambda: True)
+    monkeypatch.setattr(_watch, "_send", told.extend)
+    monkeypatch.setattr(_events, "LARGEST_EVENT", 10)
+    operation = name(duration=0.2, response={"rows": 3})
+    ran = run(sensor(operation, initial_delay=0.1), ti=Listening())
+    assert ran.result == {"rows": 3.0}
+    assert ran.events[0]["read_again"] is True
+    sums = Counter[str]()
+    for _, metric, value, _ in told:
+        sums[metric] += value
+    assert sums["lro.polls"] == len(simulator.calls("GetOperation", operation))
+    assert sums["lro.waits_ended"] == 1
+    assert [span.attributes["lro.outcome"] for span in spans.get_finished_spans()] == ["unfinished", "succeeded"]
+    assert links == [XCOM_KEY]
 
 
 def test_where_no_metrics_are_sent_there_is_no_timer(name: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -190,6 +190,30 @@ async def test_kill_is_heard_during_an_outage() -> None:
     assert open_channels() == 0
 
 
+async def test_deadline_holds_though_the_connection_is_slow(name: Callable[..., str]) -> None:
+    """A wait begins when there is something to poll with, not before."""
+
+    class Slow(LongRunningOperationTrigger):
+        async def _show(self, hook: Any) -> None:
+            await asyncio.sleep(1.0)
+
+    began = time.time()
+    waiting = Slow(
+        operation_name=name(outcome="never"), interval=30, initial_delay=30, started_at=began, deadline=began + 1.5
+    )
+    event = await anext(waiting.run())  # type: ignore[call-overload]
+    assert event.payload["outcome"] == "TimedOut"
+    assert time.time() - began < 2.4
+
+
+async def test_surprise_leaves_no_channel(name: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever goes wrong before the first poll, the channel is given back."""
+    monkeypatch.setattr(triggers, "reporter", {}.popitem)
+    with pytest.raises(KeyError):
+        await anext(trigger(name(duration=0)).run())  # type: ignore[call-overload]
+    assert open_channels() == 0
+
+
 class Killed:
     """A task instance, as a trigger has it."""
 
