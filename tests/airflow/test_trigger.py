@@ -20,7 +20,7 @@ from airflow_provider_lro._channel import open_channels
 from airflow_provider_lro._deferral import OutcomeOperator, ServiceOperator, WaitingOperator
 from airflow_provider_lro._events import outcome_from_event
 from airflow_provider_lro._outcome import Broken, Cancelled, Succeeded, TimedOut
-from airflow_provider_lro._wait import WaitArgs
+from airflow_provider_lro._wait import Start, WaitArgs, wait
 from airflow_provider_lro.exceptions import EndpointError
 from airflow_provider_lro.operators import CancelOperationOperator
 from airflow_provider_lro.sensors import LongRunningOperationSensor
@@ -190,20 +190,23 @@ async def test_kill_is_heard_during_an_outage() -> None:
     assert open_channels() == 0
 
 
-async def test_deadline_holds_though_the_connection_is_slow(name: Callable[..., str]) -> None:
-    """A wait begins when there is something to poll with, not before."""
+async def test_wait_begins_when_there_is_a_connection(
+    name: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What takes its time before is no part of the first pause, which would reach beyond the deadline by as much."""
+    happened: list[str] = []
 
     class Slow(LongRunningOperationTrigger):
         async def _show(self, hook: Any) -> None:
-            await asyncio.sleep(1.0)
+            happened.append("connected")
 
-    began = time.time()
-    waiting = Slow(
-        operation_name=name(outcome="never"), interval=30, initial_delay=30, started_at=began, deadline=began + 1.5
-    )
-    event = await anext(waiting.run())  # type: ignore[call-overload]
-    assert event.payload["outcome"] == "TimedOut"
-    assert time.time() - began < 2.4
+    def noted(args: WaitArgs, *, now: float, start: Start) -> Any:
+        happened.append("begun")
+        return wait(args, now=now, start=start)
+
+    monkeypatch.setattr(triggers, "wait", noted)
+    await anext(Slow(operation_name=name(duration=0), interval=0.1).run())  # type: ignore[call-overload]
+    assert happened == ["connected", "begun"]
 
 
 async def test_surprise_leaves_no_channel(name: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
