@@ -54,7 +54,7 @@ def endpoint_tag(target: str) -> str:
 class Counts:
     """What has happened at one endpoint since it was told the last time. Not for several threads."""
 
-    __slots__ = ("delays", "errors", "gets", "held", "lists", "slow_downs", "waits")
+    __slots__ = ("delays", "ended", "errors", "gets", "held", "lists", "slow_downs", "waits")
 
     def __init__(self) -> None:
         self.waits = 0  # how many there are; all others are since the last time
@@ -62,6 +62,7 @@ class Counts:
         self.held = 0
         self.lists = 0
         self.slow_downs = 0
+        self.ended: dict[str, int] = {}  # by outcome; of many in one task, as others tell it themselves
         self.errors: dict[str, int] = {}
         self.delays: dict[str, tuple[int, float]] = {}
 
@@ -87,6 +88,9 @@ class Counts:
         if self.slow_downs:
             yield "lro.slow_downs", self.slow_downs, {}
         self.gets = self.held = self.lists = self.slow_downs = 0
+        ended, self.ended = self.ended, {}
+        for outcome, number in ended.items():
+            yield "lro.waits_ended", number, {"outcome": outcome}
         errors, self.errors = self.errors, {}
         for code, number in errors.items():
             yield "lro.poll_errors", number, {"code": code}

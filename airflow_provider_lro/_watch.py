@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from airflow_provider_lro._outcome import Outcome
     from airflow_provider_lro._wait import WaitArgs
 
-__all__ = ["Watch", "reporter"]
+__all__ = ["OUTCOMES", "Watch", "report_counts", "reporter"]
 
 PERIOD = 10.0
 """Seconds between two reports of the waits of a triggerer."""
@@ -192,12 +192,26 @@ class _Reporter:
         from airflow_provider_lro._pacing import paces
 
         host = {"hostname": endpoint_tag(self._hostname)}
+        yield from _counters()
         for target, pace in paces().items():
             tags = {"endpoint": endpoint_tag(target)}
-            yield from (("incr", name, number, tags | more) for name, number, more in pace.counts.take())
             yield "gauge", "lro.waits", pace.counts.waits, tags | host
             yield "gauge", "lro.poll_spacing", round(pace.spacing, 3), tags | host
         yield "gauge", "lro.channels", open_channels(), host
+
+
+def _counters() -> Iterator[tuple[str, str, float, dict[str, str]]]:
+    from airflow_provider_lro._pacing import paces
+
+    for target, pace in paces().items():
+        tags = {"endpoint": endpoint_tag(target)}
+        yield from (("incr", name, number, tags | more) for name, number, more in pace.counts.take())
+
+
+def report_counts() -> None:
+    """Report what the waits of this event loop have done: at its end on a worker, whose gauges would say nothing."""
+    if metrics_are_on():
+        _send(_counters())
 
 
 _reporters: dict[asyncio.AbstractEventLoop, _Reporter] = {}

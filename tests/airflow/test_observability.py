@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowTaskTimeout
 
-from airflow_provider_lro import _deferral, _events, _watch
+from airflow_provider_lro import _deferral, _events, _many_events, _watch
 from airflow_provider_lro._from_trigger import AIRFLOW
 from airflow_provider_lro._links import XCOM_KEY
 from airflow_provider_lro._metrics import METRICS, endpoint_tag
-from airflow_provider_lro.exceptions import OperationFailed
+from airflow_provider_lro.exceptions import OperationFailed, OperationsFailed
 from airflow_provider_lro.hooks import LongRunningOperationHook
 from airflow_provider_lro.links import OperationLink
 from airflow_provider_lro.sensors import LongRunningOperationSensor
@@ -328,6 +328,28 @@ def test_metrics_reach_a_real_statsd(name: Callable[..., str], simulator: Simula
     assert max(value for metric, _, value, _ in heard if metric == "lro.waits") >= 7
     assert "operations/" not in statsd.text
     assert "simulations" not in statsd.text
+
+
+@pytest.mark.parametrize("room", [10**6, 10], ids=["all in the event", "read again"])
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_many_are_told_as_well(
+    name: Callable[..., str], simulator: Simulator, monkeypatch: pytest.MonkeyPatch, deferrable: bool, room: int
+) -> None:
+    """Each wait that has ended once, by whatever process, and every poll; the gauges are a triggerer's."""
+    told: list[Any] = []
+    monkeypatch.setattr(_watch, "metrics_are_on", lambda: True)
+    monkeypatch.setattr(_watch, "_send", told.extend)
+    monkeypatch.setattr(_many_events, "LARGEST_EVENT", room)
+    names = [name(duration=0), name(duration=0.3), name(duration=0.3, outcome="cancelled")]
+    with pytest.raises(OperationsFailed):
+        run(sensor(names, initial_delay=0.1, deferrable=deferrable))
+    sums = Counter[str]()
+    for _, metric, value, tags in told:
+        assert tags.get("endpoint", "") in ("", endpoint_tag(simulator.endpoint))
+        sums[f"{metric} {tags['outcome']}" if "outcome" in tags else metric] += value
+    assert sums["lro.polls"] == sum(len(simulator.calls("GetOperation", each)) for each in names)
+    assert (sums["lro.waits_ended succeeded"], sums["lro.waits_ended cancelled"]) == (2, 1)
+    assert any(metric == "lro.waits" for _, metric, *_ in told) == deferrable
 
 
 @pytest.mark.usefixtures("template")

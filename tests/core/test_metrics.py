@@ -28,11 +28,13 @@ def test_counts_are_told_once() -> None:
     counts.delayed("quota", 0.5)
     counts.delayed("quota", 0.25)
     counts.delayed("slow_down", 0.0)  # its turn came at once
+    counts.ended["succeeded"] = 4
     assert list(counts.take()) == [
         ("lro.polls", 5, {"method": "get"}),
         ("lro.polls", 2, {"method": "wait"}),
         ("lro.polls", 1, {"method": "list"}),
         ("lro.slow_downs", 1, {}),
+        ("lro.waits_ended", 4, {"outcome": "succeeded"}),
         ("lro.poll_errors", 2, {"code": "UNAVAILABLE"}),
         ("lro.poll_errors", 1, {"code": "OTHER"}),
         ("lro.poll_errors", 1, {"code": "CredentialsError"}),
