@@ -19,7 +19,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTas
 from airflow_provider_lro import _kill
 from airflow_provider_lro._connection import chain_of
 from airflow_provider_lro._drivers import drive, moment, result_of, steady_clock, timeout_error
-from airflow_provider_lro._links import XCOM_KEY, others
+from airflow_provider_lro._links import others
 from airflow_provider_lro._names import are_many, name_of
 from airflow_provider_lro._outcome import Broken, Cancelled, Failed, Succeeded, TimedOut
 from airflow_provider_lro._task_state import state_of
@@ -28,7 +28,7 @@ from airflow_provider_lro._wait import Start, WaitArgs, is_number, wait
 from airflow_provider_lro._watch import Watch
 from airflow_provider_lro.exceptions import OperationTimeout, PayloadTypeError, RpcError
 from airflow_provider_lro.hooks import LongRunningOperationHook
-from airflow_provider_lro.links import OperationLink
+from airflow_provider_lro.links import OperationLink, write_link
 
 try:
     from airflow.sdk.exceptions import AirflowTaskTerminated
@@ -418,7 +418,7 @@ class OutcomeOperator(WaitingOperator):
         if (link := hook.link(name)) is None:
             return
         try:
-            context["ti"].xcom_push(key=XCOM_KEY, value=link)
+            write_link(context["ti"], link)
         except Exception:  # what it is does not matter: a failed task would start a second operation
             self.log.warning("operation %r: its link could not be written", name, exc_info=True)
 

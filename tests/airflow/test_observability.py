@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowTaskTimeout
 
-from airflow_provider_lro import _deferral, _events, _many_events, _watch
+from airflow_provider_lro import _deferral, _events, _many_events, _watch, links
 from airflow_provider_lro._from_trigger import AIRFLOW
 from airflow_provider_lro._links import XCOM_KEY
 from airflow_provider_lro._metrics import METRICS, endpoint_tag
@@ -124,6 +124,31 @@ def test_link_that_cannot_be_written_costs_no_wait(name: Callable[..., str]) -> 
     """A task that failed for it would start a second operation."""
     task = sensor(name(duration=0.2), deferrable=False)
     assert run(task, ti=Refusing(OSError("no way to the database"))).result
+
+
+@pytest.mark.usefixtures("template")
+@pytest.mark.skipif(AIRFLOW < (3,), reason="Airflow 2 reads a link by way of the backend")
+def test_link_goes_past_a_backend_of_xcoms(name: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Airflow 3 shows what the database has: a backend that keeps values elsewhere would be shown its address."""
+    written: dict[str, Any] = {}
+
+    class Base:
+        @classmethod
+        def set(cls, key: str, value: Any, **of: Any) -> None:
+            assert of == {"dag_id": "dag", "task_id": "task", "run_id": "run", "map_index": -1}
+            written[key] = value
+
+    class Backend(Base):
+        @classmethod
+        def set(cls, key: str, value: Any, **of: Any) -> None:
+            written[key] = "s3://elsewhere"
+
+    monkeypatch.setattr(links, "BaseXCom", Base)
+    monkeypatch.setattr(links, "XCom", Backend)
+    operation = name(duration=0)
+    ran = run(sensor(operation, deferrable=False))
+    assert ran.ti.xcoms == {}
+    assert written == {XCOM_KEY: f"https://console.example.com/duration%3D0/{operation.rpartition('/')[2]}"}
 
 
 @pytest.mark.usefixtures("template")
