@@ -37,9 +37,13 @@ class Considerate(AsyncOperationsClient):
         if call.method == "CancelOperation":
             return await self._cancel(call, options)
         found = await super().send(call, options)
-        if isinstance(found, pb.Operation) and not found.done and found.ByteSize() > LARGEST_METADATA:
-            return pb.Operation(name=found.name)  # not cleared: that gives no memory back
-        return found
+        return self.trimmed(found) if isinstance(found, pb.Operation) else found
+
+    def trimmed(self, operation: pb.Operation) -> pb.Operation:
+        """Return an operation, without its metadata where it is not done and these are large."""
+        if operation.done or operation.ByteSize() <= LARGEST_METADATA:
+            return operation
+        return pb.Operation(name=operation.name)  # not cleared: that gives no memory back
 
     async def _cancel(self, call: Call, options: CallOptions) -> Any:
         try:

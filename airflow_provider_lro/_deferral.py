@@ -19,7 +19,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTas
 from airflow_provider_lro import _kill
 from airflow_provider_lro._connection import chain_of
 from airflow_provider_lro._drivers import drive, moment, result_of, steady_clock, timeout_error
-from airflow_provider_lro._links import XCOM_KEY, others
+from airflow_provider_lro._links import others
 from airflow_provider_lro._names import are_many, name_of
 from airflow_provider_lro._outcome import Broken, Cancelled, Failed, Succeeded, TimedOut
 from airflow_provider_lro._task_state import state_of
@@ -28,7 +28,7 @@ from airflow_provider_lro._wait import Start, WaitArgs, is_number, is_whole, wai
 from airflow_provider_lro._watch import Watch
 from airflow_provider_lro.exceptions import OperationTimeout, PayloadTypeError, RpcError
 from airflow_provider_lro.hooks import LongRunningOperationHook
-from airflow_provider_lro.links import OperationLink
+from airflow_provider_lro.links import OperationLink, write_link
 
 try:
     from airflow.sdk.exceptions import AirflowTaskTerminated
@@ -201,9 +201,9 @@ class WaitingOperator(ServiceOperator):
     :param max_consecutive_errors: failed polls in a row that are tolerated; None goes on until the deadline.
     :param max_polls_per_second: polls of this endpoint by all deferred waits of a triggerer together, at most; of
         several limits (the connection has one, too) the lowest holds.
-    :param poll_method: ``"get"``; or, while deferred and where the service can do that, ``"wait"`` or ``"auto"``, which
-        have the server hold the answer until the operation is done, or ``"list"``, by which all waits under one parent
-        share one listing an interval.
+    :param poll_method: ``"get"``; or, while deferred or of many, and where the service can do that, ``"wait"`` or
+        ``"auto"``, which have the server hold the answer until the operation is done, or ``"list"``, by which all waits
+        under one parent share one listing an interval.
     :param list_parent: what to list then; None: what is before ``/operations/`` in the operation's name.
     :param deferrable: wait in the triggerer, which takes no worker. Default: ``[operators] default_deferrable``.
     """
@@ -250,8 +250,9 @@ class WaitingOperator(ServiceOperator):
         *,
         start: Start,
         leave: Callable[[LongRunningOperationHook, Pause], None] | None = None,
+        again: bool = False,
     ) -> Outcome:
-        """Wait here and now until there is an outcome.
+        """Wait here and now until there is an outcome; ``again``, when there was one, and nobody is told of this.
 
         Before each pause but the short ones after a cancel ``leave`` is called, which may leave the worker by an
         exception: a deferral, a reschedule.
@@ -263,10 +264,9 @@ class WaitingOperator(ServiceOperator):
         clock = steady_clock()
         with (
             self.hook(endpoint=args.endpoint) as hook,
-            Watch(args, hook.get_conn(args.operation_name).config.target, ti=context.get("ti")) as watch,
+            Watch(args, hook.get_conn(args.operation_name).config.target, ti=context.get("ti"), again=again) as watch,
         ):
             client = hook.get_conn(args.operation_name)
-            self.show(context, hook, args.operation_name)
             tally = watch.tally
 
             def rest(pause: Pause) -> None:
@@ -279,6 +279,8 @@ class WaitingOperator(ServiceOperator):
                     self._heed_kill(context, args, client)
 
             try:
+                if not again:
+                    self.show(context, hook, args.operation_name)
                 steps = wait(args, now=clock(), start=start)
                 return watch.ends(drive(steps, args, client, clock=clock, pause=rest, tally=tally))
             except KilledByUser:
@@ -297,7 +299,7 @@ class WaitingOperator(ServiceOperator):
         return outcome
 
     def show(self, context: Context, hook: LongRunningOperationHook, name: str) -> None:
-        """Show which operation it is that is waited for, before the wait."""
+        """Show which operation it is that is waited for, before the wait; raises nothing, as that may run already."""
 
     def defer_wait(
         self,
@@ -409,6 +411,8 @@ class OutcomeOperator(WaitingOperator):
         self.metadata_type = metadata_type
         self.type_modules = type_modules
         type_name(response_type, what="response_type")
+        if getattr(self, "_BaseOperator__from_mapped", False):  # for this no copy is made that is executed
+            self.operator_extra_links = others(self.operator_extra_links)
         if on_cancelled not in ON_CANCELLED:
             raise ValueError(f"on_cancelled must be one of {', '.join(map(repr, ON_CANCELLED))}, not {on_cancelled!r}")
 
@@ -420,8 +424,12 @@ class OutcomeOperator(WaitingOperator):
 
     def show(self, context: Context, hook: LongRunningOperationHook, name: str) -> None:
         """Write the link to the operation, where the connection has a template for it."""
-        if (link := hook.link(name)) is not None:
-            context["ti"].xcom_push(key=XCOM_KEY, value=link)
+        if (link := hook.link(name)) is None:
+            return
+        try:
+            write_link(context["ti"], link)
+        except Exception:  # what it is does not matter: a failed task would start a second operation
+            self.log.warning("operation %r: its link could not be written", name, exc_info=True)
 
     @property
     def own_timeout(self) -> float | None:
@@ -490,7 +498,7 @@ class OutcomeOperator(WaitingOperator):
         """Read an operation again that was too large for the event; whatever comes of that, the verdict stands."""
         now = time.time()
         args = self.wait_args(name, started_at=now, deadline=now + SECONDS_TO_READ_AGAIN, on_timeout="fail", **more)
-        return truth(known, self.poll(context, args, start=Start.POLL), name)
+        return truth(known, self.poll(context, args, start=Start.POLL, again=True), name)
 
 
 def truth(known: Outcome, found: Outcome, name: str) -> Outcome:

@@ -147,7 +147,9 @@ async def drive_async(
                 else:
                     await poller.pause(command)
             except LroError as error:
-                value = error
+                # The wait keeps it through its pause, and by these the frames of the call, a few kilobytes each.
+                value = error.with_traceback(None)
+                value.__context__ = None
             journal.note(command, value)
             try:
                 command = steps.send(Answer(now=clock(), value=value))
@@ -170,7 +172,7 @@ class _Journal:
         self._failed = 0
         self._said: tuple[type[Any], Any] | None = None
         self._progress = progress
-        self._metadata = b""
+        self._metadata = hash(b"")  # as they were seen last; the bytes may be many, and there are thousands of waits
         self._line: str | None = None
 
     def note(self, command: Command, value: Any) -> None:
@@ -191,8 +193,8 @@ class _Journal:
             if self._failed:
                 log.info("operation %r: answers again after %d failed polls", self._name, self._failed)
                 self._failed, self._said = 0, None
-            if self._progress and value.operation.metadata.value != self._metadata:
-                self._metadata = value.operation.metadata.value
+            if self._progress and (seen := hash(value.operation.metadata.value)) != self._metadata:
+                self._metadata = seen
                 self._note_progress(value.operation)
 
     def _note_progress(self, operation: pb.Operation) -> None:

@@ -18,6 +18,7 @@ from airflow_provider_lro._drivers import drive_async, steady_clock
 from airflow_provider_lro._enough import Enough, until_pause
 from airflow_provider_lro._outcome import Broken, Succeeded
 from airflow_provider_lro._wait import Cancel, Start, WaitArgs, wait
+from airflow_provider_lro._watch import OUTCOMES
 from airflow_provider_lro.exceptions import CredentialsError, EndpointError, LroError
 
 if TYPE_CHECKING:
@@ -113,6 +114,16 @@ class Gathering:
         if not self.is_over:
             await self._wait(channels, self.left, lambda args: wait(args, now=self._clock(), start=start))
         self._report.say()
+
+    def count_ended(self, channels: Sequence[ChannelConfig]) -> None:
+        """Count what the waits have come to, for whoever reports this event loop; once, when it is over."""
+        from airflow_provider_lro._pacing import pace_of
+
+        for channel, outcome in zip(channels, self.outcomes, strict=True):
+            if outcome is not None:
+                ended = pace_of(channel.target).counts.ended
+                kind = OUTCOMES[type(outcome)]
+                ended[kind] = ended.get(kind, 0) + 1
 
     async def cancel(self, channels: Sequence[ChannelConfig], *, within: float) -> None:
         """Ask to cancel all that are not done, as their task was killed."""
@@ -219,19 +230,25 @@ class _Crew:
             await self.over
 
     async def dismiss(self) -> None:
-        while some := list(islice(self._tasks, AT_ONCE)):
-            for task in some:
-                task.cancel()
-            await asyncio.wait(some)
+        self.over.cancel()  # how they end now says nothing
+        try:
+            while some := list(islice(self._tasks, AT_ONCE)):
+                for task in some:
+                    task.cancel()
+                await asyncio.wait(some)
+        finally:  # cancelled once more: nobody waits for the rest, which must not go on
+            for task in self._tasks:
+                if not task.cancelling():
+                    task.cancel()
 
     def _ended(self, task: asyncio.Task[bool]) -> None:
         self._tasks.discard(task)
-        error = None if task.cancelled() else task.exception()
+        error = RuntimeError("a wait was cancelled from inside") if task.cancelled() else task.exception()
         if self.over.done():
             return
         if error is not None:
             self.over.set_exception(error)
-        elif task.cancelled() or task.result() or (self._complete and not self._tasks):
+        elif task.result() or (self._complete and not self._tasks):
             self.over.set_result(None)
 
 

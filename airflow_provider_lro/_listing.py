@@ -97,25 +97,29 @@ class _Lister:
             while not self.refused or self.watches:
                 began = now()
                 self._hurry.clear()
-                joined, watching = list(self.waits), list(self.watches)
-                found: dict[str, pb.Operation] = {}
-                failed: LroError | None = None
-                try:
-                    found = await self._list(client, _wanted({wait.name for wait in joined}, finished=bool(watching)))
-                except LroError as error:
-                    failed = error
-                if failed is None:
-                    self.refused = False
-                elif not is_transient(failed):
-                    if joined and not self.refused:
-                        log.warning("operations under %r cannot be listed, so each is polled: %s", self._parent, failed)
-                    self.refused = True
-                for wait in joined:
-                    wait.tell(found.get(wait.name), failed)
-                finished = [operation for operation in found.values() if operation.done]
-                for watch in watching:
-                    watch.tell(finished, failed)
+                await self._once(client)
                 await self._pause(now() - began)
+
+    async def _once(self, client: AsyncOperationsClient) -> None:
+        """List, and tell all; what was found is not kept through the pause, but by whoever was told of it."""
+        joined, watching = list(self.waits), list(self.watches)
+        found: dict[str, pb.Operation] = {}
+        failed: LroError | None = None
+        try:
+            found = await self._list(client, _wanted({wait.name for wait in joined}, finished=bool(watching)))
+        except LroError as error:
+            failed = error.with_traceback(None)  # kept by those who are told, and with it the frames of the call
+        if failed is None:
+            self.refused = False
+        elif not is_transient(failed):
+            if joined and not self.refused:
+                log.warning("operations under %r cannot be listed, so each is polled: %s", self._parent, failed)
+            self.refused = True
+        for wait in joined:
+            wait.tell(found.get(wait.name), failed)
+        finished = [operation for operation in found.values() if operation.done]
+        for watch in watching:
+            watch.tell(finished, failed)
 
     async def _pause(self, took: float) -> None:
         """Pause until the next listing, so that an interval goes from one's beginning to that of the next."""

@@ -53,6 +53,7 @@ class ManyOperationsTrigger(LongRunningOperationTrigger):
             self._gathering = self._gather()
             channels = await self._hook().async_channels(self._gathering.names)
             await self._gathering.run(channels, start=self._first())
+            self._gathering.count_ended(channels)
         except LroError as error:  # the connection describes no channel
             return Broken(error=error)
         finally:

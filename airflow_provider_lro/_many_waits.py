@@ -30,6 +30,7 @@ from airflow_provider_lro._many import ManyOperationsTrigger
 from airflow_provider_lro._names import are_many, pack, parent_of, unpack
 from airflow_provider_lro._outcome import Succeeded
 from airflow_provider_lro._wait import Start
+from airflow_provider_lro._watch import report_counts
 from airflow_provider_lro.exceptions import LroError, OperationsFailed, OperationTimeout
 
 if TYPE_CHECKING:
@@ -208,9 +209,23 @@ class ManyOperator(OutcomeOperator):
         gathering: Gathering,
         channels: Sequence[ChannelConfig],
         work: Callable[[Sequence[ChannelConfig]], Coroutine[Any, Any, None]],
+        *,
+        again: bool = False,
     ) -> None:
-        """Do something about them on this worker, and heed kills and ``execution_timeout`` meanwhile, as for one."""
-        with _aside(partial(work, channels), self._kill_switch.pull) as aside:
+        """Do something about them on this worker, and heed kills and ``execution_timeout`` meanwhile, as for one.
+
+        ``again``: these waits have ended already, and are not counted once more.
+        """
+
+        async def counted(work: Callable[[Sequence[ChannelConfig]], Coroutine[Any, Any, None]]) -> None:
+            try:
+                await work(channels)
+                if gathering.is_over and not again:
+                    gathering.count_ended(channels)
+            finally:
+                report_counts()
+
+        with _aside(partial(counted, work), self._kill_switch.pull) as aside:
             try:
                 killed = self._was_killed_before(aside, context, gathering)
             except AirflowTaskTerminated:  # Airflow 2 raises it out of its signal handler
@@ -222,7 +237,7 @@ class ManyOperator(OutcomeOperator):
                 aside.stop()
                 # Not over yet: a wait taken up after its deadline would take somebody else's cancel for its own.
                 gathering.args.deadline = steady_clock()() + LAST_MOMENT
-                Aside(partial(gathering.run, channels, start=Start.POLL)).result()
+                Aside(partial(counted, partial(gathering.run, start=Start.POLL))).result()
                 return
             if not killed:
                 aside.result()
@@ -264,7 +279,7 @@ class ManyOperator(OutcomeOperator):
                 poll_method="get",
             )
             gathering = Gathering(args, asked)
-            self._here(context, gathering, channels, partial(gathering.run, start=Start.POLL))
+            self._here(context, gathering, channels, partial(gathering.run, start=Start.POLL), again=True)
         for index, found in zip(missing, gathering.outcomes, strict=True):
             outcome, name = known[index], names[index]
             if outcome is not None and found is not None:

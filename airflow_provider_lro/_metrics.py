@@ -54,7 +54,7 @@ def endpoint_tag(target: str) -> str:
 class Counts:
     """What has happened at one endpoint since it was told the last time. Not for several threads."""
 
-    __slots__ = ("delays", "errors", "gets", "held", "lists", "slow_downs", "waits")
+    __slots__ = ("delays", "ended", "errors", "gets", "held", "lists", "slow_downs", "waits")
 
     def __init__(self) -> None:
         self.waits = 0  # how many there are; all others are since the last time
@@ -62,6 +62,7 @@ class Counts:
         self.held = 0
         self.lists = 0
         self.slow_downs = 0
+        self.ended: dict[str, int] = {}  # by outcome; of many in one task, as others tell it themselves
         self.errors: dict[str, int] = {}
         self.delays: dict[str, tuple[int, float]] = {}
 
@@ -87,6 +88,9 @@ class Counts:
         if self.slow_downs:
             yield "lro.slow_downs", self.slow_downs, {}
         self.gets = self.held = self.lists = self.slow_downs = 0
+        ended, self.ended = self.ended, {}
+        for outcome, number in ended.items():
+            yield "lro.waits_ended", number, {"outcome": outcome}
         errors, self.errors = self.errors, {}
         for code, number in errors.items():
             yield "lro.poll_errors", number, {"code": code}
@@ -113,7 +117,8 @@ class Tally:
         self._before, self._asked = self._asked, now
 
     def fails(self, error: Exception) -> None:
-        """Note that a poll has failed."""
+        """Note that the poll that was about to be made has failed, and so has not found it running."""
+        self._asked = self._before
         if self.counts is not None:
             self.counts.failed(error)
 
@@ -126,8 +131,8 @@ class Tally:
         self._before = None
 
     def bound(self, now: float) -> float | None:
-        """Return the most seconds for which the end can have gone unseen; None if only one poll was made.
+        """Return the most seconds for which the end can have gone unseen; None if none has found it running.
 
-        The poll before the last one, by the clock of ``asks``, has found it running.
+        The last before it that has not failed, by the clock of ``asks``, has found it running.
         """
         return None if self._before is None else max(0.0, now - self._before)

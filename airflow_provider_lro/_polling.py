@@ -72,13 +72,15 @@ class Poller:
         """
         if self._listed is not None and command.listed and (seen := self._listed.look()) is not None:
             self._tally.sees(self._loop.time())
-            return read(seen)
+            return read(self._client.trimmed(seen))
         began = self._loop.time()
         self._tally.asks(began)
         try:
             await self._pace.turn(within=command.queue)
         except TimeoutError:
-            raise no_turn(self._call, self._client.config.target) from None
+            error = no_turn(self._call, self._client.config.target)
+            self._tally.fails(error)
+            raise error from None
         options: CallOptions = {
             "rpc_timeout": command.timeout,
             "metadata": self._metadata,
@@ -96,6 +98,7 @@ class Poller:
                 found = await self._client.send(self._call, options)
         except LroError as error:
             self._counts.failed(error)
+            self._tally.fails(error)
             self._pace.heard(error)
             raise
         self._pace.heard(None)

@@ -125,8 +125,11 @@ async def loaded(
 async def _load_in_thread(**names: str | None) -> bool:
     try:
         await asyncio.to_thread(load, **names)
-    except ValueError as error:
-        log.warning("types are not known in this process; the worker decodes what is of them: %s", error)
+    except Exception as error:  # once for all waits, none of which ends by it
+        surprise = None if isinstance(error, ValueError) else error
+        log.warning(
+            "types are not known in this process; the worker decodes what is of them: %s", error, exc_info=surprise
+        )
         return False
     return True
 
@@ -139,7 +142,11 @@ def plain(message: Any) -> Message:
 
 
 def _of_class(kind: Any, *, what: str) -> MessageType:
-    own = _protobuf_class(kind)
+    try:
+        own = _protobuf_class(kind)
+    except (Exception, SystemExit) as error:  # a class that is none of ours does whatever it likes
+        why = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{what} is no protobuf or proto-plus message class that can be used: {why}") from error
     if own is None:
         raise ValueError(f"{what} must be a protobuf or proto-plus message class, not {kind!r}")
     read = own.FromString
@@ -188,11 +195,15 @@ def _imported(text: str, *, what: str) -> Any:
             why = why or str(error)
             continue
         for part in path.split("."):
-            if not hasattr(found, part):
+            try:
+                found, why = getattr(found, part), ""
+            except AttributeError:
                 # What is not in a package was meant to be a module of it, and that was missed before.
                 why = why or f"{found!r} has no {part!r}"
                 break
-            found, why = getattr(found, part), ""
+            except (Exception, SystemExit) as error:  # noqa: BLE001  (a module's __getattr__ runs whatever it likes)
+                why = f"{type(error).__name__}: {error}"
+                break
         else:
             return found
         break

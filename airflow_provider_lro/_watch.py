@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from airflow_provider_lro._outcome import Outcome
     from airflow_provider_lro._wait import WaitArgs
 
-__all__ = ["Watch", "reporter"]
+__all__ = ["OUTCOMES", "Watch", "report_counts", "reporter"]
 
 PERIOD = 10.0
 """Seconds between two reports of the waits of a triggerer."""
@@ -59,21 +59,25 @@ class Watch:
         target: the endpoint.
         ti: the task instance, where there is one.
         shared: one of many waits of this event loop, whose polls ``reporter`` reports.
+        again: a wait that has ended already, of which something is read once more: its polls are all that is told.
     """
 
-    __slots__ = ("_args", "_began", "_endpoint", "_scope", "_span", "bound", "ended_at", "outcome", "tally")
+    __slots__ = ("_again", "_args", "_began", "_endpoint", "_scope", "_span", "bound", "ended_at", "outcome", "tally")
 
-    def __init__(self, args: WaitArgs, target: str, *, ti: Any = None, shared: bool = False) -> None:
+    def __init__(
+        self, args: WaitArgs, target: str, *, ti: Any = None, shared: bool = False, again: bool = False
+    ) -> None:
         self.tally = Tally()
         if not shared:
             self.tally.counts = Counts()
         self.outcome: Outcome | None = None
         self.ended_at = 0.0
         self.bound: float | None = None
+        self._again = again
         self._args = args
         self._began = time.time()
         self._endpoint = endpoint_tag(target)
-        self._span = _span(args, self._endpoint, ti)
+        self._span = None if again else _span(args, self._endpoint, ti)
         self._scope: Any = None
 
     def __enter__(self) -> Self:
@@ -93,6 +97,8 @@ class Watch:
 
     def ends(self, outcome: T, now: float | None = None) -> T:
         """Note the outcome. ``now``: by the clock of the tally; None for the monotonic one."""
+        if self._again:
+            return outcome
         self.outcome = outcome
         self.ended_at = time.time()
         self.bound = self.tally.bound(time.monotonic() if now is None else now)
@@ -169,12 +175,26 @@ class _Reporter:
         from airflow_provider_lro._pacing import paces
 
         host = {"hostname": endpoint_tag(self._hostname)}
+        yield from _counters()
         for target, pace in paces().items():
             tags = {"endpoint": endpoint_tag(target)}
-            yield from (("incr", name, number, tags | more) for name, number, more in pace.counts.take())
             yield "gauge", "lro.waits", pace.counts.waits, tags | host
             yield "gauge", "lro.poll_spacing", round(pace.spacing, 3), tags | host
         yield "gauge", "lro.channels", open_channels(), host
+
+
+def _counters() -> Iterator[tuple[str, str, float, dict[str, str]]]:
+    from airflow_provider_lro._pacing import paces
+
+    for target, pace in paces().items():
+        tags = {"endpoint": endpoint_tag(target)}
+        yield from (("incr", name, number, tags | more) for name, number, more in pace.counts.take())
+
+
+def report_counts() -> None:
+    """Report what the waits of this event loop have done: at its end on a worker, whose gauges would say nothing."""
+    if metrics_are_on():
+        _send(_counters())
 
 
 _reporters: dict[asyncio.AbstractEventLoop, _Reporter] = {}

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from airflow.triggers.base import BaseTrigger, TaskSkippedEvent, TaskSuccessEvent, TriggerEvent
 
 from airflow_provider_lro._drivers import result_of, steady_clock
-from airflow_provider_lro._links import XCOM_KEY, others
+from airflow_provider_lro._links import others
 from airflow_provider_lro._names import name_of
 from airflow_provider_lro._skip import is_skip
 from airflow_provider_lro._wait import Start
 from airflow_provider_lro.exceptions import LroError
+from airflow_provider_lro.links import awrite_link
 from airflow_provider_lro.triggers import LongRunningOperationTrigger
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ class WorkerlessTrigger(LongRunningOperationTrigger):
         if link is None or not TRIGGERS_WRITE_XCOMS:
             return
         try:
-            await asyncio.wait_for(self._push(XCOM_KEY, link), SECONDS_TO_SHOW)
+            await asyncio.wait_for(awrite_link(self.task_instance, link), SECONDS_TO_SHOW)
         except Exception:  # what it is does not matter: a wait is worth more than a link to it
             self.log.warning("operation %r: its link could not be written", self.operation_name, exc_info=True)
 

@@ -45,6 +45,8 @@ PROBE_NAME = "projects/airflow/locations/us-central1/operations/connection-test"
 """An operation that exists nowhere: what a service says of it tells whether it answers at all."""
 NOWHERE = "endpoint.invalid"
 """A host that no name server will ever know: in place of an endpoint that is not known yet."""
+NONE_STORED = ConnectionSettings()
+"""In place of a connection that need not be stored; one, as it keeps the channels that its waits share."""
 
 
 class LongRunningOperationHook(BaseHook):
@@ -279,7 +281,7 @@ class LongRunningOperationHook(BaseHook):
             return settings
         reaches = bool(self.endpoint) or endpoint_follows
         if reaches and self.lro_conn_id in ("", self.default_conn_name):
-            return ConnectionSettings()
+            return NONE_STORED
         advice = "add it" if reaches else f"add it, with the service's host, or {self._no_host}"
         raise EndpointError(f"the connection {self.lro_conn_id!r} is not stored; {advice}") from None
 

@@ -5,11 +5,16 @@ Floor 1, below the operators that name it. Imports nothing heavy.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from airflow.providers.common.compat.sdk import BaseOperatorLink, XCom
 
 from airflow_provider_lro._links import XCOM_KEY
+
+try:
+    from airflow.sdk.bases.xcom import BaseXCom
+except ImportError:  # Airflow 2, which reads links by way of the backend, if there is one
+    BaseXCom = XCom  # type: ignore[misc]
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator
@@ -30,4 +35,22 @@ class OperationLink(BaseOperatorLink):
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002  (Airflow's signature)
         """Return what the task has written; nothing where the connection has no template."""
-        return XCom.get_value(key=XCOM_KEY, ti_key=ti_key) or ""
+        return BaseXCom.get_value(key=XCOM_KEY, ti_key=cast("Any", ti_key)) or ""
+
+
+def write_link(ti: Any, link: str) -> None:
+    """Write a link on a worker. Airflow 3 reads links past an XCom backend of the installation, so it is written so."""
+    if XCom is BaseXCom:
+        ti.xcom_push(key=XCOM_KEY, value=link)
+    else:
+        BaseXCom.set(XCOM_KEY, link, **_of(ti))
+
+
+async def awrite_link(ti: Any, link: str) -> None:
+    """Write a link in the triggerer of Airflow 3.3, likewise."""
+    await BaseXCom.aset(XCOM_KEY, link, **_of(ti))
+
+
+def _of(ti: Any) -> dict[str, Any]:
+    map_index = -1 if ti.map_index is None else ti.map_index
+    return {"dag_id": ti.dag_id, "task_id": ti.task_id, "run_id": ti.run_id, "map_index": map_index}

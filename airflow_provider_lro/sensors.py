@@ -285,7 +285,7 @@ class LongRunningOperationSensor(ManyOperator, BaseSensorOperator):
 
 def _final(error: LroError) -> type[LroError] | None:
     """Return the class of an error that no retry can help; None where one may."""
-    if type(error) is OperationsFailed and all(map(_is_final, error.errors.values())):
+    if type(error) is OperationsFailed and error.errors and all(map(_is_final, error.errors.values())):
         return FinalOperationsFailed
     return FINAL.get(type(error))
 

@@ -172,7 +172,7 @@ class StartOperationOperator(OutcomeOperator):
                 f"{self._starter} has returned an operation that is not done and has no name to poll it by; what it has"
                 " started, if anything, goes on, and no retry is made, as it would start another"
             )
-        endpoint = endpoint_of(started) if self.infers_endpoint and not self.endpoint else None
+        endpoint = self._endpoint_of(started) if self.infers_endpoint and not self.endpoint else None
         known = Started(name=operation.name, started_at=time.time(), endpoint=endpoint)
         if known.name:
             memory.keep(known)
@@ -183,6 +183,13 @@ class StartOperationOperator(OutcomeOperator):
         if not (reachable or endpoint):
             raise self._unreachable(memory, known)
         return self._wait_for(context, memory, known, found=False)
+
+    def _endpoint_of(self, started: Any) -> str | None:
+        try:
+            return endpoint_of(started)
+        except Exception:  # whatever a foreign client does when it is looked into: the name is not stored yet
+            self.log.warning("what %s has returned does not tell its endpoint", self._starter, exc_info=True)
+            return None
 
     def _unreachable(self, memory: Memory, known: Started) -> Exception:
         what = (

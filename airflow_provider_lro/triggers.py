@@ -73,7 +73,10 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
             await over
         except asyncio.CancelledError:
             waiting.cancel()
-            await asyncio.wait([waiting])
+            # Airflow cancels a trigger anew once a second until it has ended, as `on_kill` knows, too.
+            while not waiting.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([waiting])
             if not AIRFLOW_TELLS_OF_KILLS:
                 await self._on_stop()
             raise
@@ -148,15 +151,18 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
         return Start.RESUME
 
     async def _wait(self) -> Outcome:
-        clock = steady_clock()
+        clock, start = steady_clock(), self._first()
+        self.check()
         try:
             await self._know_types()
-            steps = wait(self, now=clock(), start=self._first())
             client = await self._client()
         except LroError as error:  # the connection describes no channel
             return Broken(error=error)
-        reports = reporter()
+        reports = None
         try:
+            reports = reporter()
+            # Not before: until there are types and a connection seconds may pass.
+            steps = wait(self, now=clock(), start=start)
             with Watch(self, client.config.target, ti=self.task_instance, shared=True) as watch:
                 outcome = await drive_async(steps, self, client, clock=clock, shared=True, tally=watch.tally)
                 return watch.ends(outcome, asyncio.get_running_loop().time())
@@ -183,7 +189,6 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
             return True
         from airflow_provider_lro._types import loaded
 
-        self.check()
         return await loaded(**names)
 
     def _type_names(self) -> dict[str, str | None]:

@@ -14,7 +14,7 @@ import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowException, AirflowSkipException, BaseOperator, TaskDeferred
 from airflow.triggers.base import TaskSkippedEvent, TaskSuccessEvent
 
-from airflow_provider_lro import _from_trigger, _workerless, hooks
+from airflow_provider_lro import _from_trigger, _workerless, hooks, links
 from airflow_provider_lro._from_trigger import AIRFLOW
 from airflow_provider_lro._workerless import WorkerlessTrigger
 from airflow_provider_lro.exceptions import (
@@ -82,6 +82,7 @@ def xcoms(monkeypatch: pytest.MonkeyPatch) -> XComs:
     store.XCOM_RETURN_KEY = "return_value"  # type: ignore[attr-defined]
     monkeypatch.setattr(xcom, "XCom", store)
     monkeypatch.setattr(bases, "BaseXCom", store)
+    monkeypatch.setattr(links, "BaseXCom", store)
     return store
 
 

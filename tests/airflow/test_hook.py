@@ -263,6 +263,16 @@ async def test_waits_with_and_without_an_endpoint_do_not_disturb_each_other(monk
     assert [type(each) for each in got] == [EndpointError, str, EndpointError]
 
 
+async def test_waits_without_a_connection_share_their_channel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is one and the same object, of which thousands of waits need no copy."""
+    monkeypatch.delenv("AIRFLOW_CONN_LRO_DEFAULT", raising=False)
+    first, second = [
+        await LongRunningOperationHook("", endpoint="lro.example.com").async_channels(["operations/x"])
+        for _ in range(2)
+    ]
+    assert first[0] is second[0]
+
+
 def test_stored_connection_is_remembered_for_the_triggerer(monkeypatch: pytest.MonkeyPatch) -> None:
     """A triggerer that cannot read a connection that is stored must not go on with other credentials."""
     with LongRunningOperationHook(endpoint="a.example") as hook:

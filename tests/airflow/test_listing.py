@@ -9,8 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_provider_lro import _listing
-from airflow_provider_lro._channel import open_channels
+from airflow_provider_lro import _crowd, _listing
+from airflow_provider_lro._channel import ChannelConfig, open_channels
+from airflow_provider_lro._client import AsyncOperationsClient
+from airflow_provider_lro._credentials import CredentialsConfig
+from airflow_provider_lro._crowd import Considerate
+from airflow_provider_lro._drivers import drive_async, steady_clock
+from airflow_provider_lro._metrics import Tally
+from airflow_provider_lro._outcome import Succeeded
+from airflow_provider_lro._wait import Get, Start, WaitArgs, wait
 from airflow_provider_lro.simulator import operation_name
 from airflow_provider_lro.triggers import LongRunningOperationTrigger
 
@@ -59,6 +66,56 @@ async def test_many_waits_cost_one_listing_an_interval(parent: str, simulator: S
     assert max(polls) <= 3
     assert open_channels() == 0
     assert not _listing._listers
+
+
+class Seen:
+    """What a wait has got to see: what each poll and each look at a listing came to."""
+
+    def __init__(self) -> None:
+        self.values: list[Any] = []
+
+    def note(self, command: Any, value: Any) -> None:
+        if isinstance(command, Get):
+            self.values.append(value)
+
+
+async def driven(client: AsyncOperationsClient, args: WaitArgs, tally: Tally | None = None) -> list[Any]:
+    seen, clock = Seen(), steady_clock()
+    steps = wait(args, now=clock(), start=Start.FRESH)
+    await drive_async(steps, args, client, clock=clock, shared=True, journal=seen, tally=tally)
+    return seen.values
+
+
+def channel(simulator: Simulator) -> ChannelConfig:
+    return ChannelConfig(target=simulator.endpoint, credentials=CredentialsConfig(), insecure=True)
+
+
+async def test_many_keep_as_little_of_a_listing_as_of_polls(
+    parent: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Metadata that is too large for thousands is not kept, by whichever way it came."""
+    monkeypatch.setattr(_crowd, "LARGEST_METADATA", 10)
+    operation = name(parent, 0, outcome="never", metadata="struct", message="x")
+    times = {"interval": 0.1, "initial_delay": 0.1, "deadline": time.time() + 0.8}
+    args = WaitArgs(operation_name=operation, poll_method="list", list_parent=parent, **times)  # type: ignore[arg-type]
+    async with Considerate(channel(simulator)) as client:
+        seen = await driven(client, args)
+    assert len(seen) > len(simulator.calls("GetOperation", operation))
+    assert [each.operation.name for each in seen if each.operation.HasField("metadata")] == []
+
+
+async def test_failed_polls_keep_no_frames_and_bound_nothing(parent: str, simulator: Simulator) -> None:
+    """A wait holds the error through its pause, thousands do; and no poll that failed has found it running."""
+    operation = name(parent, 0, duration=0.2, fault="UNAVAILABLE*4")
+    args = WaitArgs(operation_name=operation, interval=0.1, initial_delay=0.1)
+    tally = Tally()
+    async with AsyncOperationsClient(channel(simulator)) as client:
+        *failed, done = await driven(client, args, tally)
+    assert isinstance(done, Succeeded)
+    assert len(failed) == 4
+    assert [(each.__traceback__, each.__context__) for each in failed] == [(None, None)] * 4
+    assert tally.polls == 5
+    assert tally.bound(asyncio.get_running_loop().time()) is None
 
 
 async def test_backoff_polls_singly(parent: str, simulator: Simulator) -> None:

@@ -21,7 +21,7 @@ from google.rpc import status_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_lro import _crowd, _deferral, _many
+from airflow_provider_lro import _crowd, _deferral, _gathering, _many, sensors
 from airflow_provider_lro._channel import open_channels
 from airflow_provider_lro._many import ManyOperationsTrigger
 from airflow_provider_lro._many_events import MOST, event_from_outcomes
@@ -612,6 +612,48 @@ def test_kill_on_a_worker_cancels_what_is_not_done(
     with pytest.raises(_deferral.KilledByUser):
         run(waiting)
     assert {call["name"] for call in simulator.calls("CancelOperation")} & set(names) == set(names[1:])
+
+
+async def test_second_cancel_leaves_no_wait_behind() -> None:
+    """Those whose turn to be cancelled had not come are cancelled, too, though nobody waits for them any more."""
+    ended = 0
+
+    async def act(index: int) -> bool:
+        nonlocal ended
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.2)
+            ended += 1
+        return False
+
+    waiting = asyncio.ensure_future(_gathering._all(act, range(3 * _gathering.AT_ONCE)))
+    for _ in range(2):
+        await asyncio.sleep(0.1)
+        waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()}, timeout=5)
+    assert ended == 3 * _gathering.AT_ONCE
+
+
+async def test_wait_that_was_cancelled_from_inside_ends_none_of_the_others() -> None:
+    """It is an error: not that enough are done, and not that the task was killed."""
+
+    async def act(index: int) -> bool:
+        await asyncio.sleep(0.01)
+        if not index:
+            raise asyncio.CancelledError
+        return False
+
+    with pytest.raises(RuntimeError, match="cancelled from inside"):
+        await _gathering._all(act, range(3))
+
+
+def test_failure_without_errors_may_be_retried() -> None:
+    """Where no operation says anything, none says that it stays so."""
+    assert sensors._final(OperationsFailed("", errors={})) is None
+    assert sensors._final(OperationsFailed("", errors={"x": OperationFailed("")})) is sensors.FinalOperationsFailed
 
 
 # What is refused

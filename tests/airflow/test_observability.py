@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.providers.common.compat.sdk import DAG
+from airflow.providers.common.compat.sdk import DAG, AirflowTaskTimeout
 
-from airflow_provider_lro import _watch
+from airflow_provider_lro import _deferral, _events, _many_events, _watch, links
 from airflow_provider_lro._from_trigger import AIRFLOW
 from airflow_provider_lro._links import XCOM_KEY
 from airflow_provider_lro._metrics import METRICS, endpoint_tag
-from airflow_provider_lro.exceptions import OperationFailed
+from airflow_provider_lro.exceptions import OperationFailed, OperationsFailed
 from airflow_provider_lro.hooks import LongRunningOperationHook
 from airflow_provider_lro.links import OperationLink
 from airflow_provider_lro.sensors import LongRunningOperationSensor
@@ -85,6 +85,15 @@ def test_without_a_template_nothing_is_written(name: Callable[..., str]) -> None
     assert task.prepare_for_execution().operator_extra_links == ()
 
 
+def test_link_of_a_mapped_task_is_left_to_it_too() -> None:
+    """Airflow makes no copy of what it unmaps to run it."""
+    with DAG("mapped", schedule=None):
+        mapped = LongRunningOperationSensor.partial(task_id="mapped").expand(operation_name=["operations/x"])
+    assert [type(link) for link in mapped.operator_extra_links] == [OperationLink]
+    unmapped = mapped.unmap({"operation_name": "operations/x"})
+    assert unmapped.operator_extra_links == ()
+
+
 def test_links_of_a_subclass_stay(name: Callable[..., str]) -> None:
     """Only ours is taken out of the copy that runs."""
 
@@ -97,6 +106,63 @@ def test_links_of_a_subclass_stay(name: Callable[..., str]) -> None:
 
     (left,) = Own(task_id="own", operation_name="operations/x").prepare_for_execution().operator_extra_links
     assert isinstance(left, Other)
+
+
+class Refusing(FakeTaskInstance):
+    """Writes no XCom: there is no way to the database, or Airflow interrupts it."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        raise self.error
+
+
+@pytest.mark.usefixtures("template")
+def test_link_that_cannot_be_written_costs_no_wait(name: Callable[..., str]) -> None:
+    """A task that failed for it would start a second operation."""
+    task = sensor(name(duration=0.2), deferrable=False)
+    assert run(task, ti=Refusing(OSError("no way to the database"))).result
+
+
+@pytest.mark.usefixtures("template")
+@pytest.mark.skipif(AIRFLOW < (3,), reason="Airflow 2 reads a link by way of the backend")
+def test_link_goes_past_a_backend_of_xcoms(name: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Airflow 3 shows what the database has: a backend that keeps values elsewhere would be shown its address."""
+    written: dict[str, Any] = {}
+
+    class Base:
+        @classmethod
+        def set(cls, key: str, value: Any, **of: Any) -> None:
+            assert of == {"dag_id": "dag", "task_id": "task", "run_id": "run", "map_index": -1}
+            written[key] = value
+
+    class Backend(Base):
+        @classmethod
+        def set(cls, key: str, value: Any, **of: Any) -> None:
+            written[key] = "s3://elsewhere"
+
+    monkeypatch.setattr(links, "BaseXCom", Base)
+    monkeypatch.setattr(links, "XCom", Backend)
+    operation = name(duration=0)
+    ran = run(sensor(operation, deferrable=False))
+    assert ran.ti.xcoms == {}
+    assert written == {XCOM_KEY: f"https://console.example.com/duration%3D0/{operation.rpartition('/')[2]}"}
+
+
+@pytest.mark.usefixtures("template")
+def test_kill_and_timeout_are_heeded_while_the_link_is_written(
+    name: Callable[..., str], simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Airflow raises out of a signal handler then is what it is later: a look at the operation, or its cancel."""
+    assert run(sensor(name(duration=0), deferrable=False), ti=Refusing(AirflowTaskTimeout("over"))).result
+    operation = name(outcome="never")
+    monkeypatch.setattr(_deferral, "state_of", lambda _: "failed")
+    killed = Refusing(_deferral.AirflowTaskTerminated("killed"))
+    with pytest.raises(_deferral.AirflowTaskTerminated):
+        run(sensor(operation, deferrable=False, cancel_on_kill=True), ti=killed)
+    assert len(simulator.calls("CancelOperation", operation)) == 1
 
 
 @pytest.mark.parametrize(
@@ -124,9 +190,11 @@ def test_template_that_is_wrong_costs_the_link_alone(
 def test_test_connection_knows_templates(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where somebody looks at the form, what is wrong with it is said at once."""
     monkeypatch.setenv("AIRFLOW_CONN_LRO_DEFAULT", connection(simulator, link_template=TEMPLATE))
-    assert LongRunningOperationHook().test_connection()[0] is True
+    with LongRunningOperationHook() as hook:
+        assert hook.test_connection()[0] is True
     monkeypatch.setenv("AIRFLOW_CONN_LRO_DEFAULT", connection(simulator, link_template="javascript:x"))
-    good, text = LongRunningOperationHook().test_connection()
+    with LongRunningOperationHook() as hook:
+        good, text = hook.test_connection()
     assert good is False
     assert "link_template 'javascript:x' is refused" in text
 
@@ -285,6 +353,56 @@ def test_metrics_reach_a_real_statsd(name: Callable[..., str], simulator: Simula
     assert max(value for metric, _, value, _ in heard if metric == "lro.waits") >= 7
     assert "operations/" not in statsd.text
     assert "simulations" not in statsd.text
+
+
+@pytest.mark.parametrize("room", [10**6, 10], ids=["all in the event", "read again"])
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_many_are_told_as_well(
+    name: Callable[..., str], simulator: Simulator, monkeypatch: pytest.MonkeyPatch, deferrable: bool, room: int
+) -> None:
+    """Each wait that has ended once, by whatever process, and every poll; the gauges are a triggerer's."""
+    told: list[Any] = []
+    monkeypatch.setattr(_watch, "metrics_are_on", lambda: True)
+    monkeypatch.setattr(_watch, "_send", told.extend)
+    monkeypatch.setattr(_many_events, "LARGEST_EVENT", room)
+    names = [name(duration=0), name(duration=0.3), name(duration=0.3, outcome="cancelled")]
+    with pytest.raises(OperationsFailed):
+        run(sensor(names, initial_delay=0.1, deferrable=deferrable))
+    sums = Counter[str]()
+    for _, metric, value, tags in told:
+        assert tags.get("endpoint", "") in ("", endpoint_tag(simulator.endpoint))
+        sums[f"{metric} {tags['outcome']}" if "outcome" in tags else metric] += value
+    assert sums["lro.polls"] == sum(len(simulator.calls("GetOperation", each)) for each in names)
+    assert (sums["lro.waits_ended succeeded"], sums["lro.waits_ended cancelled"]) == (2, 1)
+    assert any(metric == "lro.waits" for _, metric, *_ in told) == deferrable
+
+
+@pytest.mark.usefixtures("template")
+def test_result_that_is_read_again_is_no_second_wait(
+    name: Callable[..., str], simulator: Simulator, spans: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too large for the event, it is polled on the worker: that poll is told, and nothing else."""
+    told: list[Any] = []
+    links: list[str] = []
+
+    class Listening(FakeTaskInstance):
+        def xcom_push(self, key: str, value: Any) -> None:
+            links.append(key)
+
+    monkeypatch.setattr(_watch, "metrics_are_on", lambda: True)
+    monkeypatch.setattr(_watch, "_send", told.extend)
+    monkeypatch.setattr(_events, "LARGEST_EVENT", 10)
+    operation = name(duration=0.2, response={"rows": 3})
+    ran = run(sensor(operation, initial_delay=0.1), ti=Listening())
+    assert ran.result == {"rows": 3.0}
+    assert ran.events[0]["read_again"] is True
+    sums = Counter[str]()
+    for _, metric, value, _ in told:
+        sums[metric] += value
+    assert sums["lro.polls"] == len(simulator.calls("GetOperation", operation))
+    assert sums["lro.waits_ended"] == 1
+    assert [span.attributes["lro.outcome"] for span in spans.get_finished_spans()] == ["unfinished", "succeeded"]
+    assert links == [XCOM_KEY]
 
 
 def test_where_no_metrics_are_sent_there_is_no_timer(name: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -315,6 +315,30 @@ def test_takes_what_clients_return(form: str, name: Callable[..., str], ti: Fake
     assert "id" in run(Start(task_id="start", interval=0.1), ti=ti).result
 
 
+def test_client_that_cannot_be_looked_into_costs_no_name(
+    name: Callable[..., str], ti: FakeTaskInstance, store: FakeStore
+) -> None:
+    """Its endpoint stays unknown; the operation is stored, and waited for."""
+
+    class Odd:
+        operation = pb.Operation(name=name(duration=0.1))
+
+        @property
+        def _refresh(self) -> Any:
+            raise RuntimeError("closed")
+
+    class Start(StartOperationOperator):
+        infers_endpoint = True
+
+        def start(self, context: Any) -> Any:
+            return Odd()
+
+    api_core = pytest.importorskip("google.api_core.operation")
+    assert api_core
+    assert "id" in run(Start(task_id="start", interval=0.1), ti=ti, store=store).result
+    assert store.get("lro_operation")["name"] == Odd.operation.name
+
+
 def test_outcome_that_comes_with_the_start(ti: FakeTaskInstance, simulator: Simulator) -> None:
     """A done operation without a name (`validate_only`) is an outcome, and nothing is polled."""
     before = len(simulator.calls())

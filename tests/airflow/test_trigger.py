@@ -20,7 +20,7 @@ from airflow_provider_lro._channel import open_channels
 from airflow_provider_lro._deferral import OutcomeOperator, ServiceOperator, WaitingOperator
 from airflow_provider_lro._events import outcome_from_event
 from airflow_provider_lro._outcome import Broken, Cancelled, Succeeded, TimedOut
-from airflow_provider_lro._wait import WaitArgs
+from airflow_provider_lro._wait import Start, WaitArgs, wait
 from airflow_provider_lro.exceptions import EndpointError
 from airflow_provider_lro.operators import CancelOperationOperator
 from airflow_provider_lro.sensors import LongRunningOperationSensor
@@ -190,6 +190,33 @@ async def test_kill_is_heard_during_an_outage() -> None:
     assert open_channels() == 0
 
 
+async def test_wait_begins_when_there_is_a_connection(
+    name: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What takes its time before is no part of the first pause, which would reach beyond the deadline by as much."""
+    happened: list[str] = []
+
+    class Slow(LongRunningOperationTrigger):
+        async def _show(self, hook: Any) -> None:
+            happened.append("connected")
+
+    def noted(args: WaitArgs, *, now: float, start: Start) -> Any:
+        happened.append("begun")
+        return wait(args, now=now, start=start)
+
+    monkeypatch.setattr(triggers, "wait", noted)
+    await anext(Slow(operation_name=name(duration=0), interval=0.1).run())  # type: ignore[call-overload]
+    assert happened == ["connected", "begun"]
+
+
+async def test_surprise_leaves_no_channel(name: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever goes wrong before the first poll, the channel is given back."""
+    monkeypatch.setattr(triggers, "reporter", {}.popitem)
+    with pytest.raises(KeyError):
+        await anext(trigger(name(duration=0)).run())  # type: ignore[call-overload]
+    assert open_channels() == 0
+
+
 class Killed:
     """A task instance, as a trigger has it."""
 
@@ -240,6 +267,35 @@ async def test_kill_outlives_further_cancels(
         killing.cancel("a user's action")
     answer.set()
     await killing
+    assert len(simulator.calls("CancelOperation", operation)) == 1
+
+
+async def test_kill_outlives_a_slow_tear_down(
+    name: Callable[..., str], simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Below Airflow 3.3, too, where a kill is heard of only after the wait has ended, and cancels come all the time."""
+
+    class Slow(LongRunningOperationTrigger):
+        async def _wait(self) -> Any:
+            try:
+                return await super()._wait()
+            finally:
+                await asyncio.sleep(0.3)
+
+    monkeypatch.setattr(triggers, "AIRFLOW_TELLS_OF_KILLS", False)
+    monkeypatch.setattr(triggers, "state_of", lambda _: "failed")
+    operation = name(outcome="never")
+    killed = Slow(operation_name=operation, interval=0.1, cancel_on_kill=True)
+    killed.task_instance = Killed()  # type: ignore[assignment]
+    running = asyncio.ensure_future(anext(killed.run()))  # type: ignore[arg-type]
+    while not simulator.calls("GetOperation", operation):  # noqa: ASYNC110  (it tells nobody)
+        await asyncio.sleep(0.01)
+    for number in range(4):
+        running.cancel(f"cancel {number}")
+        await asyncio.sleep(0.05)
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await running
+    assert caught.value.args == ("cancel 0",)
     assert len(simulator.calls("CancelOperation", operation)) == 1
 
 

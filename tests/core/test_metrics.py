@@ -28,11 +28,13 @@ def test_counts_are_told_once() -> None:
     counts.delayed("quota", 0.5)
     counts.delayed("quota", 0.25)
     counts.delayed("slow_down", 0.0)  # its turn came at once
+    counts.ended["succeeded"] = 4
     assert list(counts.take()) == [
         ("lro.polls", 5, {"method": "get"}),
         ("lro.polls", 2, {"method": "wait"}),
         ("lro.polls", 1, {"method": "list"}),
         ("lro.slow_downs", 1, {}),
+        ("lro.waits_ended", 4, {"outcome": "succeeded"}),
         ("lro.poll_errors", 2, {"code": "UNAVAILABLE"}),
         ("lro.poll_errors", 1, {"code": "OTHER"}),
         ("lro.poll_errors", 1, {"code": "CredentialsError"}),
@@ -57,6 +59,20 @@ def test_lag_is_bounded_by_the_poll_before() -> None:
     tally.was_held()
     assert tally.bound(40.0) is None
     assert tally.polls == 3
+
+
+def test_poll_that_fails_bounds_nothing() -> None:
+    """It has not found the operation running: the last that has is what bounds, or nothing does."""
+    tally = Tally()
+    tally.asks(10.0)
+    tally.fails(RpcError("", code=14))
+    tally.asks(20.0)
+    assert tally.bound(20.0) is None
+    for now in (30.0, 40.0):
+        tally.asks(now)
+        tally.fails(RpcError("", code=14))
+    tally.asks(50.0)
+    assert tally.bound(50.5) == pytest.approx(30.5)
 
 
 @given(target=st.text())

@@ -70,7 +70,7 @@ def test_the_twins_have_the_same_surface() -> None:
         }
 
     assert public(OperationsClient) == public(AsyncOperationsClient)
-    assert {*METHODS, "close", "connect", "send"} == set(public(OperationsClient))
+    assert {*METHODS, "close", "connect", "send", "trimmed"} == set(public(OperationsClient))
 
 
 # ── the five ──

@@ -131,6 +131,45 @@ def test_module_that_fails_says_how(
         load(**{argument: value})
 
 
+ODD = """
+class Odd:
+    def pb():
+        raise RuntimeError("no licence")
+
+
+class Meta(type):
+    def __repr__(cls):
+        raise KeyError("no name")
+
+
+class Nameless(metaclass=Meta):
+    pass
+
+
+def __getattr__(name):
+    raise RuntimeError("no licence")
+"""
+
+
+@pytest.mark.parametrize("path", ["{}:Odd", "{}.Odd", "{}:Lake", "{}.Lake"])
+def test_what_a_foreign_module_raises_is_the_reason(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its attributes and its classes run what they like, as it does itself."""
+    late = late_module(tmp_path, monkeypatch, body=ODD)
+    with pytest.raises(ValueError, match=r"metadata_type.*RuntimeError: no licence"):
+        load(metadata_type=path.format(late.module))
+
+
+async def test_no_surprise_gets_into_a_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever else goes wrong with the types is logged, once, and where it came from."""
+    late = late_module(tmp_path, monkeypatch, body=ODD)
+    for _ in range(2):
+        assert await loaded(metadata_type=f"{late.module}:Nameless") is False
+    (record,) = caplog.records
+    assert record.exc_info is not None
+
+
 def test_modules_make_a_full_name_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A type is found by its full name once the module that brings it is imported."""
     late = late_module(tmp_path, monkeypatch)
