@@ -19,7 +19,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTas
 from airflow_provider_lro import _kill
 from airflow_provider_lro._connection import chain_of
 from airflow_provider_lro._drivers import drive, moment, result_of, steady_clock, timeout_error
-from airflow_provider_lro._links import others
+from airflow_provider_lro._links import XCOM_KEY, others
 from airflow_provider_lro._names import are_many, name_of
 from airflow_provider_lro._outcome import Broken, Cancelled, Failed, Succeeded, TimedOut
 from airflow_provider_lro._task_state import state_of
