@@ -13,22 +13,15 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 
 from airflow_provider_lro._aside import Aside
-from airflow_provider_lro._deferral import (
-    LAST_MOMENT,
-    SECONDS_TO_CANCEL,
-    SECONDS_TO_READ_AGAIN,
-    AirflowTaskTerminated,
-    KilledByUser,
-    OutcomeOperator,
-    names_of,
-    truth,
-)
+from airflow_provider_lro._conclusion import SECONDS_TO_READ_AGAIN, OutcomeOperator, truth
+from airflow_provider_lro._deferral import LAST_MOMENT, SECONDS_TO_CANCEL, AirflowTaskTerminated, KilledByUser
 from airflow_provider_lro._drivers import steady_clock
 from airflow_provider_lro._enough import Enough, wanted_of
 from airflow_provider_lro._gathering import Gathering, one_of
 from airflow_provider_lro._many import ManyOperationsTrigger
 from airflow_provider_lro._names import are_many, pack, parent_of, unpack
 from airflow_provider_lro._outcome import Succeeded
+from airflow_provider_lro._service import names_of
 from airflow_provider_lro._wait import Start
 from airflow_provider_lro._watch import report_counts
 from airflow_provider_lro.exceptions import LroError, OperationsFailed, OperationTimeout

@@ -11,18 +11,18 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_lro import _outcome as outcomes
-from airflow_provider_lro._deferral import (
+from airflow_provider_lro._deferral import WaitingOperator
+from airflow_provider_lro._drivers import result_of
+from airflow_provider_lro._each import WORDS, ask, each, one_or_all
+from airflow_provider_lro._names import parent_of
+from airflow_provider_lro._service import (
     ServiceOperator,
-    WaitingOperator,
     checked_page_size,
     checked_wait_timeout,
     earliest,
     names_of,
     seconds,
 )
-from airflow_provider_lro._drivers import result_of
-from airflow_provider_lro._each import WORDS, ask, each, one_or_all
-from airflow_provider_lro._names import parent_of
 from airflow_provider_lro._text import one_line
 from airflow_provider_lro._wait import Start, is_whole
 from airflow_provider_lro.exceptions import OperationNotFound, UnimplementedError

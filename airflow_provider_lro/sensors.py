@@ -19,9 +19,11 @@ from airflow.providers.common.compat.sdk import (
     BaseSensorOperator,
 )
 
-from airflow_provider_lro._deferral import ServiceOperator, name_of, retyped
+from airflow_provider_lro._deferral import retyped
 from airflow_provider_lro._drivers import moment
 from airflow_provider_lro._many_waits import ManyOperator
+from airflow_provider_lro._names import name_of
+from airflow_provider_lro._service import ServiceOperator
 from airflow_provider_lro._skip import is_skip
 from airflow_provider_lro._wait import Start, WaitArgs
 from airflow_provider_lro.exceptions import (

@@ -10,9 +10,10 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_lro import _outcome as outcomes
-from airflow_provider_lro._deferral import WaitingOperator, checked_wait_timeout, earliest, seconds
+from airflow_provider_lro._deferral import WaitingOperator
 from airflow_provider_lro._each import ask, each_at_once, raise_all
 from airflow_provider_lro._report import Report
+from airflow_provider_lro._service import checked_wait_timeout, earliest, seconds
 from airflow_provider_lro._sweep import SweepOperator, checked_flag, checked_most
 from airflow_provider_lro._wait import Start, is_transient
 from airflow_provider_lro.exceptions import (

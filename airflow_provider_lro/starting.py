@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 
 from airflow_provider_lro import _outcome as outcomes
-from airflow_provider_lro._deferral import KilledByUser, OutcomeOperator, checked_wait_timeout, earliest, seconds
+from airflow_provider_lro._conclusion import OutcomeOperator
+from airflow_provider_lro._deferral import KilledByUser
 from airflow_provider_lro._memory import Memory, Started
 from airflow_provider_lro._names import name_of
 from airflow_provider_lro._origin import endpoint_of
+from airflow_provider_lro._service import checked_wait_timeout, earliest, seconds
 from airflow_provider_lro._wait import Start
 from airflow_provider_lro.exceptions import (
     EndpointError,

@@ -80,7 +80,9 @@ ORDER = [
         "_many",
     ],
     [
+        "_service",
         "_deferral",
+        "_conclusion",
         "_each",
         "_from_trigger",
         "_memory",

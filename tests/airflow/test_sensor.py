@@ -14,7 +14,7 @@ from airflow.providers.common.compat.sdk import (
     TaskDeferred,
 )
 
-from airflow_provider_lro import _deferral, _events
+from airflow_provider_lro import _conclusion, _events
 from airflow_provider_lro._wait import WaitArgs
 from airflow_provider_lro.exceptions import (
     Code,
@@ -364,7 +364,7 @@ def test_result_that_is_out_of_reach_is_no_timeout(
     name: Callable[..., str], outcome: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the event said stays true while the result cannot be read again, and nothing is cancelled."""
-    monkeypatch.setattr(_deferral, "SECONDS_TO_READ_AGAIN", 0.3)
+    monkeypatch.setattr(_conclusion, "SECONDS_TO_READ_AGAIN", 0.3)
     monkeypatch.setattr(_events, "LARGEST_EVENT", 10)
     waiting = sensor(name(duration=0.2, outcome=outcome), deferrable=True, on_timeout="cancel", initial_delay=0.1)
 

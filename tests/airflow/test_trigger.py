@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 
 from airflow_provider_lro import hooks, triggers
 from airflow_provider_lro._channel import open_channels
-from airflow_provider_lro._deferral import OutcomeOperator, ServiceOperator, WaitingOperator
+from airflow_provider_lro._conclusion import OutcomeOperator
+from airflow_provider_lro._deferral import WaitingOperator
 from airflow_provider_lro._events import outcome_from_event
 from airflow_provider_lro._outcome import Broken, Cancelled, Succeeded, TimedOut
+from airflow_provider_lro._service import ServiceOperator
 from airflow_provider_lro._wait import Start, WaitArgs, wait
 from airflow_provider_lro.exceptions import EndpointError
 from airflow_provider_lro.operators import CancelOperationOperator
