@@ -758,4 +758,4 @@ def test_in_a_real_airflow(airflow: AirflowStack, service: Simulator) -> None:
     for task in ("fails", "skips"):
         assert airflow.xcom("sweep", run_id, task)["unimplemented"] == [stubborn]
     assert [len(service.calls("CancelOperation", name)) for name in (*stale, young)] == [1] * 20 + [0]
-    assert "the triggerer waits for it" in airflow.task_log("sweep", run_id, "cancel")
+    assert "the triggerer waits from here on" in airflow.task_log("sweep", run_id, "cancel")
