@@ -9,12 +9,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from google.protobuf import any_pb2, timestamp_pb2
+from google.protobuf import timestamp_pb2
 from google.protobuf.message import Message
 
-from airflow_provider_lro._encoding import metadata
-from airflow_provider_lro._progress import LARGEST
-from airflow_provider_lro.exceptions import NoMetadataError
+from airflow_provider_lro._progress import readable_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +39,7 @@ def time_in(operation: pb.Operation, fields: Sequence[str]) -> float | None:
 
     None, too, where the metadata is larger than ``LARGEST``: an event loop may wait meanwhile.
     """
-    message = _metadata(operation)
+    message = readable_metadata(operation)
     places = [message, *(_field(message, name) for name in SHARED)]
     for field in fields:
         for place in places:
@@ -52,7 +50,7 @@ def time_in(operation: pb.Operation, fields: Sequence[str]) -> float | None:
 
 def time_at(operation: pb.Operation, path: str) -> float | None:
     """Return the time in one field of an operation's metadata, such as ``progress.start_time``."""
-    value: Any = _metadata(operation)
+    value: Any = readable_metadata(operation)
     for name in path.split("."):
         value = _field(value, name)
     return _moment(value)
@@ -88,16 +86,6 @@ def as_seconds(value: object) -> float | None:
 def metadata_type(operation: pb.Operation) -> str:
     """Return the full name of the metadata's type; "" where there is no metadata."""
     return operation.metadata.TypeName() if operation.HasField("metadata") else ""
-
-
-def _metadata(operation: pb.Operation) -> Message | None:
-    if len(operation.metadata.value) > LARGEST:
-        return None
-    try:
-        message = metadata(operation)
-    except NoMetadataError:
-        return None
-    return None if isinstance(message, any_pb2.Any) else message  # of a type that is not known here
 
 
 def _field(message: Any, name: str) -> Any:

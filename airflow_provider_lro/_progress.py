@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from google.longrunning import operations_proto_pb2 as pb
     from google.protobuf.message import Message
 
-__all__ = ["describe"]
+__all__ = ["describe", "readable_metadata"]
 
 LONGEST_PART = 200
 """Characters of one text in it, so that a long target leaves room for the message."""
@@ -58,13 +58,8 @@ def describe(operation: pb.Operation) -> str | None:
         At most ``LONGEST_LINE`` printable characters; None where there is nothing to say: no metadata, a type that is
         not known here, none of the usual fields, or more than ``LARGEST``.
     """
-    if len(operation.metadata.value) > LARGEST:
-        return None
-    try:
-        message = metadata(operation)
-    except NoMetadataError:
-        return None
-    if isinstance(message, any_pb2.Any):
+    message = readable_metadata(operation)
+    if message is None:
         return None
     found: dict[str, Any] = {}
     _gather(message, found, depth=0)
@@ -73,6 +68,17 @@ def describe(operation: pb.Operation) -> str | None:
     parts = (_how_far(found), _text(found, STATES), action, "asked to cancel" if cancels else "")
     line = ": ".join(filter(None, (", ".join(filter(None, parts)), _text(found, MESSAGES))))
     return one_line(line) or None
+
+
+def readable_metadata(operation: pb.Operation) -> Message | None:
+    """Return the metadata of an operation; None where there is none, of an unknown type, or more than ``LARGEST``."""
+    if len(operation.metadata.value) > LARGEST:
+        return None
+    try:
+        message = metadata(operation)
+    except NoMetadataError:
+        return None
+    return None if isinstance(message, any_pb2.Any) else message
 
 
 def _gather(message: Message, found: dict[str, Any], *, depth: int) -> None:
