@@ -8,6 +8,7 @@ import pty
 import re
 import select
 import shlex
+import signal
 import subprocess
 import sys
 import termios
@@ -112,6 +113,15 @@ def test_progress_in_place(name: Callable[..., str], tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out").read_text()) == {"id": waited.rpartition("/")[2]}
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Let children hear Ctrl-C, also where the tests themselves were started in the background, deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 def test_ctrl_c_ends_the_wait_alone(name: Callable[..., str], simulator: Simulator) -> None:
     """Ctrl-C exits with 130, cancels nothing, and prints the command that does, which works."""
     waited = name(outcome="never")
