@@ -210,9 +210,4 @@ class LongRunningOperationEventTrigger(BaseEventTrigger):
         return outcomes
 
     def _hook(self) -> LongRunningOperationHook:
-        return LongRunningOperationHook(
-            self.lro_conn_id,
-            endpoint=self.endpoint,
-            impersonation_chain=self.impersonation_chain,
-            quota_project_id=self.quota_project_id,
-        )
+        return LongRunningOperationHook.of(self)

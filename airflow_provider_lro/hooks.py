@@ -85,6 +85,16 @@ class LongRunningOperationHook(BaseHook):
         self._settings: ConnectionSettings | None = None
         self._clients: dict[ChannelConfig, OperationsClient] = {}
 
+    @classmethod
+    def of(cls, holder: Any) -> Self:
+        """Return the hook of a trigger, whose attributes are called as the arguments are."""
+        return cls(
+            holder.lro_conn_id,
+            endpoint=holder.endpoint,
+            impersonation_chain=holder.impersonation_chain,
+            quota_project_id=holder.quota_project_id,
+        )
+
     def __enter__(self) -> Self:
         return self
 

@@ -198,12 +198,7 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
         """Show which operation it is that is waited for; here a worker has done so."""
 
     def _hook(self) -> LongRunningOperationHook:
-        return LongRunningOperationHook(
-            self.lro_conn_id,
-            endpoint=self.endpoint,
-            impersonation_chain=self.impersonation_chain,
-            quota_project_id=self.quota_project_id,
-        )
+        return LongRunningOperationHook.of(self)
 
 
 def _come_about(over: asyncio.Future[None], _: asyncio.Task[Outcome]) -> None:
