@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING, TypeAlias
 
 from airflow_provider_lro._client import AsyncOperationsClient
+from airflow_provider_lro._loops import forget_closed
 from airflow_provider_lro._pacing import pace_of, pause
 from airflow_provider_lro._schedule import Window
 from airflow_provider_lro._wait import is_transient
@@ -171,8 +172,7 @@ _listers: dict[_Key, _Lister] = {}
 def _lister_of(key: _Key) -> _Lister:
     lister = _listers.get(key)
     if lister is None:
-        for stale in [other for other in _listers if other[0].is_closed()]:
-            del _listers[stale]
+        forget_closed(_listers)
         lister = _listers[key] = _Lister(*key[1:])
     return lister
 

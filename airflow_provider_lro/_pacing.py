@@ -12,6 +12,7 @@ import random
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from airflow_provider_lro._loops import forget_closed
 from airflow_provider_lro._metrics import Counts
 from airflow_provider_lro._wait import LONGEST_RETRY_INFO
 from airflow_provider_lro.exceptions import Code, RpcError
@@ -101,8 +102,7 @@ def _here() -> _OfLoop:
     loop = asyncio.get_running_loop()
     here = _of_loops.get(loop)
     if here is None:
-        for closed in [other for other in _of_loops if other.is_closed()]:
-            del _of_loops[closed]
+        forget_closed(_of_loops)
         here = _of_loops[loop] = _OfLoop(loop)
     return here
 

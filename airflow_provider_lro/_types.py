@@ -25,6 +25,7 @@ from google.protobuf import (
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2
 
+from airflow_provider_lro._loops import forget_closed
 from airflow_provider_lro._type_names import module_names, type_name
 
 if TYPE_CHECKING:
@@ -111,8 +112,7 @@ async def loaded(
     loop = asyncio.get_running_loop()
     key = (loop, response_type, metadata_type, type_modules)
     if key not in _loads:
-        for stale in [other for other in _loads if other[0].is_closed()]:
-            del _loads[stale]
+        forget_closed(_loads)
         _loads[key] = loop.create_task(
             _load_in_thread(response_type=response_type, metadata_type=metadata_type, type_modules=type_modules)
         )

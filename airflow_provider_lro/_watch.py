@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from airflow.providers.common.compat.sdk import conf
 
 from airflow_provider_lro import _outcome as outcomes
+from airflow_provider_lro._loops import forget_closed
 from airflow_provider_lro._metrics import Counts, Tally, endpoint_tag
 from airflow_provider_lro.exceptions import Code
 
@@ -206,8 +207,7 @@ def reporter() -> _Reporter | None:
         return None
     loop = asyncio.get_running_loop()
     if loop not in _reporters:
-        for closed in [other for other in _reporters if other.is_closed()]:
-            del _reporters[closed]
+        forget_closed(_reporters)
         _reporters[loop] = _Reporter(loop)
     _reporters[loop].join()
     return _reporters[loop]

@@ -15,6 +15,7 @@ from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHo
 
 from airflow_provider_lro._connection import ConnectionSettings, TaskSettings
 from airflow_provider_lro._links import check_template
+from airflow_provider_lro._loops import forget_closed
 from airflow_provider_lro._text import one_line
 from airflow_provider_lro._wait import check_name
 from airflow_provider_lro.exceptions import (
@@ -329,8 +330,7 @@ async def _shared_settings(hook: LongRunningOperationHook) -> ConnectionSettings
     key = (loop, hook.lro_conn_id)
     read_at, task = _settings.get(key, (0.0, None))
     if task is None or (task.done() and (_failed(task) or time.monotonic() - read_at > CONNECTION_LIFETIME)):
-        for stale in [other for other in _settings if other[0].is_closed()]:
-            del _settings[stale]
+        forget_closed(_settings)
         task = loop.create_task(hook._aread_connection())  # noqa: SLF001  (its own module)
         _settings[key] = (time.monotonic(), task)
     # Shielded: a wait that is cancelled must not take the connection from all others.

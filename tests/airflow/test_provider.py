@@ -27,6 +27,7 @@ EXAMPLES = [path for path in sorted((ROOT / "example_dags").glob("*.py")) if pat
 BESIDE = {"__init__", "_form", "_plugin", "get_provider_info"}
 ORDER = [
     [
+        "_loops",
         "exceptions",
         "_text",
         "_skip",
