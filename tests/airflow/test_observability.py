@@ -372,7 +372,9 @@ def test_many_are_told_as_well(
     for _, metric, value, tags in told:
         assert tags.get("endpoint", "") in ("", endpoint_tag(simulator.endpoint))
         sums[f"{metric} {tags['outcome']}" if "outcome" in tags else metric] += value
-    assert sums["lro.polls"] == sum(len(simulator.calls("GetOperation", each)) for each in names)
+    # The first look ends with the first answer that says "not done"; the other's poll may be on its way then.
+    given_up = sums["lro.polls"] - sum(len(simulator.calls("GetOperation", each)) for each in names)
+    assert given_up in (0, 1)
     assert (sums["lro.waits_ended succeeded"], sums["lro.waits_ended cancelled"]) == (2, 1)
     assert any(metric == "lro.waits" for _, metric, *_ in told) == deferrable
 
