@@ -238,7 +238,7 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.only in "10,000":
         waits, watch = (2_000, 30.0) if arguments.quick else (10_000, 90.0)
         spec = {"waits": waits, "interval": 60.0, "fresh": True, "over": watch / 3, "watch": watch}
-        found = side_by_side((OURS, BARE, BARE_TRIGGER), spec, UNLIMITED)
+        found = side_by_side((OURS, BARE, BARE_TRIGGER, ALONE), spec, UNLIMITED)
         sections += [f"### {waits:,} waits polling, 1 s to 60 s", table(HEADER, rows(found)), codes(found)]
         checks += [
             Check(
