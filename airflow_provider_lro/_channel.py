@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import grpc
 
 from airflow_provider_lro import __version__
+from airflow_provider_lro._checks import is_whole
 from airflow_provider_lro._credentials import CredentialsConfig
 from airflow_provider_lro._pacing import CALLS_IN_FLIGHT
 from airflow_provider_lro._text import is_text, without_user
 from airflow_provider_lro._tokens import Tokens
-from airflow_provider_lro._wait import is_whole
 from airflow_provider_lro.exceptions import CredentialsError, EndpointError
 
 if TYPE_CHECKING:

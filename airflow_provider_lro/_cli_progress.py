@@ -9,14 +9,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
 
 from airflow_provider_lro._cli_output import STATES, say
+from airflow_provider_lro._commands import Cancel
 from airflow_provider_lro._drivers import moment
 from airflow_provider_lro._progress import describe
 from airflow_provider_lro._text import one_line
-from airflow_provider_lro._wait import Cancel
 from airflow_provider_lro.exceptions import LroError, OperationNotFound
 
 if TYPE_CHECKING:
-    from airflow_provider_lro._wait import Command, Pause
+    from airflow_provider_lro._commands import Command, Pause
 
 __all__ = ["Display"]
 

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
+from airflow_provider_lro._args import SLOWEST_PACE
+from airflow_provider_lro._checks import is_number
 from airflow_provider_lro._links import fill_template
-from airflow_provider_lro._wait import SLOWEST_PACE, is_number
 from airflow_provider_lro.exceptions import CredentialsError, EndpointError
 
 if TYPE_CHECKING:

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from airflow.triggers.base import BaseTrigger
 
     from airflow_provider_lro._client import OperationsClient
+    from airflow_provider_lro._commands import Pause
     from airflow_provider_lro._outcome import Outcome
-    from airflow_provider_lro._wait import Pause
     from airflow_provider_lro.exceptions import LroError
     from airflow_provider_lro.hooks import LongRunningOperationHook
 

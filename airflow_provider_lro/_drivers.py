@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from airflow_provider_lro import _outcome as outcomes
-from airflow_provider_lro._wait import Answer, Cancel, Get
+from airflow_provider_lro._commands import Answer, Cancel, Get
 from airflow_provider_lro.exceptions import Code, LroError, OperationNotFound, OperationTimeout
 
 if TYPE_CHECKING:
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from google.longrunning import operations_proto_pb2 as pb
 
     from airflow_provider_lro._client import AsyncOperationsClient, OperationsClient
+    from airflow_provider_lro._commands import Command, Pause
     from airflow_provider_lro._metrics import Tally
     from airflow_provider_lro._outcome import Outcome
     from airflow_provider_lro._schedule import Window
-    from airflow_provider_lro._wait import Command, Pause, WaitArgs
+    from airflow_provider_lro._wait import WaitArgs
 
 __all__ = ["Journal", "WaitGenerator", "drive", "drive_async", "moment", "result_of", "steady_clock", "timeout_error"]
 

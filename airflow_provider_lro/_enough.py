@@ -1,17 +1,18 @@
-"""When a wait for many operations is over. Floor 0: imports ``_wait``."""
+"""When a wait for many operations is over. Floor 0: imports floor 0."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from airflow_provider_lro._wait import Pause, is_whole
+from airflow_provider_lro._checks import is_whole
+from airflow_provider_lro._commands import Pause
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from airflow_provider_lro._commands import Answer, Command
     from airflow_provider_lro._outcome import Outcome
-    from airflow_provider_lro._wait import Answer, Command
 
 __all__ = ["Enough", "until_pause", "wanted_of"]
 

@@ -14,10 +14,11 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_lro import _kill
+from airflow_provider_lro._commands import Cancel
 from airflow_provider_lro._drivers import drive_async, steady_clock
 from airflow_provider_lro._enough import Enough, until_pause
 from airflow_provider_lro._outcome import Broken, Succeeded
-from airflow_provider_lro._wait import Cancel, Start, WaitArgs, wait
+from airflow_provider_lro._wait import Start, WaitArgs, wait
 from airflow_provider_lro._watch import OUTCOMES
 from airflow_provider_lro.exceptions import CredentialsError, EndpointError, LroError
 
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 
     from airflow_provider_lro._channel import ChannelConfig
+    from airflow_provider_lro._commands import Answer, Command
     from airflow_provider_lro._outcome import Outcome
-    from airflow_provider_lro._wait import Answer, Command
 
 __all__ = ["Gathering", "one_of"]
 

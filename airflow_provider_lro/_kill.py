@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from airflow_provider_lro._commands import Cancel, Pause
 from airflow_provider_lro._schedule import Window
-from airflow_provider_lro._wait import SHORTEST_CALL, Cancel, Pause, is_transient
+from airflow_provider_lro._wait import SHORTEST_CALL, is_transient
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from airflow_provider_lro._wait import Answer, Command
+    from airflow_provider_lro._commands import Answer, Command
 
 __all__ = ["cancel"]
 

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_lro._wait import LATEST, is_number
+from airflow_provider_lro._args import LATEST
+from airflow_provider_lro._checks import is_number
 
 try:
     from airflow.sdk.execution_time.context import NEVER_EXPIRE

@@ -1,4 +1,4 @@
-"""Names of operations and of their parents, in whatever another task has left them. Floor 0: imports ``_wait``."""
+"""Names of operations and of their parents, in whatever another task has left them. Floor 0: imports floor 0."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 
-from airflow_provider_lro._wait import check_name
+from airflow_provider_lro._checks import check_name
 
 __all__ = ["are_many", "name_of", "pack", "parent_of", "unpack"]
 

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from google.longrunning import operations_proto_pb2 as pb
 
     from airflow_provider_lro._client import AsyncOperationsClient
+    from airflow_provider_lro._commands import Cancel, Get, Pause
     from airflow_provider_lro._rpc import CallOptions
-    from airflow_provider_lro._wait import Cancel, Get, Pause, WaitArgs
+    from airflow_provider_lro._wait import WaitArgs
 
 __all__ = ["Poller"]
 

@@ -17,9 +17,9 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from airflow_provider_lro import __version__
+from airflow_provider_lro._checks import check_name, is_whole
 from airflow_provider_lro._encoding import details_to_json
 from airflow_provider_lro._text import LONGEST_SAID, is_text, one_line
-from airflow_provider_lro._wait import check_name, is_whole
 from airflow_provider_lro.exceptions import (
     Code,
     CredentialsError,

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
+from airflow_provider_lro._checks import is_number, is_whole
 from airflow_provider_lro._names import are_many, name_of
-from airflow_provider_lro._wait import is_number, is_whole
 from airflow_provider_lro.hooks import LongRunningOperationHook
 
 if TYPE_CHECKING:

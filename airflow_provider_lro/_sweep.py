@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import AirflowSkipException
 
+from airflow_provider_lro._checks import is_whole
 from airflow_provider_lro._each import each_at_once, raise_all
 from airflow_provider_lro._names import parent_of
 from airflow_provider_lro._report import Report
 from airflow_provider_lro._service import ServiceOperator, checked_page_size, seconds
 from airflow_provider_lro._text import one_line
 from airflow_provider_lro._type_names import module_names
-from airflow_provider_lro._wait import is_whole
 from airflow_provider_lro.exceptions import CredentialsError, EndpointError, LroError, UnimplementedError
 from airflow_provider_lro.operation import Operation
 

@@ -15,9 +15,9 @@ from airflow.triggers import base
 from airflow.triggers.base import TriggerEvent
 
 from airflow_provider_lro._announcing import Announcer, AssetMemory
+from airflow_provider_lro._checks import check_name, is_number
 from airflow_provider_lro._schedule import MAXIMUM_INTERVAL
 from airflow_provider_lro._trigger_row import row_of
-from airflow_provider_lro._wait import check_name, is_number
 from airflow_provider_lro._watermark import key_of
 from airflow_provider_lro.hooks import LongRunningOperationHook
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook, mask_secret
 
+from airflow_provider_lro._checks import check_name
 from airflow_provider_lro._connection import ConnectionSettings, TaskSettings
 from airflow_provider_lro._links import check_template
 from airflow_provider_lro._loops import forget_closed
 from airflow_provider_lro._text import one_line
-from airflow_provider_lro._wait import check_name
 from airflow_provider_lro.exceptions import (
     Code,
     CredentialsError,

@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from airflow_provider_lro import _outcome as outcomes
+from airflow_provider_lro._checks import check_name, is_number
 from airflow_provider_lro._drivers import drive, drive_async, result_of, steady_clock
-from airflow_provider_lro._wait import WaitArgs, check_name, is_number, wait
+from airflow_provider_lro._wait import WaitArgs, wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

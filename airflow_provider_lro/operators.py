@@ -11,6 +11,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_lro import _outcome as outcomes
+from airflow_provider_lro._checks import is_whole
 from airflow_provider_lro._deferral import WaitingOperator
 from airflow_provider_lro._drivers import result_of
 from airflow_provider_lro._each import WORDS, ask, each, one_or_all
@@ -24,7 +25,7 @@ from airflow_provider_lro._service import (
     seconds,
 )
 from airflow_provider_lro._text import one_line
-from airflow_provider_lro._wait import Start, is_whole
+from airflow_provider_lro._wait import Start
 from airflow_provider_lro.exceptions import OperationNotFound, UnimplementedError
 
 if TYPE_CHECKING:
@@ -34,8 +35,9 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_lro._client import OperationsClient
+    from airflow_provider_lro._commands import Pause
     from airflow_provider_lro._outcome import Outcome
-    from airflow_provider_lro._wait import Pause, WaitArgs
+    from airflow_provider_lro._wait import WaitArgs
     from airflow_provider_lro.hooks import LongRunningOperationHook
 
 __all__ = [

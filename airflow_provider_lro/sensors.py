@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
     from airflow.triggers.base import BaseTrigger
 
-    from airflow_provider_lro._wait import Pause
+    from airflow_provider_lro._commands import Pause
     from airflow_provider_lro.hooks import LongRunningOperationHook
 
 __all__ = ["LongRunningOperationSensor"]

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_lro._client import OperationsClient
-    from airflow_provider_lro._wait import Pause, WaitArgs
+    from airflow_provider_lro._commands import Pause
+    from airflow_provider_lro._wait import WaitArgs
     from airflow_provider_lro.hooks import LongRunningOperationHook
 
 __all__ = ["CancelStaleOperationsOperator", "DeleteFinishedOperationsOperator"]

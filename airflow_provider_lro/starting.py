@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
     from google.longrunning import operations_proto_pb2 as pb
 
+    from airflow_provider_lro._commands import Pause
     from airflow_provider_lro._outcome import Outcome
-    from airflow_provider_lro._wait import Pause, WaitArgs
+    from airflow_provider_lro._wait import WaitArgs
     from airflow_provider_lro.hooks import LongRunningOperationHook
 
 __all__ = ["StartOperationOperator"]

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from airflow_provider_lro import _cli_completion, _cli_output, _cli_progress, cli
 from airflow_provider_lro.__main__ import main
 from airflow_provider_lro._cli_exit import ExitCode
+from airflow_provider_lro._commands import Get
 from airflow_provider_lro._outcome import Running
-from airflow_provider_lro._wait import Get
 from airflow_provider_lro.exceptions import Code, OperationNotFound, RpcError
 from tests.airflow.test_provider import HEAVY
 

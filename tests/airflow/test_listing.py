@@ -12,12 +12,13 @@ import pytest
 from airflow_provider_lro import _crowd, _listing
 from airflow_provider_lro._channel import ChannelConfig, open_channels
 from airflow_provider_lro._client import AsyncOperationsClient
+from airflow_provider_lro._commands import Get
 from airflow_provider_lro._credentials import CredentialsConfig
 from airflow_provider_lro._crowd import Considerate
 from airflow_provider_lro._drivers import drive_async, steady_clock
 from airflow_provider_lro._metrics import Tally
 from airflow_provider_lro._outcome import Succeeded
-from airflow_provider_lro._wait import Get, Start, WaitArgs, wait
+from airflow_provider_lro._wait import Start, WaitArgs, wait
 from airflow_provider_lro.simulator import operation_name
 from airflow_provider_lro.triggers import LongRunningOperationTrigger
 

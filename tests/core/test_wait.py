@@ -12,21 +12,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from airflow_provider_lro import _wait
+from airflow_provider_lro._checks import check_name, is_number, is_whole
+from airflow_provider_lro._commands import Answer, Cancel, Get, Pause
 from airflow_provider_lro._outcome import Broken, Cancelled, Failed, NotFound, Running, Succeeded, TimedOut
 from airflow_provider_lro._schedule import Schedule, Window
-from airflow_provider_lro._wait import (
-    Answer,
-    Cancel,
-    Get,
-    Pause,
-    Start,
-    WaitArgs,
-    check_name,
-    is_number,
-    is_transient,
-    is_whole,
-    wait,
-)
+from airflow_provider_lro._wait import Start, WaitArgs, is_transient, wait
 from airflow_provider_lro.exceptions import (
     Code,
     CredentialsError,

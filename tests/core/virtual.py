@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from airflow_provider_lro._commands import Answer, Cancel, Get, Pause
 from airflow_provider_lro._outcome import Cancelled, Failed, Running, Succeeded
-from airflow_provider_lro._wait import Answer, Cancel, Get, Pause, Start, WaitArgs, wait
+from airflow_provider_lro._wait import Start, WaitArgs, wait
 from airflow_provider_lro.exceptions import (
     Code,
     EndpointError,
