@@ -47,8 +47,8 @@ test-browser: $(NEWEST)/.stamp-browser $(CHROMIUM) ## the connection form of the
 test-ha: $(NEWEST)/.stamp-ha ## two triggerers of the newest Airflow on PostgreSQL, killed while 100 tasks wait
 	LRO_HA_TESTS=1 $(NEWEST)/bin/python -m pytest tests/ha
 
-bench: $(NEWEST)/.stamp-bench ## every benchmark, with tables and plots in docs/bench; about half an hour
-	for each in import_cost token_cost detection poll_cost memory many herd one_wait; do \
+bench: $(NEWEST)/.stamp-bench $(NEWEST)/.stamp-ha ## every benchmark, with tables and plots in docs/bench; about three quarters of an hour
+	for each in import_cost token_cost detection poll_cost memory many herd one_wait triggerer; do \
 	$(NEWEST)/bin/python benchmarks/$$each.py || exit; done
 
 lint: $(NEWEST)/.stamp ## ruff and mypy
