@@ -150,7 +150,7 @@ FIGURES = {
 
 def main(arguments: argparse.Namespace) -> None:
     """Measure, print, plot, and check."""
-    waits, watch = (300, 30.0) if arguments.quick else (10_000, 150.0)
+    waits, watch = (300, 30.0) if arguments.quick else (10_000, 90.0)
     found = {name: measure(dag, waits, watch) for name, dag in SYSTEMS.items()}
     rows = [(what, *(f"{each[key]:,.{digits}f}" for each in found.values())) for what, (key, digits) in FIGURES.items()]
     ours = found["ours"]
