@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from airflow_provider_lro import _wait
+from airflow_provider_lro import _args, _checks, _commands, _wait
 from airflow_provider_lro._checks import check_name, is_number, is_whole
 from airflow_provider_lro._commands import Answer, Cancel, Get, Pause
 from airflow_provider_lro._outcome import Broken, Cancelled, Failed, NotFound, Running, Succeeded, TimedOut
@@ -1227,10 +1227,14 @@ def test_an_answer_is_taken_apart_as_it_comes() -> None:
         answer.now = 0.0  # type: ignore[misc]
 
 
-def test_everything_public_is_declared() -> None:
-    """The module declares its commands, its arguments and its functions, but for constants of the policy."""
-    here = {name for name, value in vars(_wait).items() if getattr(value, "__module__", None) == _wait.__name__}
-    assert set(_wait.__all__) == {name for name in here if not name.startswith("_")} | {"Command"}
+@pytest.mark.parametrize(
+    ("module", "more"),
+    [(_wait, {"WaitArgs"}), (_commands, {"Command"}), (_checks, set()), (_args, {"LATEST", "SLOWEST_PACE"})],
+)
+def test_everything_public_is_declared(module: Any, more: set[str]) -> None:
+    """A module declares its classes and functions, and of the rest what others use."""
+    here = {name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__}
+    assert set(module.__all__) == {name for name in here if not name.startswith("_")} | more
 
 
 @pytest.mark.parametrize(
