@@ -14,8 +14,6 @@ import json
 import os
 import re
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from datetime import datetime
@@ -25,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from common import Check, bars, plot, publish, run, spread, table, verdicts
 
 from scripts.stack import AirflowStack
+from tests.airflow.running import cli
 from tests.simulator_fixture import running_simulator
 
 if TYPE_CHECKING:
@@ -97,8 +96,7 @@ def measure(rounds: int) -> dict[str, list[dict[str, Any]]]:
     with running_simulator() as simulator, tempfile.TemporaryDirectory(prefix="lro-bench-") as home:
         stored = {"conn_type": "lro", "host": "127.0.0.1", "port": simulator.port, "extra": {"insecure": True}}
         with AirflowStack(Path(home), Path(__file__).parent / "dags") as airflow:
-            command = [sys.executable, "-W", "ignore", "-m", "airflow", "connections", "add", "lro_default"]
-            subprocess.run([*command, "--conn-json", json.dumps(stored)], check=True, env=airflow.env, timeout=120)
+            cli(airflow, "connections", "add", "lro_default", "--conn-json", json.dumps(stored))
             for way in WAYS:
                 once(airflow, way, 0.0)
             idle = idle_cpu(airflow)

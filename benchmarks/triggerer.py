@@ -13,22 +13,20 @@ from __future__ import annotations
 
 import json
 import resource
-import subprocess
-import sys
 import tempfile
 import time
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common import Check, plot, publish, run, service, table, told, verdicts
-from dags.triggerer import TASKS
 from one_wait import TICKS, child, descendants, stat
 
 from scripts.children import Children
 from scripts.postgres import start_postgres
 from scripts.stack import AirflowStack
+from tests.airflow.running import cli
 
 if TYPE_CHECKING:
     import argparse
@@ -36,32 +34,22 @@ if TYPE_CHECKING:
 
 THRESHOLD = 30.0
 """Seconds: Airflow's ``[triggerer] triggerer_health_check_threshold``."""
+TASKS = 100
+"""Of each DAG run."""
 SYSTEM = "triggerer"
 SYSTEMS = {"ours": "ours", "Airflow's own, idle": "idle"}
 LONGEST_START = 900.0
 
 
-class Database:
-    """Airflow's, to look at."""
+def ask(database: Any, query: str) -> Any:
+    """Return the one value that a query of Airflow's database gives."""
+    return database.execute(query).fetchone()[0]
 
-    def __init__(self, url: str) -> None:
-        import psycopg
 
-        self._connection = psycopg.connect(url.replace("+psycopg", ""), autocommit=True)
-
-    def __call__(self, query: str) -> Any:
-        """Return the one value that a query gives."""
-        found = self._connection.execute(query).fetchone()
-        return None if found is None else found[0]
-
-    def age(self) -> float:
-        """Return the seconds since the triggerer's last heartbeat."""
-        last = self("SELECT max(latest_heartbeat) FROM job WHERE job_type = 'TriggererJob'")
-        return float((datetime.now(UTC) - last).total_seconds())
-
-    def close(self) -> None:
-        """Close it."""
-        self._connection.close()
+def age(database: Any) -> float:
+    """Return the seconds since the triggerer's last heartbeat."""
+    last = ask(database, "SELECT max(latest_heartbeat) FROM job WHERE job_type = 'TriggererJob'")
+    return float((datetime.now(UTC) - last).total_seconds())
 
 
 def cpu(airflow: AirflowStack) -> float:
@@ -71,8 +59,9 @@ def cpu(airflow: AirflowStack) -> float:
 
 
 @contextmanager
-def airflow_for(waits: int, spec: dict[str, Any]) -> Iterator[tuple[AirflowStack, Database]]:
-    """Run an Airflow whose triggerer takes so many triggers."""
+def airflow_for(waits: int, spec: dict[str, Any]) -> Iterator[tuple[AirflowStack, Any]]:
+    """Run an Airflow whose triggerer takes so many triggers; gives it, and a connection to its database."""
+    import psycopg
     from cryptography.fernet import Fernet
 
     stored = {
@@ -85,18 +74,16 @@ def airflow_for(waits: int, spec: dict[str, Any]) -> Iterator[tuple[AirflowStack
     options = {
         "AIRFLOW__TRIGGERER__CAPACITY": str(2 * waits),
         "AIRFLOW__CORE__FERNET_KEY": Fernet.generate_key().decode(),
+        "LRO_BENCH_TASKS": str(TASKS),
     }
     dags = Path(__file__).parent / "dags"
     with tempfile.TemporaryDirectory(prefix="lro-bench-") as home, Children() as children:
         url = start_postgres(children)
         with (
             AirflowStack(Path(home), dags, env=options, database=url, children=children) as airflow,
-            closing(Database(url)) as database,
+            psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as database,
         ):
-            command = [sys.executable, "-W", "ignore", "-m", "airflow", "connections", "add", "lro_default"]
-            subprocess.run(
-                [*command, "--conn-json", json.dumps(stored)], check=True, env=airflow.env, capture_output=True
-            )
+            cli(airflow, "connections", "add", "lro_default", "--conn-json", json.dumps(stored))
             yield airflow, database
 
 
@@ -111,13 +98,13 @@ def measure(dag: str, waits: int, watch: float) -> dict[str, Any]:
             began = time.monotonic()
 
             def look() -> None:
-                ages.append((time.monotonic() - began, database.age()))
+                ages.append((time.monotonic() - began, age(database)))
                 time.sleep(0.5)
 
             for _ in range(waits // TASKS):
                 airflow.trigger(dag)
                 look()
-            while database("SELECT count(*) FROM trigger WHERE triggerer_id IS NOT NULL") < waits:
+            while ask(database, "SELECT count(*) FROM trigger WHERE triggerer_id IS NOT NULL") < waits:
                 assert time.monotonic() < began + LONGEST_START, "the scheduler does not get through"
                 look()
             begun, calls, used = time.monotonic(), told(spec)["calls"], cpu(airflow)
@@ -129,7 +116,7 @@ def measure(dag: str, waits: int, watch: float) -> dict[str, Any]:
                 "ages": ages,
                 "worst": max(seconds for _, seconds in ages),
                 "begun": begun - began,
-                "waiting": database("SELECT count(*) FROM task_instance WHERE state = 'deferred'"),
+                "waiting": ask(database, "SELECT count(*) FROM task_instance WHERE state = 'deferred'"),
                 "rate": (told(spec)["calls"] - calls) / seconds,
                 "cpu": 100.0 * (cpu(airflow) - used) / seconds,
                 "connections": told(spec)["connections"],
