@@ -15,6 +15,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_provider_lro._watermark import Finished, last_key, pack, seen_key, unpack
+from airflow_provider_lro.exceptions import LroError, OperationNotFound
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -94,8 +95,8 @@ class Announcer:
         memory: what was announced.
         outcomes: those that are announced.
         existing: announce also what was finished when the parent was first looked at, ever.
-        read: what to ask for an operation of which the listing does not tell the outcome; None if it cannot be told
-            now.
+        read: what to ask for an operation of which the listing does not tell the outcome; None, or an LroError, if it
+            cannot be told now.
         clock: seconds; never steps back.
         sleep: lets seconds pass.
     """
@@ -120,6 +121,8 @@ class Announcer:
         self._seen: set[bytes] = set()
         self._saved: set[bytes] | None = None
         self._waiting: dict[bytes, Finished] = {}
+        self._unread: set[bytes] = set()
+        self._gone: set[bytes] = set()
         self._flying: frozenset[bytes] = frozenset()
         self._quiet_until = 0.0
 
@@ -187,8 +190,10 @@ class Announcer:
         for digest, listed in self._waiting.items():
             if digest in seen:
                 continue
-            operation = listed if listed.outcome is not None else await self._read(listed.name)
+            operation = listed if listed.outcome is not None else await self._asked(digest, listed.name)
             if operation is None:
+                if digest in self._gone and digest not in finished:
+                    seen.add(digest)
                 continue
             if operation.outcome not in self._outcomes:
                 seen.add(digest)
@@ -205,7 +210,21 @@ class Announcer:
             for digest, operation in self._waiting.items()
             if digest not in seen and digest not in batch
         }
+        self._gone &= self._waiting.keys()
+        self._unread &= self._waiting.keys()
         return batch
+
+    async def _asked(self, digest: bytes, name: str) -> Finished | None:
+        """Ask for an operation; None while its outcome cannot be told, which is logged once."""
+        try:
+            return await self._read(name)
+        except LroError as error:
+            if isinstance(error, OperationNotFound):
+                self._gone.add(digest)
+            if digest not in self._unread:
+                log.warning("operation %r is listed as done, and cannot be read: %s", name, error)
+            self._unread.add(digest)
+            return None
 
     async def _remember(self, seen: set[bytes]) -> None:
         if seen != self._saved:

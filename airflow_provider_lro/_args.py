@@ -57,13 +57,8 @@ class WaitArgs:
         )
 
     def parent(self) -> str:
-        """Return what to list to find the operation; raises ValueError where its name does not tell."""
-        parent = self.list_parent or self.operation_name.rpartition("/operations/")[0]
-        if not parent:
-            raise ValueError(
-                f"list_parent must say under what {self.operation_name!r} is listed: its name has no '/operations/'"
-            )
-        return parent
+        """Return what to list to find the operation; "" where its name does not tell: it is asked for singly."""
+        return self.list_parent or self.operation_name.rpartition("/operations/")[0]
 
     def check(self) -> None:
         """Raise ValueError, saying which value is wrong and what would do."""
@@ -103,7 +98,5 @@ class WaitArgs:
         if self.poll_method not in POLL_METHODS:
             known = ", ".join(map(repr, POLL_METHODS))
             raise ValueError(f"poll_method must be one of {known}, not {self.poll_method!r}")
-        if self.poll_method == "list" and "/" in self.operation_name:
-            self.parent()
         if self.on_timeout not in ON_TIMEOUT:
             raise ValueError(f"on_timeout must be one of {', '.join(map(repr, ON_TIMEOUT))}, not {self.on_timeout!r}")

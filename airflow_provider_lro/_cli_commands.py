@@ -166,7 +166,8 @@ def _list(args: argparse.Namespace, hook: CommandHook) -> ExitCode:
     found = list(islice(pager, args.limit))
     if pager.unreachable:
         say(f"not reached: {', '.join(pager.unreachable)}")
-    show([document(operation) for operation in found], [row(operation) for operation in found], args.output)
+    rows = [row(operation, listed=True) for operation in found]
+    show([document(operation) for operation in found], rows, args.output)
     return ExitCode.DONE
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from typing import TYPE_CHECKING, Any
@@ -48,9 +49,14 @@ def document(operation: pb.Operation) -> dict[str, Any]:
     return operation_to_json(operation)
 
 
-def row(operation: pb.Operation) -> dict[str, str]:
-    """Return an operation as a row: its name, its state, and the most telling detail."""
+def row(operation: pb.Operation, *, listed: bool = False) -> dict[str, str]:
+    """Return an operation as a row: its name, its state, and the most telling detail.
+
+    ``listed``: some services list less of an operation than they give of it singly, so that one may only be "done".
+    """
     found = read(operation)
+    if listed and operation.done and operation.WhichOneof("result") is None:
+        return {"name": operation.name, "state": "done", "detail": ""}
     if isinstance(found, outcomes.Running):
         detail = describe(operation) or ""
     elif isinstance(found, outcomes.Succeeded):
@@ -77,6 +83,10 @@ def show(documents: Any, rows: Sequence[Mapping[str, Any]], output: str) -> None
     else:
         cells = [{key: one_line(str(value), LONGEST_LINE) for key, value in each.items()} for each in rows]
         text = _table(cells) if output == "table" else _plain(cells)
+    if sys.stdout is None:  # closed by the caller: nobody reads it
+        return
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what a service says may not be in the terminal's alphabet
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
     sys.stdout.flush()
 

@@ -156,6 +156,11 @@ class _Shell:
         given = options.get("rpc_timeout")
         return given if given is not None else call.timeout or self.rpc_timeout
 
+    def _token_is_late(self, call: Call) -> RpcError:
+        """Return the error of a call whose time is up before it has a token: an endpoint may never answer."""
+        text = f"{call.method} of {call.name!r} at {self.config.target}: the token endpoint takes too long"
+        return RpcError(text, code=Code.DEADLINE_EXCEEDED)
+
     def _failed(self, error: grpc.RpcError, call: Call) -> LroError:
         failed = rpc_error(error, call, target=self.config.target)
         if failed.code == Code.UNAUTHENTICATED:
@@ -217,7 +222,10 @@ class OperationsClient(_Shell):
         """Make a call that was prepared."""
         tokens = self._tokens.headers()
         if tokens is None:
-            tokens = self._tokens.refresh()
+            try:
+                tokens = self._tokens.refresh(self._timeout(call, options))
+            except TimeoutError:
+                raise self._token_is_late(call) from None
         try:
             raw = self._stubs[call.method](call.request, **self._call_arguments(call, tokens, options))
         except grpc.RpcError as error:
@@ -297,13 +305,12 @@ class AsyncOperationsClient(_Shell):
             gate.release()
 
     async def _refreshed(self, call: Call, options: CallOptions) -> Headers:
-        """Refresh the token in the time of one call: a token endpoint may accept a request and never answer it."""
+        """Refresh the token in the time of one call."""
         try:
             async with asyncio.timeout(self._timeout(call, options)):
                 return await self._tokens.arefresh()
         except TimeoutError:
-            text = f"{call.method} of {call.name!r} at {self.config.target}: the token endpoint takes too long"
-            raise RpcError(text, code=Code.DEADLINE_EXCEEDED) from None
+            raise self._token_is_late(call) from None
 
     async def _send_now(self, call: Call, arguments: dict[str, Any]) -> Any:
         try:

@@ -19,7 +19,7 @@ from airflow_provider_lro._outcome import Broken, Cancelled, Failed, Succeeded, 
 from airflow_provider_lro._service import seconds
 from airflow_provider_lro._type_names import module_names, type_name
 from airflow_provider_lro._wait import Start
-from airflow_provider_lro.exceptions import OperationTimeout, PayloadTypeError, RpcError
+from airflow_provider_lro.exceptions import OperationNotFound, OperationTimeout, PayloadTypeError, RpcError
 from airflow_provider_lro.links import OperationLink, write_link
 
 if TYPE_CHECKING:
@@ -44,6 +44,10 @@ class FinalPayloadTypeError(PayloadTypeError, AirflowFailException):
 
     A retry of a sensor would find the same, and one of a task that starts operations might do the work once more.
     """
+
+
+class FinalResultGone(RpcError, AirflowFailException):
+    """The operation has succeeded, and the service does not know it any more: what is true of it stays so."""
 
 
 class OutcomeOperator(WaitingOperator):
@@ -176,6 +180,13 @@ class OutcomeOperator(WaitingOperator):
         args = self.wait_args(name, started_at=now, deadline=now + SECONDS_TO_READ_AGAIN, on_timeout="fail", **more)
         return truth(known, self.poll(context, args, start=Start.POLL, again=True), name)
 
+    def seen(self, context: Context, outcome: Outcome, name: str, **more: Any) -> Outcome:
+        """Look here, once, where the trigger's poll at the deadline had no turn: it may have ended long before."""
+        if not (isinstance(outcome, TimedOut) and outcome.is_unseen):
+            return outcome
+        now = time.time()
+        return self.poll(context, self.wait_args(name, started_at=now, deadline=now, **more), start=Start.POLL)
+
 
 def truth(known: Outcome, found: Outcome, name: str) -> Outcome:
     """Return what is true of an operation whose outcome was ``known``, and that was then read again."""
@@ -186,4 +197,7 @@ def truth(known: Outcome, found: Outcome, name: str) -> Outcome:
     if isinstance(known, Failed | Cancelled):
         return known  # the beginning of its message came with the event
     why = f"operation {name!r} has succeeded, but its response could not be read again"
-    return Broken(error=found.error or RpcError(why), operation=found.operation)
+    if found.error is None:
+        return Broken(error=RpcError(why), operation=found.operation)
+    kind = FinalResultGone if isinstance(found.error, OperationNotFound) else type(found.error)
+    return Broken(error=retyped(found.error, kind, text=f"{why}: {found.error}"), operation=found.operation)

@@ -91,9 +91,9 @@ class KillSwitch:
         return True
 
 
-def retyped(error: LroError, kind: type[LroError]) -> LroError:
-    """Return an error with all its fields as one of another class."""
-    other = kind(str(error))
+def retyped(error: LroError, kind: type[LroError], *, text: str | None = None) -> LroError:
+    """Return an error with all its fields as one of another class, or with another text."""
+    other = kind(text or str(error))
     vars(other).update(vars(error))
     return other
 
@@ -112,7 +112,8 @@ class WaitingOperator(ServiceOperator):
     :param poll_method: ``"get"``; or, while deferred or of many, and where the service can do that, ``"wait"`` or
         ``"auto"``, which have the server hold the answer until the operation is done, or ``"list"``, by which all waits
         under one parent share one listing an interval.
-    :param list_parent: what to list then; None: what is before ``/operations/`` in the operation's name.
+    :param list_parent: what to list then; None: what is before ``/operations/`` in the operation's name. An operation
+        whose name has no such part is asked for singly.
     :param deferrable: wait in the triggerer, which takes no worker. Default: ``[operators] default_deferrable``.
     """
 
@@ -229,6 +230,8 @@ class WaitingOperator(ServiceOperator):
         args.lro_conn_id = hook.stored_conn_id
         what = what or f"operation {args.operation_name!r} is"
         self.log.info("%s not done yet: the triggerer waits from here on", what)
+        if args.poll_method == "list" and not args.parent():
+            self.log.warning("%r does not tell under what it is listed, so it is asked for singly", args.operation_name)
         make = make or LongRunningOperationTrigger
         self.defer(
             trigger=make(**{field.name: getattr(args, field.name) for field in fields(args)}),

@@ -95,13 +95,14 @@ class Gathering:
         """Poll each once, or as many as it takes to know that it is too early.
 
         Raises:
-            EndpointError, CredentialsError: some cannot be reached at all, and so nothing can be waited for.
+            EndpointError, CredentialsError: all of them are waited for, and some cannot be reached at all; or some of
+                them, and none can.
         """
-        first = {id(channel): index for index, channel in reversed(list(enumerate(channels)))}.values()
+        first = list({id(channel): index for index, channel in reversed(list(enumerate(channels)))}.values())
         await self._poll_once(channels, first, all_of_them=True)
-        for outcome in map(self.outcomes.__getitem__, first):
-            if isinstance(outcome, Broken) and isinstance(outcome.error, EndpointError | CredentialsError):
-                raise outcome.error
+        unreachable = [error for index in first if (error := _unreachable(self.outcomes[index])) is not None]
+        if unreachable and (not self._enough.wanted or len(unreachable) == len(first)):
+            raise unreachable[0]
         if not self.is_over and (self._enough.wanted or all(self.outcomes[index] is not None for index in first)):
             try:
                 async with asyncio.timeout(SECONDS_TO_LOOK):
@@ -194,6 +195,12 @@ class Gathering:
             outcome = replace(outcome, operation=None)
         self.outcomes[index] = outcome
         self._report.done(failed=not succeeded)
+
+
+def _unreachable(outcome: Outcome | None) -> LroError | None:
+    """Return why nothing of a channel can be reached, if that is what an outcome says."""
+    error = outcome.error if isinstance(outcome, Broken) else None
+    return error if isinstance(error, EndpointError | CredentialsError) else None
 
 
 async def _all(act: Callable[[int], Coroutine[Any, Any, bool]], which: Iterable[int]) -> None:

@@ -39,7 +39,8 @@ class Started:
 
     ``max_tries`` is Airflow's at that moment: a clear raises it, a retry does not. ``killed``: a user has killed the
     task while a worker waited. ``returned``: its result was returned, which Airflow may have failed to take.
-    ``endpoint``: of the client that has started it, where that is known and the task names none.
+    ``endpoint``: of the client that has started it, where that is known and the task names none. ``timed_out``: it took
+    too long, and was asked to cancel.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Started:
     killed: bool = False
     returned: bool = False
     endpoint: str | None = None
+    timed_out: bool = False
 
 
 class Memory:
@@ -58,6 +60,7 @@ class Memory:
 
     OPERATION = "lro_operation"
     OVER = "lro_operations_over"
+    NAMELESS = "lro_returned_nameless"
 
     def __init__(self, context: Context) -> None:
         self._ti: Any = context["ti"]
@@ -105,9 +108,30 @@ class Memory:
         """Take note that a user has killed the task, and that its operation was asked to cancel."""
         self._note(killed=True)
 
+    def note_timeout(self) -> None:
+        """Take note that the operation took too long, and was asked to cancel."""
+        self._note(timed_out=True)
+
     def note_return(self) -> None:
         """Take note that the result is known. A retry finds it again; only a clear from now on starts anew."""
         self._note(returned=True, max_tries=self._ti.max_tries)
+
+    def note_nameless(self) -> None:
+        """Take note that a result was returned of an operation that has no name."""
+        if self._store is None:
+            return
+        try:
+            self._store.set(self.NAMELESS, self._ti.max_tries, **_FOR_EVER)
+        except Exception:  # it is no more than a request id that would be used once more
+            log.exception("that the operation has returned could not be stored")
+
+    def renew(self) -> None:
+        """Begin with another request id, if a user has cleared the task since a result without a name was returned."""
+        if self._store is None or (known := self._store.get(self.NAMELESS)) is None:
+            return
+        if known != self._ti.max_tries:
+            self.forget()  # first: to begin with the old id would start nothing
+            self._store.delete(self.NAMELESS)
 
     def forget(self) -> None:
         """Take note that the operation is over. The count rises first, lest a later start look like this one."""

@@ -59,6 +59,11 @@ class TimedOut:
     cancel: CancelEffect = "none"
     cancel_error: LroError | None = None
 
+    @property
+    def is_unseen(self) -> bool:
+        """Whether the last poll had no turn, so that nobody has looked what had become of it by the deadline."""
+        return bool(getattr(self.error, "unsent", False))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotFound:

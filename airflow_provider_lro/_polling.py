@@ -60,8 +60,8 @@ class Poller:
         method = args.poll_method if shared else "get"
         self._holder = Holder(client, args.operation_name) if method in ("wait", "auto") else None
         self._listed: Listed | None = None
-        if method == "list":
-            self._listed = Listed(client.config, args.operation_name, args.parent(), args.interval)
+        if method == "list" and (parent := args.parent()):
+            self._listed = Listed(client.config, args.operation_name, parent, args.interval)
         self._pace.hold(self._limits)
         self._counts.waits += 1
 
@@ -103,7 +103,7 @@ class Poller:
             self._pace.heard(error)
             raise
         self._pace.heard(None)
-        return read(found)
+        return read(self._client.trimmed(found))
 
     def pause(self, command: Pause) -> Awaitable[None]:
         """Let time pass, when awaited, to some moment of the window."""

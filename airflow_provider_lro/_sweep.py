@@ -186,6 +186,7 @@ class SweepOperator(ServiceOperator):
         latest = time.time() - _age(self.older_than)
         found: dict[str, Found] = {}  # by name: parents may overlap
         untold: set[str] = set()
+        unlistable: UnimplementedError | None = None
         timeout = getattr(self, "rpc_timeout", None)
         for parent in _parents(self.parent):
             client = hook.get_conn(parent)
@@ -200,12 +201,16 @@ class SweepOperator(ServiceOperator):
                 }
             except LroError as error:
                 if isinstance(error, UnimplementedError) and self.on_unimplemented == "skip":
-                    raise AirflowSkipException(f"the service cannot list operations: {error}") from error
-                errors[parent] = error
+                    self.log.warning("operations under %r cannot be listed: %s", parent, error)
+                    unlistable = error
+                else:
+                    errors[parent] = error
             else:
                 found.update(here)
             for place in pager.unreachable:
                 report.add("unreachable", place)
+        if unlistable is not None and not (found or errors):
+            raise AirflowSkipException(f"the service cannot list operations: {unlistable}") from unlistable
         if untold:
             self.log.warning(
                 "%d operations are left alone, as their age is not known; their metadata: %s. type_modules makes types"

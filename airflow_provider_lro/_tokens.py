@@ -1,8 +1,9 @@
 """The authorization headers of one channel: fetched once for all its calls, and again ahead of expiry.
 
 Tokens travel as per-call metadata, not through grpc's call-credentials plugin, which costs a thread per call. What
-blocks (files, the metadata server, a token endpoint) blocks in a refresh alone, which is off the event loop. However
-many calls need one, there is one refresh at a time. Floor ½.
+blocks (files, the metadata server, a token endpoint) blocks in a refresh alone, which has a thread of its own: it may
+last for minutes, and nobody need wait so long, nor meet in the middle of it what a signal handler raises. However many
+calls need one, there is one refresh at a time. Floor ½.
 """
 
 from __future__ import annotations
@@ -66,37 +67,38 @@ class Tokens:
         if self._credentials is not None:
             self._headers, self._refresh_at = None, math.inf
 
-    def refresh(self) -> Headers:
+    def refresh(self, timeout: float | None = None) -> Headers:
         """Return valid headers. Blocks; callers that come at once share one refresh, and its error.
+
+        Args:
+            timeout: seconds that the caller has; the refresh itself goes on.
 
         Raises:
             CredentialsError: for good.
             RpcError: the token endpoint could not be reached or was overloaded; worth another try.
+            TimeoutError: it takes longer.
         """
-        flight, mine = self._board()
-        if mine:
-            self._fly(flight)
-        return flight.result()
+        return self._board().result(timeout)
 
     async def arefresh(self) -> Headers:
-        """Do as ``refresh`` does, off the event loop; those that only wait take up no thread."""
-        flight, mine = self._board()
-        if mine:
-            asyncio.get_running_loop().run_in_executor(None, self._fly, flight)
-        return await asyncio.wrap_future(flight)
+        """Do as ``refresh`` does, off the event loop; the caller's own timeout ends it."""
+        return await asyncio.wrap_future(self._board())
 
-    def _board(self) -> tuple[Future[Headers], bool]:
+    def _board(self) -> Future[Headers]:
+        """Return the refresh that is on its way, begun now if there is none."""
         with self._lock:
             if self._flight is not None:
-                return self._flight, False
+                return self._flight
             flight: Future[Headers] = Future()
             headers = self.headers()
             if headers is not None:  # refreshed between the caller's look and now
                 flight.set_result(headers)
-                return flight, False
+                return flight
             flight.set_running_or_notify_cancel()  # a caller that is cancelled leaves the others their refresh
             self._flight = flight
-            return flight, True
+        # A daemon: neither the end of an event loop nor that of the process waits for it.
+        threading.Thread(target=self._fly, args=(flight,), name="lro-token", daemon=True).start()
+        return flight
 
     def _fly(self, flight: Future[Headers]) -> None:
         failed: BaseException | None = None

@@ -60,6 +60,7 @@ class Start(Enum):
 
     FRESH = "the first poll is immediate, and an endpoint that cannot be right ends it at once"
     POLL = "the first poll is immediate, the pauses go by the time since started_at"
+    POKE = "as POLL, by what has never asked to cancel before"
     RESUME = "a pause comes first, so that waits that restart together do not poll together"
 
 
@@ -93,7 +94,7 @@ def wait(args: WaitArgs, *, now: float, start: Start = Start.FRESH) -> Generator
     elapsed = max(0.0, now - reading.started_at)
     # A wait that is taken up again after its deadline may have asked to cancel before it was lost: what it finds
     # cancelled then is most likely its own doing.
-    own_cancel = start is not Start.FRESH and now >= deadline and args.on_timeout == "cancel"
+    own_cancel = start in (Start.POLL, Start.RESUME) and now >= deadline and args.on_timeout == "cancel"
     if start is Start.RESUME:
         windows = args.schedule().windows(elapsed=elapsed)
         window = next(windows)

@@ -137,14 +137,17 @@ def _end_time(operation: pb.Operation) -> str | None:
 
 
 async def finished_one(client: AsyncOperationsClient, name: str) -> Finished | None:
-    """Return a finished operation, asked for singly; None while that fails, or is contradicted."""
+    """Return a finished operation, asked for singly; None if that is contradicted.
+
+    Raises:
+        LroError: it cannot be read.
+    """
     pace = pace_of(client.config.target)
     await pace.turn()
     try:
         operation = await client.get_operation(name)
     except LroError as error:
         pace.heard(error)
-        log.warning("operation %r is listed as done, and cannot be read: %s", name, error)
-        return None
+        raise
     pace.heard(None)
     return None if isinstance(read(operation), Running) else _read(operation, name, listed=False)

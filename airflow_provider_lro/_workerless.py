@@ -15,6 +15,7 @@ from airflow.triggers.base import BaseTrigger, TaskSkippedEvent, TaskSuccessEven
 from airflow_provider_lro._drivers import result_of, steady_clock
 from airflow_provider_lro._links import others
 from airflow_provider_lro._names import name_of
+from airflow_provider_lro._outcome import TimedOut
 from airflow_provider_lro._skip import is_skip
 from airflow_provider_lro._wait import Start
 from airflow_provider_lro.exceptions import LroError
@@ -146,7 +147,7 @@ class WorkerlessTrigger(LongRunningOperationTrigger):
 
         event = await super()._event(outcome)
         ends = self.ends and self.task_instance is not None and not must_read_again(event.payload)
-        if not ends or await self._left_undecoded():
+        if not ends or (isinstance(outcome, TimedOut) and outcome.is_unseen) or await self._left_undecoded():
             return event
         try:
             response = result_of(outcome, self, self.response_type, require_result=self.require_result)

@@ -72,10 +72,15 @@ class _LroDecoratedOperator(DecoratedOperator, StartOperationOperator):
 
     def start(self, context: Context) -> Any:
         """Call the function, with what it asks for of the context; its own arguments go first."""
-        given: dict[str, Any] = {**context, **self.op_kwargs}
+        parameters = inspect.signature(self.python_callable).parameters
+        takes_all = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+        there: Mapping[str, Any] = context
+        # Below Airflow 3 each of a dozen names of the context warns when it is only touched.
+        asked = there if takes_all else {name: there[name] for name in parameters if name in there}
+        given: dict[str, Any] = {**asked, **self.op_kwargs}
         if self._wants_request_id:
             given[REQUEST_ID] = self.request_id
-        elif REQUEST_ID not in inspect.signature(self.python_callable).parameters:
+        elif REQUEST_ID not in parameters:
             given.setdefault(REQUEST_ID, self.request_id)  # for who takes all there is, by **kwargs
         kwargs = KeywordParameters.determine(self.python_callable, self.op_args, given).unpacking()
         started = self.python_callable(*self.op_args, **kwargs)

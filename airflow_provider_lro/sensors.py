@@ -199,7 +199,7 @@ class LongRunningOperationSensor(ManyOperator, BaseSensorOperator):
         self.load_types()
         started_at, start = time.time() if started_at is None else started_at, Start.FRESH
         if self._reschedules and (first := _first_poke(context, self)) is not None:
-            started_at, start = first, Start.POLL
+            started_at, start = first, Start.POKE  # a cancel, and what comes of it, is the matter of one poke
         self.check_many(self.operation_name, reschedules=self._reschedules, in_trigger=self.start_from_trigger)
         if self.is_many(self.operation_name):
             return self.start_many(context, self.operation_name, started_at=started_at, limit=self._limit)
@@ -255,6 +255,7 @@ class LongRunningOperationSensor(ManyOperator, BaseSensorOperator):
         self.load_types(outcome)
         if _events.must_read_again(event):
             outcome = self.read_again(context, outcome, event["name"])
+        outcome = self.seen(context, outcome, event["name"])
         # The duration is all that a timeout's text takes from these.
         args = self.wait_args(event["name"], started_at=0.0, deadline=self._limit)
         return self.result(outcome, args)

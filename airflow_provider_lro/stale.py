@@ -9,6 +9,8 @@ import time
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from airflow.providers.common.compat.sdk import AirflowTaskTimeout
+
 from airflow_provider_lro import _outcome as outcomes
 from airflow_provider_lro._deferral import WaitingOperator
 from airflow_provider_lro._each import ask, each_at_once, raise_all
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
 
     from airflow_provider_lro._client import OperationsClient
     from airflow_provider_lro._commands import Pause
-    from airflow_provider_lro._wait import WaitArgs
     from airflow_provider_lro.hooks import LongRunningOperationHook
 
 __all__ = ["CancelStaleOperationsOperator", "DeleteFinishedOperationsOperator"]
@@ -178,7 +179,7 @@ class CancelStaleOperationsOperator(SweepOperator, WaitingOperator):
 
         while waiting := report.names("asked"):
             # The last that was asked is likely to be the last that ends. Having been listed, it is not to appear.
-            args = self._wait_args(waiting[-1], started_at=started_at, deadline=deadline)
+            args = self.wait_args(waiting[-1], not_found_grace=0.0, started_at=started_at, deadline=deadline)
             outcome = self.poll(context, args, start=Start.POLL, leave=leave)
             self._note(report, waiting[-1], outcome)
             self._look(report)
@@ -186,18 +187,12 @@ class CancelStaleOperationsOperator(SweepOperator, WaitingOperator):
                 break
         return self._ended(report)
 
-    def _wait_args(self, name: str, **times: float | None) -> WaitArgs:
-        """Return the wait for one. Where its name does not tell what to list, it is asked for singly."""
-        lists = self.poll_method != "list" or self.list_parent or name.rpartition("/operations/")[0]
-        method = self.poll_method if lists else "get"
-        return self.wait_args(name, not_found_grace=0.0, poll_method=method, **times)
-
     @contextmanager
     def _left_behind(self, context: Context, report: Report) -> Iterator[None]:
         """Leave the report as the XCom of a task that fails, too."""
         try:
             yield
-        except Exception:
+        except (Exception, AirflowTaskTimeout):
             self.publish(context, report)
             raise
 
@@ -267,7 +262,8 @@ class DeleteFinishedOperationsOperator(SweepOperator):
     ``left_over`` and ``unreachable``.
 
     :param max_delete: delete as many at most, the oldest; None: all.
-    :param keep_failed: keep those that have failed (a cancelled one has not), for somebody to look at.
+    :param keep_failed: keep those that have failed (a cancelled one has not), for somebody to look at; each is
+        read once more before it is deleted, but not by a dry run.
     """
 
     counted = ("running", "kept", "young")
@@ -301,9 +297,11 @@ class DeleteFinishedOperationsOperator(SweepOperator):
         return "kept" if self.keep_failed and isinstance(read(operation), outcomes.Failed) else None
 
     def act(self, client: OperationsClient, name: str) -> str:
-        """Delete it."""
+        """Delete it, unless it has failed and failures are kept: some services list less than they give singly."""
         kind = "deleted"
         try:
+            if self.keep_failed and self.left_alone(client.get_operation(name)):
+                return "kept"
             client.delete_operation(name)
         except OperationNotFound:
             kind = "gone"

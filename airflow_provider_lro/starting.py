@@ -13,7 +13,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSki
 
 from airflow_provider_lro import _outcome as outcomes
 from airflow_provider_lro._conclusion import OutcomeOperator
-from airflow_provider_lro._deferral import KilledByUser
+from airflow_provider_lro._deferral import ExecutionTimeout, KilledByUser
 from airflow_provider_lro._memory import Memory, Started
 from airflow_provider_lro._names import name_of
 from airflow_provider_lro._origin import endpoint_of
@@ -42,6 +42,7 @@ __all__ = ["StartOperationOperator"]
 
 OVER = (OperationFailed, OperationNotFound, MalformedOperation)
 """Errors of an operation that will never bring a result: a retry starts another one."""
+NO_RETRY = "no retry is made, as it would start another"
 
 
 class StartOperationOperator(OutcomeOperator):
@@ -106,6 +107,7 @@ class StartOperationOperator(OutcomeOperator):
         memory = Memory(context)
         known = memory.operation()
         if known is None:
+            memory.renew()
             return self._start(context, memory)
         if known.returned and memory.was_cleared(known):
             memory.forget()
@@ -144,11 +146,13 @@ class StartOperationOperator(OutcomeOperator):
             if memory.keeps:
                 raise
             raise AirflowFailException(
-                f"operation {known.name!r} has succeeded, and cannot be decoded: {error}; no retry is made, as it would"
-                " start another"
+                f"operation {known.name!r} has succeeded, and cannot be decoded: {error}; {NO_RETRY}"
             ) from error
         if _events.must_read_again(event):
             outcome = self.read_again(context, outcome, event["name"], endpoint=args.endpoint)
+            if isinstance(outcome, outcomes.Broken) and not memory.keeps:
+                raise AirflowFailException(f"{outcome.error}; {NO_RETRY}") from outcome.error
+        outcome = self.seen(context, outcome, event["name"], endpoint=args.endpoint)
         anew = found and self._is_ours(outcome, memory, known)
         return self._conclude(context, memory, outcome, args, anew=anew)
 
@@ -173,7 +177,7 @@ class StartOperationOperator(OutcomeOperator):
         if not operation.name and not operation.done:
             raise AirflowFailException(
                 f"{self._starter} has returned an operation that is not done and has no name to poll it by; what it has"
-                " started, if anything, goes on, and no retry is made, as it would start another"
+                f" started, if anything, goes on, and {NO_RETRY}"
             )
         endpoint = self._endpoint_of(started) if self.infers_endpoint and not self.endpoint else None
         known = Started(name=operation.name, started_at=time.time(), endpoint=endpoint)
@@ -182,10 +186,17 @@ class StartOperationOperator(OutcomeOperator):
             self.log.info("operation %r is started%s", known.name, f" at {endpoint}" if endpoint else "")
         outcome = read(operation)
         if not isinstance(outcome, outcomes.Running):  # `validate_only`, perhaps: there may be nothing to poll
-            return self._conclude(context, memory, outcome, self._args(known), anew=False)
+            result = self._conclude(context, memory, outcome, self._args(known), anew=False)
+            if not known.name:
+                memory.note_nameless()
+            return result
         if not (reachable or endpoint):
-            raise self._unreachable(memory, known)
-        return self._wait_for(context, memory, known, found=False)
+            why = f"what {self._starter} has returned does not tell where"
+            raise self._unreachable(memory, known, f"{why}; give the task endpoint=, or the connection a host")
+        try:
+            return self._wait_for(context, memory, known, found=False)
+        except EndpointError as error:
+            raise self._unreachable(memory, known, str(error)) from error
 
     def _endpoint_of(self, started: Any) -> str | None:
         try:
@@ -194,14 +205,11 @@ class StartOperationOperator(OutcomeOperator):
             self.log.warning("what %s has returned does not tell its endpoint", self._starter, exc_info=True)
             return None
 
-    def _unreachable(self, memory: Memory, known: Started) -> Exception:
-        what = (
-            f"operation {known.name!r} is started, and nobody knows where to poll it: what {self._starter} has returned"
-            " does not tell; give the task endpoint=, or the connection a host"
-        )
+    def _unreachable(self, memory: Memory, known: Started, why: str) -> Exception:
+        what = f"operation {known.name!r} is started, and cannot be polled: {why}"
         if memory.operation() is not None:
             return EndpointError(f"{what}; a retry then waits for this operation")
-        return AirflowFailException(f"{what}; the operation goes on, and no retry is made, as it would start another")
+        return AirflowFailException(f"{what}; the operation goes on, and {NO_RETRY}")
 
     def _wait_for(self, context: Context, memory: Memory, known: Started, *, found: bool) -> Any:
         args = self._args(known)
@@ -221,16 +229,22 @@ class StartOperationOperator(OutcomeOperator):
         except KilledByUser:
             memory.note_kill()
             raise
+        except ExecutionTimeout:
+            if self.on_timeout == "cancel":
+                memory.note_timeout()
+            raise
         # What was over before this try has looked is an earlier try's failure; this one is there to do better.
         anew = found and (not waited or self._is_ours(outcome, memory, known))
         return self._conclude(context, memory, outcome, args, anew=anew)
 
     def _is_ours(self, outcome: Outcome, memory: Memory, known: Started) -> bool:
         """Whether an operation was cancelled by this task's own kill or timeout, in an earlier try."""
-        own = self.on_timeout == "cancel" or (self.cancel_on_kill and (known.killed or memory.was_cleared(known)))
+        own = known.timed_out or (self.cancel_on_kill and (known.killed or memory.was_cleared(known)))
         return own and isinstance(outcome, outcomes.Cancelled)
 
     def _conclude(self, context: Context, memory: Memory, outcome: Outcome, args: WaitArgs, *, anew: bool) -> Any:
+        if isinstance(outcome, outcomes.TimedOut) and outcome.cancel in ("asked", "took effect"):
+            memory.note_timeout()
         try:
             result = self.result(outcome, args)
         except OVER as error:
@@ -272,7 +286,7 @@ def _operation_of(started: Any, starter: str) -> pb.Operation:
             return held
     if isinstance(started, pb.Operation):
         return started
-    goes_on = "what it has started goes on, and no retry is made, as it would start another"
+    goes_on = f"what it has started goes on, and {NO_RETRY}"
     if isinstance(started, str | Mapping):
         try:
             return pb.Operation(name=name_of(started))

@@ -29,6 +29,8 @@ class FakeService(grpc.GenericRpcHandler):
         self.calls: list[tuple[str, str]] = []
         self.requests: list[Any] = []
         self.unreachable: list[str] = []
+        self.lists_results = True
+        """Whether a listing tells of an operation all that a GetOperation does."""
         self.most_at_once = 0
         self._at_once = 0
         self._lock = threading.Lock()
@@ -82,12 +84,19 @@ class FakeService(grpc.GenericRpcHandler):
             context.abort(grpc.StatusCode.NOT_FOUND, "gone")
         return self.operations[request.name]
 
+    def WaitOperation(self, request: Any, context: grpc.ServicerContext) -> pb.Operation:
+        """Answer at once, as some services do."""
+        return self.GetOperation(request, context)
+
     def ListOperations(self, request: Any, context: grpc.ServicerContext) -> pb.ListOperationsResponse:
         size = request.page_size or 300
         names = [name for name in self.operations if name.startswith(f"{request.name}/")]
         start = int(request.page_token or 0)
+        operations = [self.operations[name] for name in names[start : start + size]]
+        if not self.lists_results:
+            operations = [pb.Operation(name=each.name, done=each.done, metadata=each.metadata) for each in operations]
         return pb.ListOperationsResponse(
-            operations=[self.operations[name] for name in names[start : start + size]],
+            operations=operations,
             next_page_token=str(start + size) if start + size < len(names) else "",
             unreachable=self.unreachable if request.return_partial_success else (),
         )

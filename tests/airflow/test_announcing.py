@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from airflow_provider_lro import _announcing
 from airflow_provider_lro._announcing import LARGEST_EVENT, LONGEST_FLIGHT, SETTLE, Announcer, AssetMemory
 from airflow_provider_lro._watermark import Finished, digest_of, last_key, pack, seen_key
+from airflow_provider_lro.exceptions import LroError, OperationNotFound, RpcError
 
 KEY = "watched"
 
@@ -58,6 +59,8 @@ class World:
         self.events: list[list[str]] = []
         self.at: list[float] = []
         self.singly: dict[str, Finished] = {}
+        self.errors: dict[str, LroError] = {}
+        self.asked: list[str] = []
         self.kill()
 
     def kill(self) -> None:
@@ -68,6 +71,9 @@ class World:
         )
 
     async def read(self, name: str) -> Finished | None:
+        self.asked.append(name)
+        if name in self.errors:
+            raise self.errors[name]
         return self.singly.get(name)
 
     async def sleep(self, seconds: float) -> None:
@@ -283,3 +289,25 @@ def test_foreign_value_is_an_error_that_says_what_to_do() -> None:
     with pytest.raises(ValueError, match="delete it"):
         world.look()
     assert world.stores[0].values == {seen_key(KEY): {"not": "ours"}}
+
+
+def test_what_is_gone_before_it_is_read_is_given_up() -> None:
+    """What is listed as done, and then neither listed nor known, has no outcome that could ever be told."""
+    world = World()
+    world.look()
+    world.finish("gone", outcome=None)
+    world.errors["gone"] = OperationNotFound("gone")
+    world.finish("away", outcome=None)
+    world.errors["away"] = RpcError("away")
+    world.look()
+    world.look()
+    assert world.asked.count("gone") == world.asked.count("away") == 2
+    world.listed.clear()
+    world.look()
+    asked = len(world.asked)
+    world.look()
+    assert world.asked[asked:] == ["away"]
+    del world.errors["away"]
+    world.singly["away"] = Finished(name="away", outcome="Succeeded")
+    world.look()
+    assert world.named == ["away"]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -451,3 +453,25 @@ def test_the_docs_say_what_the_commands_take() -> None:
     assert page.count("\n### `") == len(cli.COMMANDS)
     known = {line(option) for command in cli.COMMANDS for option in command.options}
     assert set(re.findall(r"^\| `.*\|$", page, re.MULTILINE)) == known
+
+
+def test_a_listed_operation_whose_end_is_not_told_is_no_success() -> None:
+    """Some services list less of an operation than they give of it singly."""
+    operation = pb.Operation(name="o", done=True)
+    assert _cli_output.row(operation, listed=True) == {"name": "o", "state": "done", "detail": ""}
+    assert _cli_output.row(operation)["state"] == "succeeded"
+
+
+@pytest.mark.parametrize("how", ["ascii", "closed"])
+def test_what_cannot_be_printed_makes_no_failure_of_what_was_done(
+    name: Callable[..., str], simulator: Simulator, how: str
+) -> None:
+    """A name that the terminal's alphabet lacks is shown escaped; a closed stdout shows nothing."""
+    operation = f"projects/é/{name()}"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"} if how == "ascii" else None
+    options = ["--endpoint", simulator.endpoint, "--insecure", "--conn-id", "", "--output", "plain"]
+    command = shlex.join([sys.executable, "-m", "airflow_provider_lro", "get", operation, *options])
+    shell = ["sh", "-c", command + (" >&-" if how == "closed" else "")]
+    done = subprocess.run(shell, capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+    assert ("\\xe9" in done.stdout) is (how == "ascii")

@@ -629,7 +629,7 @@ def test_no_connection_is_needed(
     def report() -> Any:
         return generated(simulator.endpoint, start(duration=1))
 
-    with pytest.raises(EndpointError, match=r"TLS|handshake"):  # which the simulator does not speak
+    with pytest.raises(AirflowFailException, match=r"cannot be polled: .*TLS"):  # which the simulator does not speak
         run(operator(report), ti=ti)
 
 

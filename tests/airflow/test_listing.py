@@ -8,6 +8,8 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from google.longrunning import operations_proto_pb2 as pb
+from google.protobuf import struct_pb2
 
 from airflow_provider_lro import _crowd, _listing
 from airflow_provider_lro._channel import ChannelConfig, open_channels
@@ -19,10 +21,13 @@ from airflow_provider_lro._drivers import drive_async, steady_clock
 from airflow_provider_lro._metrics import Tally
 from airflow_provider_lro._outcome import Succeeded
 from airflow_provider_lro._wait import Start, WaitArgs, wait
+from airflow_provider_lro.sensors import LongRunningOperationSensor
 from airflow_provider_lro.simulator import operation_name
 from airflow_provider_lro.triggers import LongRunningOperationTrigger
+from tests.airflow.worker import run
 
 if TYPE_CHECKING:
+    from tests.airflow.fake_service import FakeService
     from tests.simulator_fixture import Simulator
 
 _parents = count()
@@ -165,7 +170,23 @@ async def test_wait_that_is_stopped_leaves_nothing(parent: str) -> None:
     assert not _listing._listers
 
 
-def test_parent_that_cannot_be_told_is_asked_for() -> None:
-    """A bare name does not say under what it is listed."""
-    with pytest.raises(ValueError, match="list_parent must say"):
-        trigger("", "somewhere/else").parent()
+@pytest.mark.parametrize("bare", ["abc", "operations/7", "operations/build/7"])
+@pytest.mark.parametrize("many", [False, True], ids=["one", "of many"])
+@pytest.mark.parametrize("deferrable", [True, False], ids=["deferrable", "on the worker"])
+def test_name_that_does_not_tell_its_parent_is_asked_for_singly(
+    fake: FakeService, bare: str, many: bool, deferrable: bool
+) -> None:
+    """It may be that of an operation that was just started; the others are listed all the same."""
+    names = [fake.add("listed"), bare] if many else [bare]
+    fake.operations[bare] = pb.Operation(name=bare)
+
+    def end(method: str, name: str) -> None:
+        if method == "GetOperation" and fake.acted(method).count(name) > 1:
+            fake.operations[name].response.Pack(struct_pb2.Struct())
+            fake.operations[name].done = True
+
+    fake.before = end
+    wait = {"poll_method": "list", "poke_interval": 0.2, "initial_delay": 0.2, "deferrable": deferrable, "timeout": 20}
+    waiting = LongRunningOperationSensor(task_id="wait", operation_name=names if many else bare, **wait)
+    assert run(waiting).result == ([{}, {}] if many else {})
+    assert "" not in fake.acted("ListOperations")

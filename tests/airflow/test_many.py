@@ -17,16 +17,20 @@ from airflow.providers.common.compat.sdk import (
     TaskDeferred,
 )
 from google.longrunning import operations_proto_pb2 as pb
+from google.protobuf import struct_pb2, wrappers_pb2
 from google.rpc import status_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_lro import _crowd, _deferral, _gathering, _many, sensors
 from airflow_provider_lro._channel import open_channels
+from airflow_provider_lro._commands import Get
+from airflow_provider_lro._conclusion import FinalResultGone
 from airflow_provider_lro._many import ManyOperationsTrigger
 from airflow_provider_lro._many_events import MOST, event_from_outcomes
 from airflow_provider_lro._names import name_of, pack, unpack
 from airflow_provider_lro._outcome import Broken, Failed
+from airflow_provider_lro._polling import Poller
 from airflow_provider_lro._wait import WaitArgs
 from airflow_provider_lro.exceptions import (
     EndpointError,
@@ -38,6 +42,7 @@ from airflow_provider_lro.exceptions import (
     OperationTimeout,
     RpcError,
 )
+from airflow_provider_lro.hooks import LongRunningOperationHook
 from airflow_provider_lro.sensors import LongRunningOperationSensor
 from airflow_provider_lro.simulator import operation_name
 from tests.airflow.fake_service import PARENT, FakeService
@@ -494,10 +499,11 @@ def test_result_that_cannot_be_read_again_is_no_success(
     with pytest.raises(OperationsFailed) as raised:
         run(sensor(names, deferrable=True), before_resume=forget)
     assert [type(each) for each in raised.value.errors.values()] == [
-        OperationNotFound,
+        FinalResultGone,
         OperationFailed,
         OperationCancelled,
     ]
+    assert "has succeeded, but its response could not be read again" in str(raised.value.errors[names[0]])
     assert "could not be read again" in str(raised.value.errors[names[1]])
 
 
@@ -687,7 +693,6 @@ def test_refused_at_construction(why: str) -> None:
         (None, {}, "give operation_name .* There is neither, or that is what came of templates"),
         (["a", "b"], {"wait_for": 3}, "there are 2 operations"),
         (["a", "a", "b"], {"wait_for": 2}, "of an operation that is named twice there would be two"),
-        (["a/b", "c/d"], {"poll_method": "list", "deferrable": True}, "list_parent must say"),
         (["a", "b"], {"mode": "reschedule"}, "for many use deferrable=True"),
     ],
 )
@@ -740,3 +745,41 @@ def test_row_says_what_it_is(name: Callable[..., str]) -> None:
     for field in ("names", "wanted", "require_result", *WaitArgs.__dataclass_fields__):
         for nonsense in (None, "x", -1, [], object()):
             ManyOperationsTrigger(**{"operation_name": "o", field: nonsense})
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.5])
+@pytest.mark.parametrize("deferrable", [True, False], ids=["deferrable", "on the worker"])
+def test_any_needs_no_other_host(
+    fake: FakeService, monkeypatch: pytest.MonkeyPatch, delay: float, deferrable: bool
+) -> None:
+    """A location whose host is wrong costs its own operations; with "all", and where none can be reached, the wait."""
+    stored = {"conn_type": "lro", "host": "{location}", "port": fake.port, "extra": {"insecure": True}}
+    monkeypatch.setenv("AIRFLOW_CONN_LRO_DEFAULT", json.dumps(stored))
+    here, nowhere = "p/locations/localhost/operations/a", "p/locations/no-such-host-invalid/operations/b"
+    fake.operations[here] = pb.Operation(name=here, done=True)
+    fake.operations[here].response.Pack(struct_pb2.Struct())
+    fake.before = lambda method, name: time.sleep(delay)
+    for names in ([here, nowhere], [nowhere, here]):
+        found = run(sensor(names, wait_for="any", deferrable=deferrable)).result
+        assert found == [{} if each == here else None for each in names]
+    with pytest.raises(EndpointError, match="does not resolve"):
+        run(sensor([here, nowhere], deferrable=deferrable))
+    with pytest.raises(EndpointError, match="does not resolve"):
+        run(sensor([nowhere, nowhere], wait_for="any", deferrable=deferrable))
+
+
+@pytest.mark.parametrize("method", ["get", "wait"])
+async def test_large_metadata_of_what_runs_is_not_kept(fake: FakeService, method: str) -> None:
+    """However it was polled: ten thousand of them would not fit."""
+    operation = fake.add("large")
+    fake.operations[operation].metadata.Pack(wrappers_pb2.StringValue(value="x" * 100_000))
+    args = WaitArgs(operation_name=operation, poll_method=method)
+    channels = await LongRunningOperationHook().async_channels([operation])
+    async with _crowd.considerate(channels) as clients:
+        poller = Poller(args, clients[0], shared=True)
+        try:
+            found = await poller.get(Get(timeout=5.0, queue=5.0, hold=0.3 if method == "wait" else 0.0))
+        finally:
+            await poller.close()
+    assert fake.acted("WaitOperation" if method == "wait" else "GetOperation") == [operation]
+    assert found.operation == pb.Operation(name=operation)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import asyncio
+import math
+import time
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +17,7 @@ from airflow.providers.common.compat.sdk import (
     TaskDeferred,
 )
 
-from airflow_provider_lro import _conclusion, _events
+from airflow_provider_lro import _conclusion, _events, _pacing
 from airflow_provider_lro._wait import WaitArgs
 from airflow_provider_lro.exceptions import (
     Code,
@@ -31,7 +34,7 @@ from airflow_provider_lro.exceptions import (
 )
 from airflow_provider_lro.hooks import LongRunningOperationHook
 from airflow_provider_lro.sensors import LongRunningOperationSensor
-from tests.airflow.worker import run
+from tests.airflow.worker import FakeTaskInstance, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -216,8 +219,43 @@ def test_result_that_cannot_be_read_again_is_no_success(name: Callable[..., str]
         with LongRunningOperationHook() as hook:
             hook.delete_operation(operation)
 
-    with pytest.raises(OperationNotFound):
-        run(sensor(operation, deferrable=True), before_resume=delete)
+    with pytest.raises(RpcError, match="has succeeded, but its response could not be read again") as raised:
+        run(sensor(operation, deferrable=True, soft_fail=True), before_resume=delete)
+    assert not isinstance(raised.value, OperationNotFound)
+    assert isinstance(raised.value, AirflowFailException)  # a retry would find the same
+
+
+@pytest.mark.parametrize("on_timeout", ["fail", "cancel"])
+def test_turn_that_did_not_come_is_taken_on_the_worker(
+    name: Callable[..., str], on_timeout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What holds all polls of an endpoint back, a RetryInfo or a quota, makes no timeout of what is done."""
+    operation = name(duration=1.0)
+    held = _pacing.Pace.turn
+    began = time.time()
+
+    async def late(pace: Any, *, within: float = math.inf) -> None:
+        if time.time() > began + 0.5:
+            await asyncio.sleep(min(within, 0.3))
+            raise TimeoutError
+        await held(pace, within=within)
+
+    monkeypatch.setattr(_pacing.Pace, "turn", late)
+    waiting = sensor(operation, deferrable=True, timeout=1.5, on_timeout=on_timeout, cancel_grace=0.5, rpc_timeout=1)
+    done = run(waiting)
+    assert (done.events[0]["outcome"], done.events[0]["error"]["unsent"]) == ("TimedOut", True)
+    assert done.result is not None
+
+
+def test_reschedule_takes_no_cancel_for_its_own(name: Callable[..., str], simulator: Simulator) -> None:
+    """A poke that comes after the deadline, as the last one mostly does, has never asked for one before."""
+    operation = name(outcome="never")
+    with LongRunningOperationHook() as hook:
+        hook.cancel_operation(operation)  # a user does, between the last poke and the deadline
+    ti = FakeTaskInstance(first_reschedule=datetime.now(tz=UTC) - timedelta(seconds=61))
+    with pytest.raises(AirflowSkipException):
+        run(sensor(operation, mode="reschedule", timeout=60, on_timeout="cancel", on_cancelled="skip"), ti=ti)
+    assert len(simulator.calls("CancelOperation", operation)) == 1
 
 
 @pytest.mark.parametrize("soft", [False, True])

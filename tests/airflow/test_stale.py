@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
-from airflow.providers.common.compat.sdk import DAG, AirflowSkipException
+from airflow.providers.common.compat.sdk import DAG, AirflowSkipException, AirflowTaskTimeout
 from google.protobuf import struct_pb2
 
 from airflow_provider_lro.exceptions import (
@@ -759,3 +759,53 @@ def test_in_a_real_airflow(airflow: AirflowStack, service: Simulator) -> None:
         assert airflow.xcom("sweep", run_id, task)["unimplemented"] == [stubborn]
     assert [len(service.calls("CancelOperation", name)) for name in (*stale, young)] == [1] * 20 + [0]
     assert "the triggerer waits from here on" in airflow.task_log("sweep", run_id, "cancel")
+
+
+def test_failures_are_kept_that_a_listing_does_not_tell(fake: FakeService) -> None:
+    """Some services list less of an operation than they give of it singly; what cannot be read is not deleted."""
+    fake.lists_results = False
+    failed = fake.add("failed", ended=2 * HOUR, error=9)
+    cancelled = fake.add("cancelled", ended=2 * HOUR, error=1)
+    unreadable = fake.add("unreadable", ended=2 * HOUR, error=9)
+    fake.faults["GetOperation", unreadable] = (grpc.StatusCode.PERMISSION_DENIED, "not yours")
+    ti = FakeTaskInstance()
+    with pytest.raises(OperationsFailed, match="not yours"):
+        run(deleter(keep_failed=True), ti=ti)
+    assert fake.acted("DeleteOperation") == [cancelled]
+    assert set(fake.operations) == {failed, unreadable}
+    assert ti.xcoms["return_value"]["counts"]["kept"] == 1
+    assert [each["name"] for each in ti.xcoms["return_value"]["refused"]] == [unreadable]
+
+
+@pytest.mark.parametrize("order", ["ahead", "behind"])
+def test_a_parent_that_cannot_list_is_passed_over(fake: FakeService, order: str) -> None:
+    """With on_unimplemented="skip" there is still what the others have, be it work or an error."""
+    old = fake.add("old", age=2 * HOUR)
+    fake.faults["ListOperations", "projects/r"] = (grpc.StatusCode.UNIMPLEMENTED, "no lists")
+    parents = ["projects/r", PARENT] if order == "ahead" else [PARENT, "projects/r"]
+    assert run(canceller(parent=parents, on_unimplemented="skip")).result["asked"] == [old]
+    assert fake.acted("CancelOperation") == [old]
+    fake.faults["ListOperations", "projects/q"] = (grpc.StatusCode.PERMISSION_DENIED, "not yours")
+    with pytest.raises(RpcError, match="not yours"):
+        run(canceller(parent=["projects/r", "projects/q"], on_unimplemented="skip"))
+    with pytest.raises(AirflowSkipException, match="no lists"):
+        run(canceller(parent=["projects/r", "projects/none"], on_unimplemented="skip"))
+
+
+def test_report_outlives_an_execution_timeout_in_the_last_look(
+    fake: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was asked to cancel is in the XCom, although no more is known of it."""
+    names = [fake.add(f"o{number}", age=2 * HOUR) for number in range(3)]
+
+    def out_of_time(*_: object) -> None:
+        raise AirflowTaskTimeout("execution_timeout")
+
+    monkeypatch.setattr(CancelStaleOperationsOperator, "_look", out_of_time)
+    fake.before = lambda method, name: (
+        setattr(fake.operations[name], "done", True) if method == "CancelOperation" and name == names[-1] else None
+    )
+    ti = FakeTaskInstance()
+    with pytest.raises(AirflowTaskTimeout):
+        run(canceller(wait=True, deferrable=False), ti=ti)
+    assert ti.xcoms["return_value"]["counts"]["asked"] >= 2

@@ -10,6 +10,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, TaskDeferred
 from google.longrunning import operations_proto_pb2 as pb
 
+from airflow_provider_lro import _conclusion
 from airflow_provider_lro._memory import Memory
 from airflow_provider_lro.exceptions import (
     EndpointError,
@@ -29,6 +30,7 @@ from tests.airflow.worker import FakeStore, FakeTaskInstance, fire, run
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.airflow.fake_service import FakeService
     from tests.simulator_fixture import Simulator
 
 WAYS = pytest.mark.parametrize("deferrable", [True, False], ids=["deferrable", "on the worker"])
@@ -472,3 +474,119 @@ def test_nonsense_is_refused_as_the_dag_is_read(wrong: dict[str, Any]) -> None:
     """Arguments are checked where the DAG's author sees it."""
     with pytest.raises(ValueError, match=next(iter(wrong))):
         StartOperationOperator(task_id="start", **wrong)
+
+
+@WAYS
+@pytest.mark.parametrize("made", ["transferOperations/{}", "operations/build/{}", "{}"])
+def test_name_that_does_not_tell_what_to_list_is_waited_for(
+    fake: FakeService, ti: FakeTaskInstance, made: str, deferrable: bool
+) -> None:
+    """Only the start tells it, so it is too late for an error: the operation is asked for singly."""
+
+    class Starting(StartOperationOperator):
+        def start(self, context: Any) -> str:
+            name = made.format(len(fake.operations))
+            fake.operations[name] = pb.Operation(name=name)
+            return name
+
+    def end(method: str, name: str) -> None:
+        if method == "GetOperation" and fake.acted(method).count(name) > 1:
+            fake.operations[name].done = True
+
+    fake.before = end
+    task = Starting(task_id="start", poll_method="list", interval=0.1, initial_delay=0.1, deferrable=deferrable)
+    run(task, ti=ti)
+    assert len(fake.operations) == 1
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["store", "no store"])
+def test_endpoint_that_the_name_spoils_starts_no_second(
+    ti: FakeTaskInstance, store: FakeStore, monkeypatch: pytest.MonkeyPatch, stored: bool
+) -> None:
+    """A {location} that the operation's name turns out not to have: without a store no retry may start another."""
+    stored_connection = '{"conn_type": "lro", "host": "{location}.example", "port": 1, "extra": {"insecure": true}}'
+    monkeypatch.setenv("AIRFLOW_CONN_LRO_DEFAULT", stored_connection)
+    starts: list[str] = []
+
+    class Starting(StartOperationOperator):
+        def start(self, context: Any) -> str:
+            starts.append(f"operations/{len(starts)}")
+            return starts[-1]
+
+    kind = EndpointError if stored else AirflowFailException
+    with pytest.raises(kind, match=r"'operations/0' is started, and cannot be polled: .*location"):
+        run(Starting(task_id="start"), ti=ti, store=store if stored else None)
+    if stored:
+        with pytest.raises(EndpointError):
+            run(Starting(task_id="start"), ti=ti, store=store)
+    assert starts == ["operations/0"]
+
+
+@pytest.mark.parametrize("how", ["gone", "unreachable"])
+@pytest.mark.parametrize("stored", [True, False], ids=["store", "no store"])
+def test_success_that_cannot_be_read_again_is_not_done_again(
+    start: Callable[..., StartSimulation],
+    ti: FakeTaskInstance,
+    store: FakeStore,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    how: str,
+    stored: bool,
+) -> None:
+    """The trigger has seen it succeed: whatever its response has come to, no retry starts another one."""
+    monkeypatch.setattr(_conclusion, "SECONDS_TO_READ_AGAIN", 0.5)
+    task = start({"duration": 0.2, "response_bytes": 200_000}, deferrable=True, not_found_grace=0, rpc_timeout=1)
+
+    def spoil() -> None:
+        if how == "gone":
+            with LongRunningOperationHook() as hook:
+                hook.delete_operation(task.starts[0])
+        else:
+            nobody = '{"conn_type": "lro", "host": "127.0.0.1", "port": 9, "extra": {"insecure": true}}'
+            monkeypatch.setenv("AIRFLOW_CONN_LRO_DEFAULT", nobody)
+
+    text = "has succeeded, but its response could not be read again"
+    with pytest.raises((RpcError, AirflowFailException), match=text) as raised:
+        run(task, ti=ti, store=store if stored else None, before_resume=spoil)
+    assert isinstance(raised.value, AirflowFailException) is (how == "gone" or not stored)
+    assert (store.get("lro_operation") is not None) is stored
+
+
+@pytest.mark.parametrize("on_timeout", ["fail", "cancel"])
+def test_somebody_elses_cancel_is_not_taken_for_that_of_a_timeout(
+    start: Callable[..., StartSimulation], ti: FakeTaskInstance, store: FakeStore, on_timeout: str
+) -> None:
+    """Only an earlier try that took too long makes it so; one that lost its connection does not."""
+    kwargs = {"deferrable": True, "on_cancelled": "skip", "on_timeout": on_timeout}
+    first = start({"duration": 5, "fault": "PERMISSION_DENIED*1"}, **kwargs)
+    with pytest.raises(RpcError):
+        run(first, ti=ti, store=store)
+    ti.try_number = 2
+    second = start({"duration": 0.2}, **kwargs)
+
+    context = {"ti": ti, "task_state_store": store}
+    with pytest.raises(TaskDeferred) as deferral:
+        second.execute(context)
+    with LongRunningOperationHook() as hook:
+        hook.cancel_operation(first.starts[0])
+    event = fire(deferral.value.trigger.serialize())
+    with pytest.raises(AirflowSkipException):
+        second.execute_complete(context, event, **deferral.value.kwargs)
+    assert second.starts == []
+
+
+def test_request_id_of_what_has_no_name_changes_with_a_clear(ti: FakeTaskInstance, store: FakeStore) -> None:
+    """An API that knows a request id again would make nothing of the cleared run; a retry is the same start."""
+    ids: list[str] = []
+
+    class Starting(StartOperationOperator):
+        def start(self, context: Any) -> pb.Operation:
+            ids.append(self.request_id)
+            return pb.Operation(done=True)
+
+    for try_number, max_tries in ((1, 0), (2, 0), (3, 2), (4, 2), (5, 4)):
+        ti.try_number, ti.max_tries = try_number, max_tries
+        run(Starting(task_id="start"), ti=ti, store=store)
+    assert ids[0] == ids[1]
+    assert ids[2] == ids[3]
+    assert len(set(ids)) == 3

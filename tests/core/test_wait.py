@@ -137,7 +137,7 @@ def test_the_arguments_make_the_schedule() -> None:
     assert done.polled_at[:5] == [0, 2.5, 10, 25, 40]
 
 
-@pytest.mark.parametrize("start", [Start.FRESH, Start.POLL])
+@pytest.mark.parametrize("start", [Start.FRESH, Start.POLL, Start.POKE])
 def test_pauses_of_a_wait_that_polls_first_go_by_the_time_since_it_started(start: Start) -> None:
     """A thousand seconds after the start, the first poll is immediate and the backoff is over."""
     done = run(wait_args(), Service(done_at=1090.0), start=start, at=1000.0, choose=earliest)
@@ -947,9 +947,10 @@ def test_an_operation_that_somebody_else_cancels_in_time_is_cancelled(on_timeout
         assert done.cancels == []
 
 
-def test_a_fresh_wait_has_not_cancelled_before() -> None:
+@pytest.mark.parametrize("start", [Start.FRESH, Start.POKE])
+def test_a_wait_that_was_not_lost_has_not_cancelled_before(start: Start) -> None:
     """Only a wait that is taken up again can have asked to cancel in an earlier life."""
-    done = cancelling(Service(done_at=0.0, ending=Cancelled), start=Start.FRESH, at=150.0)
+    done = cancelling(Service(done_at=0.0, ending=Cancelled), start=start, at=150.0)
     assert isinstance(done.outcome, Cancelled)
 
 
@@ -1317,17 +1318,11 @@ def test_a_listing_will_do_when_the_backoff_is_over() -> None:
         ("a/operations/b/operations/c", None, "a/operations/b"),
         ("projects/p/locations/l/operations/o", "projects/p", "projects/p"),
         ("bare", "projects/p", "projects/p"),
+        ("bare", None, ""),
+        ("operations/o", None, ""),
+        ("some/thing", None, ""),
     ],
 )
 def test_the_parent_is_what_is_before_the_operations(name: str, given: str | None, parent: str) -> None:
-    """Unless it is given."""
+    """Unless it is given; a name that does not tell makes no error of a wait that may have started already."""
     assert wait_args(operation_name=name, list_parent=given).parent() == parent
-
-
-@pytest.mark.parametrize("name", ["bare", "operations/o", "some/thing"])
-def test_a_parent_that_cannot_be_told_is_asked_for(name: str) -> None:
-    """A name that does not say under what it is listed needs list_parent."""
-    with pytest.raises(ValueError, match="list_parent must say"):
-        wait_args(operation_name=name, poll_method="list").parent()
-    with pytest.raises(ValueError, match="list_parent must say"):
-        wait_args(operation_name="some/thing", poll_method="list").check()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from airflow_provider_lro._channel import ChannelConfig
 from airflow_provider_lro._credentials import CLOUD_PLATFORM, CredentialsConfig
 from airflow_provider_lro._tokens import Tokens
 from airflow_provider_lro._wait import is_transient
-from airflow_provider_lro.exceptions import Code, CredentialsError, RpcError
+from airflow_provider_lro.exceptions import Code, CredentialsError, OperationTimeout, RpcError
 from airflow_provider_lro.operation import AsyncOperationsClient, OperationsClient
 from airflow_provider_lro.simulator import operation_name
 from tests.grpc.token_server import TOKEN
@@ -295,6 +296,48 @@ async def test_a_token_endpoint_that_is_down(
         assert await shell.do(operation.wait_with_interval(0.1, timeout=20)) is not None
     gone = keyfile.replace(f":{tokens.port}/", ":1/")
     assert (await refused(shell, config(keyfile=gone), RpcError)).code is Code.UNAVAILABLE
+
+
+async def test_a_token_endpoint_that_never_answers(
+    shell: Shell, config: Callable[..., ChannelConfig], keyfile: str, tokens: TokenServer
+) -> None:
+    """It costs a call no more time than a call has, and a wait no more than one call beyond its deadline."""
+    tokens.delay = 4.0
+    made = config(keyfile=keyfile)
+    async with shell.open(made, rpc_timeout=0.5) as client:
+        operation = shell.operation_type.from_name(client, operation_name("silent", duration=0))
+        began = time.monotonic()
+        with pytest.raises(OperationTimeout, match="the token endpoint takes too long"):
+            await shell.do(operation.wait_with_interval(0.1, timeout=0.3, rpc_timeout=0.5))
+        assert time.monotonic() - began < 3.0
+    assert len(tokens.requests) <= 1
+
+
+def test_what_a_signal_raises_during_a_refresh_is_raised(keyfile: str, tokens: TokenServer) -> None:
+    """An execution_timeout comes but once: it must not pass for a refresh that has failed while the token holds."""
+
+    class OutOfTime(BaseException):
+        pass
+
+    def out_of_time(*_: object) -> None:
+        raise OutOfTime
+
+    tokens.seconds = 4
+    mine = Tokens(CredentialsConfig(keyfile=keyfile))
+    mine.refresh()
+    while mine.headers() is not None:
+        time.sleep(0.05)  # until the last quarter of its life has begun
+    tokens.asked.clear()
+    tokens.delay = 0.5
+    before = signal.signal(signal.SIGALRM, out_of_time)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(OutOfTime):
+            mine.refresh()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert mine.refresh(10)
 
 
 def test_a_token_endpoint_that_is_overloaded(keyfile: str, tokens: TokenServer) -> None:
