@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import json
 import sqlite3
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -24,6 +25,10 @@ __all__ = ["AirflowError", "Answers", "Database", "Rest", "TaskState", "get_json
 
 # No request leaves this machine, whatever proxies the environment names.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+_DATABASE = "Database error"
+"""What the API says when its SQLite was written to by another of Airflow's processes; then it has changed nothing."""
+_PAUSES = (0.5, 1.0, 2.0, 4.0)
+"""Seconds between tries of a request that has met that."""
 
 
 class AirflowError(RuntimeError):
@@ -109,7 +114,14 @@ class Rest:
         if self._token is None:
             credentials = {"username": self._user, "password": self._password()}
             self._token = str(get_json("POST", f"{self._url}/auth/token", credentials)["access_token"])
-        return get_json(method, f"{self._url}/api/v2/{path}", body, token=self._token)
+        for pause in (*_PAUSES, None):
+            try:
+                return get_json(method, f"{self._url}/api/v2/{path}", body, token=self._token)
+            except AirflowError as error:
+                if pause is None or error.status != HTTPStatus.INTERNAL_SERVER_ERROR or _DATABASE not in str(error):
+                    raise
+                time.sleep(pause)
+        raise AssertionError("unreachable")
 
     def heartbeats(self) -> dict[str, datetime]:
         """See Answers."""
