@@ -1,4 +1,4 @@
-# Everything a contributor runs. Needs Python 3.11 or newer and make; the rest comes from the package index.
+# Everything a contributor runs. Needs Python 3.11 to 3.13 and make; the rest comes from the package index.
 
 PYTHON ?= python3
 # Airflow 2.11 ends at Python 3.12. Unless told which one, take the first that fits.
@@ -80,8 +80,8 @@ define add
 endef
 
 $(NEWEST)/.stamp: pyproject.toml constraints/airflow-3.3.txt
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	echo "Python 3.11 or newer is needed, and PYTHON=$(PYTHON) is $$("$(PYTHON)" --version 2>&1). Try: make PYTHON=python3.12 …" >&2; \
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
+	echo "Python 3.11, 3.12 or 3.13 is needed, and PYTHON=$(PYTHON) is $$("$(PYTHON)" --version 2>&1). Try: make PYTHON=python3.12 …" >&2; \
 	exit 1; }
 	$(call install,$(PYTHON),$(NEWEST),constraints/airflow-3.3.txt,dev$(comma)cookbook)
 

@@ -66,11 +66,14 @@ class WaitArgs:
         fastest = self.max_polls_per_second
         if fastest is not None and not is_number(fastest, least=SLOWEST_PACE):
             raise ValueError(f"max_polls_per_second must be None or a number above {SLOWEST_PACE:g}, not {fastest!r}")
-        if not is_number(self.initial_delay, least=MINIMUM_INTERVAL):  # which the schedule has another name for
-            raise ValueError(
-                f"initial_delay must be a number from {MINIMUM_INTERVAL:g} to {MAXIMUM_INTERVAL:g}, not"
-                f" {self.initial_delay!r}"
-            )
+        # The schedule has other names for these.
+        for name, remark in (("interval", " (of a sensor: poke_interval)"), ("initial_delay", "")):
+            value = getattr(self, name)
+            if not is_number(value, least=MINIMUM_INTERVAL):
+                raise ValueError(
+                    f"{name} must be a number of seconds from {MINIMUM_INTERVAL:g} to {MAXIMUM_INTERVAL:g}{remark}, not"
+                    f" {value!r}"
+                )
         self.schedule()
         for name, exclusive in (("rpc_timeout", True), ("not_found_grace", False), ("cancel_grace", False)):
             value = getattr(self, name)

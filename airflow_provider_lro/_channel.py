@@ -51,7 +51,7 @@ def parse_endpoint(value: str | None, *, port: int | None = None) -> str:
         raise EndpointError(f"the endpoint {value!r} is no text that can be sent; {_EXPECTED}")
     text = (value or "").strip()
     if not text:
-        raise EndpointError(f"no endpoint: give the connection a host, or the task endpoint=; {_EXPECTED}")
+        raise EndpointError(f"no endpoint: name one, on the task or in its connection's host; {_EXPECTED}")
     if _GRPC_TARGET.match(text):
         return text
     shown = without_user(text)
@@ -94,7 +94,7 @@ def fill_location(endpoint: str, name: str | None) -> str:
     if not found or not re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", found[1]):
         raise EndpointError(
             f"the endpoint {without_user(endpoint)!r} takes its location from the operation's name, and {name!r} has no"
-            " 'locations/…' or 'regions/…' that names one; give endpoint= with the location written out"
+            " 'locations/…' or 'regions/…' that names one; name an endpoint with the location written out"
         )
     return endpoint.replace("{location}", found[1])
 

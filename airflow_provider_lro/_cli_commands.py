@@ -105,6 +105,7 @@ def exit_code(error: LroError) -> ExitCode:
 
 def _end(command: str, args: argparse.Namespace, prog: str) -> ExitCode:
     """Do it; an error is one line and an exit code."""
+    args.said_by = f"{prog} {command}"
     try:
         _load_types(args.type_module)
         with CommandHook(args) as hook:
@@ -117,7 +118,7 @@ def _end(command: str, args: argparse.Namespace, prog: str) -> ExitCode:
         code, text = ExitCode.NOT_CALLED, str(error)
     except KeyboardInterrupt:
         code, text = ExitCode.INTERRUPTED, f"interrupted{_what_goes_on(command, args, prog)}"
-    say(f"{prog} {command}: {text}")
+    say(f"{args.said_by}: {text}")
     return code
 
 
@@ -155,7 +156,7 @@ def _load_types(modules: list[str]) -> None:
 
 
 def _get(args: argparse.Namespace, hook: CommandHook) -> ExitCode:
-    found, code = _each(args.names, lambda name: named(hook.get_operation(name).proto, name))
+    found, code = _each(args, args.names, lambda name: named(hook.get_operation(name).proto, name))
     if found:
         show([document(operation) for operation in found], [row(operation) for operation in found], args.output)
     return code
@@ -202,9 +203,9 @@ def _cancel(args: argparse.Namespace, hook: CommandHook) -> ExitCode:
         if result["outcome"] == "unknown":
             result_of(outcome, waited)
 
-    results, code = _each(args.names, ask)
+    results, code = _each(args, args.names, ask)
     if args.wait:
-        _, late = _each(results, see)
+        _, late = _each(args, results, see)
         code = code or late
     if results:
         show(results, results, args.output)
@@ -220,7 +221,7 @@ def _delete(args: argparse.Namespace, hook: CommandHook) -> ExitCode:
         hook.delete_operation(name)
         return {"name": name, "outcome": "deleted"}
 
-    results, code = _each(args.names, delete)
+    results, code = _each(args, args.names, delete)
     if results:
         show(results, results, args.output)
     return code
@@ -235,7 +236,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, CommandHook], ExitCode]] = {
 }
 
 
-def _each(things: list[Any], act: Callable[[Any], Any]) -> tuple[list[Any], ExitCode]:
+def _each(args: argparse.Namespace, things: list[Any], act: Callable[[Any], Any]) -> tuple[list[Any], ExitCode]:
     """Act on each; say what went wrong with which, and return the exit code of the first."""
     results = []
     code = ExitCode.DONE
@@ -243,7 +244,7 @@ def _each(things: list[Any], act: Callable[[Any], Any]) -> tuple[list[Any], Exit
         try:
             results.append(act(thing))
         except LroError as error:
-            say(str(error))
+            say(f"{args.said_by}: {error}")
             code = code or exit_code(error)
     return results, code
 

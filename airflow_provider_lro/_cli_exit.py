@@ -28,7 +28,7 @@ class ExitCode(IntEnum):
     OTHER = 1, "anything unforeseen, or No to the question of delete"
     USAGE = 2, "wrong usage"
     FAILED = 3, "the operation failed"
-    TIMED_OUT = 4, "it was not done in time, and may still succeed"
+    TIMED_OUT = 4, "it was not done in time; its message says what a cancel has done, if one was asked for"
     NOT_FOUND = 5, "the service does not know the name (any more)"
     CANCELLED = 6, "the operation was cancelled"
     NOT_CALLED = 7, "a call failed: service, endpoint, credentials or connection"

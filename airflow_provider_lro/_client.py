@@ -26,7 +26,7 @@ from airflow_provider_lro._rpc import (
     rpc_error,
     wait_call,
 )
-from airflow_provider_lro.exceptions import Code, RpcError
+from airflow_provider_lro.exceptions import Code, EndpointError, RpcError
 
 if TYPE_CHECKING:
     import os
@@ -129,6 +129,8 @@ class _Shell:
             EndpointError: the endpoint or a TLS option cannot be right.
             CredentialsError: credentials for a plaintext channel.
         """
+        if not isinstance(insecure, bool):  # the text "false" is true, and would turn TLS off
+            raise EndpointError(f"insecure must be True or False, not {insecure!r}")
         config = ChannelConfig(
             target=parse_endpoint(endpoint),
             credentials=CredentialsConfig(given=credentials),

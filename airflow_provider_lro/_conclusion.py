@@ -91,7 +91,7 @@ class OutcomeOperator(WaitingOperator):
         self.metadata_type = metadata_type
         self.type_modules = type_modules
         type_name(response_type, what="response_type")
-        if getattr(self, "_BaseOperator__from_mapped", False):  # for this no copy is made that is executed
+        if self.is_mapped:  # for this no copy is made that is executed
             self.operator_extra_links = others(self.operator_extra_links)
         if on_cancelled not in ON_CANCELLED:
             raise ValueError(f"on_cancelled must be one of {', '.join(map(repr, ON_CANCELLED))}, not {on_cancelled!r}")

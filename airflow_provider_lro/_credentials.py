@@ -160,10 +160,11 @@ class CredentialsConfig:
         except (google_errors.GoogleAuthError, *_UNUSABLE, OSError) as error:
             # Its text names what was looked for; that of the others may quote the file.
             known = isinstance(error, google_errors.DefaultCredentialsError | OSError)
-            why = str(error) if known else f"what is there cannot be used ({type(error).__name__})"
+            why = str(error).rstrip(". ") if known else f"what is there cannot be used ({type(error).__name__})"
             raise CredentialsError(
                 f"there are no application default credentials: {why}. Give the connection a key (key_path or"
-                " keyfile_dict) or a bearer token (the password), or set is_anonymous"
+                " keyfile_dict) or a bearer token (the password), or set is_anonymous; without a connection, give"
+                " credentials=. For a plaintext server, which is sent none, say insecure"
             ) from None
         return credentials
 

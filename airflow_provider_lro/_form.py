@@ -34,7 +34,11 @@ class Field:
 
 
 FIELDS = (
-    Field(name="key_path", label="Key path", description="Path of a service-account key file, on every worker."),
+    Field(
+        name="key_path",
+        label="Key path",
+        description="Path of a service-account key file, on every worker and triggerer.",
+    ),
     Field(name="keyfile_dict", label="Key JSON", description="A service-account key, whole.", secret=True),
     Field(
         name="credential_config_file",
@@ -66,7 +70,7 @@ FIELDS = (
     Field(
         name="client_key",
         label="Client key",
-        description="Path of its PEM file, on every worker, for mutual TLS.",
+        description="Path of its PEM file, on every worker and triggerer, for mutual TLS.",
         secret=True,
     ),
     Field(

@@ -13,7 +13,7 @@ from airflow import __version__
 from airflow.triggers.base import StartTriggerArgs
 
 from airflow_provider_lro._deferral import backstop
-from airflow_provider_lro._names import name_of
+from airflow_provider_lro._names import is_template, name_of
 from airflow_provider_lro._type_names import type_name
 from airflow_provider_lro._workerless import WorkerlessTrigger, needs_worker
 
@@ -173,7 +173,7 @@ def _check_value(sensor: Any, name: str, value: Any) -> None:
         return
     if not isinstance(value, str):
         raise ValueError(_not_text(name, value))  # noqa: TRY004  (a DAG that is refused, like all others here)
-    if any(mark in value for mark in ("{{", "{%", "{#")):
+    if is_template(value):
         _check_template(sensor, name, value)
     elif name == "operation_name":
         name_of(value)

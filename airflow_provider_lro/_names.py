@@ -9,26 +9,48 @@ from collections.abc import Mapping, Sequence
 
 from airflow_provider_lro._checks import check_name
 
-__all__ = ["are_many", "name_of", "pack", "parent_of", "unpack"]
+__all__ = ["are_many", "check_literal", "is_template", "name_of", "pack", "parent_of", "unpack"]
 
 
 DEEPEST = 10
 """Mappings in one another that ``name_of`` looks into; one that contains itself has no end."""
 
 
-def name_of(value: object) -> str:
+def name_of(value: object, *, what: str = "operation_name") -> str:
     """Return the operation's name from a name, or from a mapping that holds one, as other operators leave in XCom.
+
+    Args:
+        value: the one or the other.
+        what: what it is called where it was given, for the error.
 
     Raises:
         ValueError: there is none in it.
     """
     for _ in range(DEEPEST):
         if not isinstance(value, Mapping):
-            return check_name(_rendered(value, what="operation_name"))
+            return check_name(_rendered(value, what=what), what=what)
         if "name" not in value:
-            raise ValueError(f"operation_name is a mapping without a 'name': it has {sorted(map(str, value))}")
+            raise ValueError(f"{what} is a mapping without a 'name': it has {sorted(map(str, value))}")
         value = value["name"]
-    raise ValueError(f"operation_name is a mapping whose 'name' is a mapping, and so on, more than {DEEPEST} deep")
+    raise ValueError(f"{what} is a mapping whose 'name' is a mapping, and so on, more than {DEEPEST} deep")
+
+
+def check_literal(value: object) -> None:
+    """Raise ValueError for what can be no name of an operation, nor a sequence of them, whatever is rendered later."""
+    if are_many(value):
+        for each in value:  # type: ignore[attr-defined]
+            check_literal(each)
+    elif isinstance(value, str | bytes | int | float | Mapping | set) and not is_template(value):
+        name_of(value)
+
+
+def is_template(value: object) -> bool:
+    """Tell whether there is something in a value that Airflow renders."""
+    if isinstance(value, str):
+        return any(mark in value for mark in ("{{", "{%", "{#"))
+    if isinstance(value, Mapping):
+        return any(map(is_template, value.values()))
+    return not isinstance(value, bytes | int | float | set | None)
 
 
 def parent_of(value: object) -> str:

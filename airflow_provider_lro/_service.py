@@ -48,6 +48,11 @@ class ServiceOperator(BaseOperator):
         self.impersonation_chain = impersonation_chain
         self.quota_project_id = quota_project_id
 
+    @property
+    def is_mapped(self) -> bool:
+        """Whether it is one of a mapped task's, which is made on a worker, of values that are rendered already."""
+        return bool(getattr(self, "_BaseOperator__from_mapped", False))
+
     def hook(self, *, endpoint: str | None = None) -> LongRunningOperationHook:
         """Return the hook for the connection; a context manager.
 

@@ -95,7 +95,7 @@ def load(*, response_type: Any = None, metadata_type: Any = None, type_modules: 
     message_type(metadata_type, what="metadata_type")
 
 
-_ADVICE = "install what it is in where tasks run, or correct the name"
+_ADVICE = "install what it is in where this runs, or correct the name"
 _loads: dict[tuple[Any, ...], asyncio.Task[bool]] = {}
 
 

@@ -291,9 +291,11 @@ class LongRunningOperationHook(BaseHook):
         if settings is not None:
             return settings
         reaches = bool(self.endpoint) or endpoint_follows
-        if reaches and self.lro_conn_id in ("", self.default_conn_name):
+        is_named = self.lro_conn_id not in ("", self.default_conn_name)
+        if reaches and not is_named:
             return NONE_STORED
-        advice = "add it" if reaches else f"add it, with the service's host, or {self._no_host}"
+        advice = "add it, or correct the id" if reaches else "add it, with the service's host"
+        advice += "" if reaches else ", or correct the id" if is_named else f", or {self._no_host}"
         raise EndpointError(f"the connection {self.lro_conn_id!r} is not stored; {advice}") from None
 
     # What Airflow below 3.2 shows as the connection's form; newer ones read get_provider_info.

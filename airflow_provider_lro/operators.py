@@ -15,7 +15,7 @@ from airflow_provider_lro._checks import is_whole
 from airflow_provider_lro._deferral import WaitingOperator
 from airflow_provider_lro._drivers import result_of
 from airflow_provider_lro._each import WORDS, ask, each, one_or_all
-from airflow_provider_lro._names import parent_of
+from airflow_provider_lro._names import check_literal, parent_of
 from airflow_provider_lro._service import (
     ServiceOperator,
     checked_page_size,
@@ -85,6 +85,8 @@ class CancelOperationOperator(WaitingOperator):
         self.interval = seconds(interval)
         self.ignore_missing = ignore_missing
         self.ignore_unimplemented = ignore_unimplemented
+        if not self.is_mapped:
+            check_literal(operation_name)
         self.wait_args("to be rendered", impersonation_chain=None).check()
 
     def execute(self, context: Context) -> Any:

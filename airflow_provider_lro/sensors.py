@@ -22,7 +22,7 @@ from airflow.providers.common.compat.sdk import (
 from airflow_provider_lro._deferral import retyped
 from airflow_provider_lro._drivers import moment
 from airflow_provider_lro._many_waits import ManyOperator
-from airflow_provider_lro._names import name_of
+from airflow_provider_lro._names import check_literal, name_of
 from airflow_provider_lro._service import ServiceOperator
 from airflow_provider_lro._skip import is_skip
 from airflow_provider_lro._wait import Start, WaitArgs
@@ -137,6 +137,8 @@ class LongRunningOperationSensor(ManyOperator, BaseSensorOperator):
         self.check_many(
             operation_name, reschedules=self._reschedules, in_trigger=start_from_trigger or end_from_trigger
         )
+        if not self.is_mapped:  # what is wrong with one of these, `execute` says
+            check_literal(operation_name)
         self.wait_args("to/be/operations/rendered", impersonation_chain=None).check()
         if start_from_trigger or end_from_trigger:
             self._go_without_worker(start=start_from_trigger, end=end_from_trigger)
@@ -149,7 +151,7 @@ class LongRunningOperationSensor(ManyOperator, BaseSensorOperator):
         if start:
             _from_trigger.check_start(self)
         # One of a mapped task has been begun by a worker, which knows its values; the scheduler does not.
-        if start and not getattr(self, "_BaseOperator__from_mapped", False):
+        if start and not self.is_mapped:
             chain = _from_trigger.joined(self.impersonation_chain)
             args = self.wait_args(self.operation_name, impersonation_chain=chain)
             ends = self._ending(from_start=True) if end else {}

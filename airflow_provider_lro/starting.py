@@ -289,7 +289,7 @@ def _operation_of(started: Any, starter: str) -> pb.Operation:
     goes_on = f"what it has started goes on, and {NO_RETRY}"
     if isinstance(started, str | Mapping):
         try:
-            return pb.Operation(name=name_of(started))
+            return pb.Operation(name=name_of(started, what="what it has returned"))
         except ValueError as error:
             raise AirflowFailException(f"{starter} has returned no operation: {error}; {goes_on}") from None
     if started is None:

@@ -8,12 +8,14 @@ import signal
 import socket
 import ssl
 import sys
+import textwrap
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import grpc
 
+from airflow_provider_lro.simulator.script import KEYS
 from airflow_provider_lro.simulator.server import Door, build_server
 from airflow_provider_lro.simulator.service import Service
 from airflow_provider_lro.simulator.state import StateError, Store
@@ -38,10 +40,25 @@ def _port(text: str) -> int:
 _port.__name__ = "port"
 
 
+def _epilog() -> str:
+    keys = textwrap.fill(", ".join(KEYS), width=80, initial_indent="  ", subsequent_indent="  ")
+    return f"""\
+names: simulations/<key=value&key=value>/operations/<any id>, with these keys, which
+`python -m pydoc airflow_provider_lro.simulator` explains:
+{keys}
+
+for example, with --port 50051, an error after 3 seconds:
+  python -m airflow_provider_lro wait 'simulations/duration=3&outcome=fail/operations/a' \\
+      --endpoint 127.0.0.1:50051 --insecure
+"""
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m airflow_provider_lro.simulator",
         description="A real gRPC server of google.longrunning.Operations; an operation's name says what it does.",
+        epilog=_epilog(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--port", type=_port, required=True, help="0 picks a free one")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")

@@ -153,6 +153,7 @@ def test_get_shows_all_that_can_be_read(call: Callable[..., Ended], name: Callab
     ended = call("get", failed, missing, running, "-o", "json")
     assert ended.code == ExitCode.NOT_FOUND
     assert missing in ended.err
+    assert all(line.startswith("python -m airflow_provider_lro get: ") for line in ended.err.splitlines())
     shown = json.loads(ended.out)
     assert [(each["name"], each["done"]) for each in shown] == [(failed, True), (running, False)]
     assert shown[0]["error"] == {"code": 7, "message": "not yours", "details": []}

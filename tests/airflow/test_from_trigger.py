@@ -383,10 +383,12 @@ def test_name_that_is_none_is_refused_by_a_worker(rendered: str, complaint: str,
     kind, kwargs = row_of(started())
     event = fire((kind, {**kwargs, "operation_name": rendered}))
     assert complaint.split(maxsplit=1)[0] in event.payload["not_started"]
+    failing, skipping = sensor("{{ name }}"), sensor("{{ name }}", never_fail=True)
+    failing.operation_name = skipping.operation_name = rendered
     with pytest.raises(ValueError, match=complaint):
-        resume(sensor(rendered), event)
+        resume(failing, event)
     with pytest.raises(AirflowSkipException):
-        resume(sensor(rendered, never_fail=True), event)
+        resume(skipping, event)
     assert len(simulator.calls()) == before
 
 

@@ -108,11 +108,16 @@ def test_connection_as_uri(
     assert (config.target, config.insecure, config.credentials.token) == (target, insecure, token)
 
 
-def test_missing_connection_is_an_error_that_says_what_to_do() -> None:
+def test_missing_connection_is_an_error_that_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that is asked for by name must be stored; so must the default without an endpoint."""
     for asked in (LongRunningOperationHook("nowhere", endpoint="a.example"), LongRunningOperationHook("nowhere")):
-        with pytest.raises(EndpointError, match=r"'nowhere' is not stored; add it"):
+        with pytest.raises(EndpointError, match=r"'nowhere' is not stored; add it") as raised:
             asked.get_conn()
+        assert "correct the id" in str(raised.value)
+        assert "endpoint=" not in str(raised.value)  # which would not help
+    monkeypatch.delenv("AIRFLOW_CONN_LRO_DEFAULT")
+    with pytest.raises(EndpointError, match=r"'lro_default' is not stored; add it, .* or give the task endpoint="):
+        LongRunningOperationHook().get_conn()
 
 
 def test_default_connection_need_not_be_stored(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -33,6 +34,7 @@ from airflow_provider_lro.exceptions import (
     UnimplementedError,
 )
 from airflow_provider_lro.hooks import LongRunningOperationHook
+from airflow_provider_lro.operators import CancelOperationOperator
 from airflow_provider_lro.sensors import LongRunningOperationSensor
 from tests.airflow.worker import FakeTaskInstance, run
 
@@ -319,11 +321,45 @@ def test_refused_port_defers() -> None:
     ],
 )
 def test_bad_name_is_refused_before_anything_is_sent(value: Any, complaint: str, simulator: Simulator) -> None:
-    """What is no name says so, and what would do."""
+    """What is no name, once it is rendered, says so, and what would do."""
     before = len(simulator.calls())
+    waiting = sensor("{{ name }}")
+    waiting.operation_name = value
     with pytest.raises(ValueError, match=complaint):
-        run(sensor(value))
+        run(waiting)
     assert len(simulator.calls()) == before
+
+
+@pytest.mark.parametrize(
+    ("literal", "complaint"),
+    [
+        ("", "operation_name must be a non-empty text"),
+        ("  ", "non-empty"),
+        (17, "non-empty"),
+        (b"operations/x", "non-empty"),
+        ({"operations/x"}, "non-empty"),
+        ({"id": 1}, "without a 'name'"),
+        (["operations/x", ""], "non-empty"),
+        ("None", "is empty"),
+    ],
+    ids=repr,
+)
+def test_what_no_template_can_mend_is_refused_at_parse_time(literal: Any, complaint: str) -> None:
+    """A name that is written out wrong does not wait for a worker to say so."""
+    for make in (sensor, partial(CancelOperationOperator, task_id="cancel")):
+        with pytest.raises(ValueError, match=complaint):
+            make(operation_name=literal)
+
+
+@pytest.mark.parametrize(
+    "rendered_later",
+    ["{{ ti.xcom_pull('start') }}", "{% if x %}a{% endif %}", {"name": "{{ x }}"}, ["operations/x", "{{ x }}"], []],
+    ids=repr,
+)
+def test_templates_are_left_to_the_worker(rendered_later: Any) -> None:
+    """Whatever they come to."""
+    for make in (sensor, partial(CancelOperationOperator, task_id="cancel")):
+        assert make(operation_name=rendered_later).operation_name == rendered_later
 
 
 def test_mapping_with_a_name_is_taken(name: Callable[..., str]) -> None:

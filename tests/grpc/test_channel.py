@@ -146,7 +146,7 @@ def test_a_location_is_filled_in(name: str, filled: str) -> None:
 @pytest.mark.parametrize("name", ["operations/o", "projects/p/allocations/x/operations/o", "locations/", "", None])
 def test_a_location_that_is_not_there(name: str | None) -> None:
     """The error shows the endpoint and the name; nobody needs one where no location is asked for."""
-    with pytest.raises(EndpointError, match=r"\{location\}-x.*locations/….*endpoint="):
+    with pytest.raises(EndpointError, match=r"\{location\}-x.*locations/….*endpoint with the location"):
         fill_location("{location}-x", name)
     assert fill_location("x", name) == "x"
 

@@ -23,6 +23,7 @@ from airflow_provider_lro._wait import is_transient
 from airflow_provider_lro.exceptions import (
     Code,
     CredentialsError,
+    EndpointError,
     LroError,
     OperationNotFound,
     RpcError,
@@ -450,3 +451,10 @@ async def test_a_response_that_does_not_parse_is_an_error(shell: Shell, serve: S
         with pytest.raises(RpcError) as caught:
             await shell.do(client.get_operation("o"))
     assert caught.value.code is Code.INTERNAL
+
+
+@pytest.mark.parametrize("insecure", ["false", "True", 0, None])
+def test_tls_is_not_turned_off_by_accident(insecure: Any) -> None:
+    """The text "false" is true to Python."""
+    with pytest.raises(EndpointError, match="insecure must be True or False"):
+        OperationsClient.connect("127.0.0.1:1", insecure=insecure)

@@ -707,8 +707,8 @@ INTRODUCTION = f"""\
 # What a wait makes of faults
 
 A failed poll says nothing about the operation. So a wait goes on through whatever may pass, gives up at once where time
-does not help, and ends at its deadline: at the latest one call (`rpc_timeout`, two seconds or more) after it. It never
-takes a fault for the operation's success, nor for its failure.
+does not help, and ends at its deadline: at the latest one call after it (`rpc_timeout`, or two seconds if that is less).
+It never takes a fault for the operation's success, nor for its failure.
 
 Each line was run on a worker (the sensor, on its own) and in the triggerer (the trigger, then the sensor that takes its
 event), against a real gRPC server: the codes are what the server answered; the rest was done to the connection by a
