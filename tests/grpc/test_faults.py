@@ -707,7 +707,7 @@ INTRODUCTION = f"""\
 # What a wait makes of faults
 
 A failed poll says nothing about the operation. So a wait goes on through whatever may pass, gives up at once where time
-does not help, and ends at its deadline: at the latest one call after it (`rpc_timeout`, or two seconds if that is less).
+does not help, and ends at its deadline: at the latest one call after it (`rpc_timeout`, but two seconds at least).
 It never takes a fault for the operation's success, nor for its failure.
 
 Each line was run on a worker (the sensor, on its own) and in the triggerer (the trigger, then the sensor that takes its
