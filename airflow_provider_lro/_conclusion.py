@@ -91,7 +91,7 @@ class OutcomeOperator(WaitingOperator):
         self.metadata_type = metadata_type
         self.type_modules = type_modules
         type_name(response_type, what="response_type")
-        if self.is_mapped:  # for this no copy is made that is executed
+        if self.is_one_of_mapped:  # for this no copy is made that is executed
             self.operator_extra_links = others(self.operator_extra_links)
         if on_cancelled not in ON_CANCELLED:
             raise ValueError(f"on_cancelled must be one of {', '.join(map(repr, ON_CANCELLED))}, not {on_cancelled!r}")
@@ -179,13 +179,6 @@ class OutcomeOperator(WaitingOperator):
         now = time.time()
         args = self.wait_args(name, started_at=now, deadline=now + SECONDS_TO_READ_AGAIN, on_timeout="fail", **more)
         return truth(known, self.poll(context, args, start=Start.POLL, again=True), name)
-
-    def seen(self, context: Context, outcome: Outcome, name: str, **more: Any) -> Outcome:
-        """Look here, once, where the trigger's poll at the deadline had no turn: it may have ended long before."""
-        if not (isinstance(outcome, TimedOut) and outcome.is_unseen):
-            return outcome
-        now = time.time()
-        return self.poll(context, self.wait_args(name, started_at=now, deadline=now, **more), start=Start.POLL)
 
 
 def truth(known: Outcome, found: Outcome, name: str) -> Outcome:

@@ -207,6 +207,15 @@ class WaitingOperator(ServiceOperator):
             raise retyped(timeout_error(outcome, args), ExecutionTimeout)
         return outcome
 
+    def seen(self, context: Context, outcome: Outcome, name: str, **more: Any) -> Outcome:
+        """Look here, once, where the trigger's poll at the deadline had no turn: it may have ended long before."""
+        if not (isinstance(outcome, TimedOut) and outcome.is_unseen):
+            return outcome
+        now = time.time()
+        return self.poll(
+            context, self.wait_args(name, started_at=now, deadline=now, **more), start=Start.POLL, again=True
+        )
+
     def show(self, context: Context, hook: LongRunningOperationHook, name: str) -> None:
         """Show which operation it is that is waited for, before the wait; raises nothing, as that may run already."""
 

@@ -49,7 +49,7 @@ class ServiceOperator(BaseOperator):
         self.quota_project_id = quota_project_id
 
     @property
-    def is_mapped(self) -> bool:
+    def is_one_of_mapped(self) -> bool:
         """Whether it is one of a mapped task's, which is made on a worker, of values that are rendered already."""
         return bool(getattr(self, "_BaseOperator__from_mapped", False))
 

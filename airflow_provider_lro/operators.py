@@ -85,7 +85,7 @@ class CancelOperationOperator(WaitingOperator):
         self.interval = seconds(interval)
         self.ignore_missing = ignore_missing
         self.ignore_unimplemented = ignore_unimplemented
-        if not self.is_mapped:
+        if not self.is_one_of_mapped:
             check_literal(operation_name)
         self.wait_args("to be rendered", impersonation_chain=None).check()
 
@@ -112,7 +112,7 @@ class CancelOperationOperator(WaitingOperator):
         from airflow_provider_lro._events import outcome_from_event
 
         event = event or {}
-        outcome = outcome_from_event(event)
+        outcome = self.seen(context, outcome_from_event(event), event["name"])
         started_at = time.time() if started_at is None else started_at
         # `airflow dags test` drops the arguments: then each is asked again, which changes nothing.
         results = results if results is not None else self._ask_all()

@@ -137,7 +137,7 @@ class LongRunningOperationSensor(ManyOperator, BaseSensorOperator):
         self.check_many(
             operation_name, reschedules=self._reschedules, in_trigger=start_from_trigger or end_from_trigger
         )
-        if not self.is_mapped:  # what is wrong with one of these, `execute` says
+        if not self.is_one_of_mapped:  # what is wrong with one of these, `execute` says
             check_literal(operation_name)
         self.wait_args("to/be/operations/rendered", impersonation_chain=None).check()
         if start_from_trigger or end_from_trigger:
@@ -151,7 +151,7 @@ class LongRunningOperationSensor(ManyOperator, BaseSensorOperator):
         if start:
             _from_trigger.check_start(self)
         # One of a mapped task has been begun by a worker, which knows its values; the scheduler does not.
-        if start and not self.is_mapped:
+        if start and not self.is_one_of_mapped:
             chain = _from_trigger.joined(self.impersonation_chain)
             args = self.wait_args(self.operation_name, impersonation_chain=chain)
             ends = self._ending(from_start=True) if end else {}

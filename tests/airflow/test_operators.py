@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from airflow_provider_lro._events import event_from_outcome
+from airflow_provider_lro._outcome import TimedOut
 from airflow_provider_lro.exceptions import (
     LroError,
     OperationNotFound,
@@ -14,6 +16,7 @@ from airflow_provider_lro.exceptions import (
     RpcError,
     UnimplementedError,
 )
+from airflow_provider_lro.hooks import LongRunningOperationHook
 from airflow_provider_lro.operators import (
     CancelOperationOperator,
     DeleteOperationOperator,
@@ -233,3 +236,17 @@ def test_bad_argument_is_refused(make: Callable[[], Any], complaint: str) -> Non
     """A value that makes no sense is a ValueError that names it."""
     with pytest.raises(ValueError, match=complaint):
         make()
+
+
+def test_cancel_looks_itself_where_the_trigger_had_no_turn(name: Callable[..., str]) -> None:
+    """What was cancelled by the deadline is no timeout, though no poll could be made then."""
+    operation = name(outcome="never")
+    with LongRunningOperationHook() as hook:
+        hook.cancel_operation(operation)
+    error = RpcError("had no turn")
+    error.unsent = True
+    event = event_from_outcome(TimedOut(error=error), name=operation)
+    results = [{"name": operation, "asked": True, "outcome": "running"}]
+    waiting = CancelOperationOperator(task_id="cancel", operation_name=operation, wait=True, deferrable=True)
+    done = waiting.execute_complete({"ti": FakeTaskInstance()}, event, results=results, started_at=1.0, deadline=2.0)
+    assert done["outcome"] == "cancelled"

@@ -14,6 +14,7 @@ from typing import Any
 import airflow
 import jsonschema
 import pytest
+from airflow.providers.common.compat.sdk import BaseOperator, BaseSensorOperator
 
 from airflow_provider_lro import __version__
 from airflow_provider_lro._form import FIELDS
@@ -283,3 +284,32 @@ def test_documentation_has_no_gaps() -> None:
         assert not re.search(r"(?m)\b[A-Z]+_RATIO\b|^[A-Z]{4,}$|\bTODO\b|\bFIXME\b", text), page
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
             assert (page.parent / target).exists(), f"{page.name} points to {target}"
+
+
+INHERITED = {
+    "execute",
+    "on_kill",
+    "operator_extra_links",
+    "prepare_for_execution",
+    "resume_execution",
+    "template_fields",
+    "ui_color",
+}
+"""What our operators mean to replace of Airflow's."""
+
+
+@pytest.mark.parametrize("module", ["decorators", "operators", "sensors", "stale", "starting"])
+def test_operators_hide_nothing_of_airflows(module: str) -> None:
+    """A method of ours that happens to be called as one of Airflow's would be taken for it."""
+    found = importlib.import_module(f"airflow_provider_lro.{module}")
+    ours = {
+        base
+        for kind in vars(found).values()
+        if isinstance(kind, type) and issubclass(kind, BaseOperator)
+        for base in kind.__mro__
+        if base.__module__.startswith("airflow_provider_lro")
+    }
+    assert ours
+    theirs = {name for name in (*dir(BaseOperator), *dir(BaseSensorOperator)) if not name.startswith("_")}
+    hidden = {name for base in ours for name in vars(base)} & theirs
+    assert hidden <= INHERITED
