@@ -6,6 +6,7 @@ What they would decide twice stands once, in ``_rpc.py``. Floor ½.
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import grpc
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 __all__ = ["AsyncOperationsClient", "AsyncOperationsPager", "OperationsClient", "OperationsPager"]
 
 
+SHORTEST_CALL = 0.1
+"""Seconds that a call has, though nearly all of its time has passed until there was a token."""
 QUEUED = ("GetOperation", "ListOperations")
 """What polls: all others are rare, and a request to cancel must not stand behind ten thousand polls."""
 
@@ -147,9 +150,10 @@ class _Shell:
         """Return as much of an operation as a wait with this client keeps: here, all of it."""
         return operation
 
-    def _call_arguments(self, call: Call, tokens: Headers, options: CallOptions) -> dict[str, Any]:
+    def _call_arguments(self, call: Call, tokens: Headers, options: CallOptions, spent: float) -> dict[str, Any]:
+        """Return how to make a call; ``spent``: seconds of its time that it took to have a token."""
         return {
-            "timeout": self._timeout(call, options),
+            "timeout": max(SHORTEST_CALL, self._timeout(call, options) - spent),
             "metadata": headers(call, tokens, options),
             "wait_for_ready": options.get("wait_for_ready"),
         }
@@ -222,14 +226,16 @@ class OperationsClient(_Shell):
 
     def send(self, call: Call, options: CallOptions) -> Any:
         """Make a call that was prepared."""
-        tokens = self._tokens.headers()
+        tokens, spent = self._tokens.headers(), 0.0
         if tokens is None:
+            began = time.monotonic()
             try:
                 tokens = self._tokens.refresh(self._timeout(call, options))
             except TimeoutError:
                 raise self._token_is_late(call) from None
+            spent = time.monotonic() - began
         try:
-            raw = self._stubs[call.method](call.request, **self._call_arguments(call, tokens, options))
+            raw = self._stubs[call.method](call.request, **self._call_arguments(call, tokens, options, spent))
         except grpc.RpcError as error:
             raise self._failed(error, call) from None
         return parse(raw, call, target=self.config.target)
@@ -290,10 +296,12 @@ class AsyncOperationsClient(_Shell):
 
     async def send(self, call: Call, options: CallOptions) -> Any:
         """Make a call that was prepared."""
-        tokens = self._tokens.headers()
+        tokens, spent = self._tokens.headers(), 0.0
         if tokens is None:
+            began = time.monotonic()
             tokens = await self._refreshed(call, options)
-        arguments = self._call_arguments(call, tokens, options)
+            spent = time.monotonic() - began
+        arguments = self._call_arguments(call, tokens, options, spent)
         if call.method not in QUEUED:
             return await self._send_now(call, arguments)
         gate = self._lease.shared.gate

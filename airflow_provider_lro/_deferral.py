@@ -6,18 +6,18 @@ Floor 2: imports floor 1, and floor ½ inside functions.
 from __future__ import annotations
 
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import timedelta
 from functools import cached_property
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout, BaseOperator, conf
 
 from airflow_provider_lro import _kill
 from airflow_provider_lro._connection import chain_of
 from airflow_provider_lro._drivers import drive, moment, steady_clock, timeout_error
-from airflow_provider_lro._outcome import TimedOut
+from airflow_provider_lro._outcome import Cancelled, TimedOut
 from airflow_provider_lro._service import ServiceOperator, seconds
 from airflow_provider_lro._task_state import state_of
 from airflow_provider_lro._wait import Start, WaitArgs, wait
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_lro._client import OperationsClient
     from airflow_provider_lro._commands import Pause
-    from airflow_provider_lro._outcome import Outcome
+    from airflow_provider_lro._outcome import CancelEffect, Outcome
     from airflow_provider_lro.exceptions import LroError
     from airflow_provider_lro.hooks import LongRunningOperationHook
 
@@ -52,6 +52,8 @@ __all__ = [
     "retyped",
 ]
 
+E = TypeVar("E", bound="LroError")
+
 TRIGGER_TIMEOUTS = ("Trigger timeout", "Trigger/execution timeout")
 """What Airflow 3 and Airflow 2.11 say when ``defer(timeout=…)`` has run out."""
 BACKSTOP_SLACK = 60.0
@@ -65,7 +67,12 @@ LAST_MOMENT = 0.001
 
 
 class ExecutionTimeout(OperationTimeout, AirflowTaskTimeout):
-    """``execution_timeout`` is over: the time of this try, so that Airflow's retries apply."""
+    """``execution_timeout`` is over: the time of this try, so that Airflow's retries apply.
+
+    ``cancel``: what a cancel has done, where one was asked for on a worker.
+    """
+
+    cancel: CancelEffect = "none"
 
 
 class KilledByUser(AirflowTaskTerminated):
@@ -91,7 +98,7 @@ class KillSwitch:
         return True
 
 
-def retyped(error: LroError, kind: type[LroError], *, text: str | None = None) -> LroError:
+def retyped(error: LroError, kind: type[E], *, text: str | None = None) -> E:
     """Return an error with all its fields as one of another class, or with another text."""
     other = kind(text or str(error))
     vars(other).update(vars(error))
@@ -204,7 +211,9 @@ class WaitingOperator(ServiceOperator):
                 steps = wait(args, now=now, start=Start.POLL)
                 outcome = watch.ends(drive(steps, args, client, clock=clock, tally=tally))
         if isinstance(outcome, TimedOut):
-            raise retyped(timeout_error(outcome, args), ExecutionTimeout)
+            error = retyped(timeout_error(outcome, args), ExecutionTimeout)
+            error.cancel = outcome.cancel
+            raise error
         return outcome
 
     def seen(self, context: Context, outcome: Outcome, name: str, **more: Any) -> Outcome:
@@ -212,9 +221,16 @@ class WaitingOperator(ServiceOperator):
         if not (isinstance(outcome, TimedOut) and outcome.is_unseen):
             return outcome
         now = time.time()
-        return self.poll(
-            context, self.wait_args(name, started_at=now, deadline=now, **more), start=Start.POLL, again=True
-        )
+        args = self.wait_args(name, started_at=now, deadline=now, not_found_grace=0.0, **more)
+        if outcome.cancel == "none":
+            return self.poll(context, args, start=Start.POLL, again=True)
+        args.on_timeout = "fail"  # the trigger has asked to cancel, and has waited for what comes of it
+        found = self.poll(context, args, start=Start.POLL, again=True)
+        if isinstance(found, Cancelled):
+            return TimedOut(operation=found.operation, cancel="took effect")
+        if isinstance(found, TimedOut):
+            return replace(found, cancel=outcome.cancel, cancel_error=outcome.cancel_error)
+        return found
 
     def show(self, context: Context, hook: LongRunningOperationHook, name: str) -> None:
         """Show which operation it is that is waited for, before the wait; raises nothing, as that may run already."""

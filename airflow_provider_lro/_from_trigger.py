@@ -13,9 +13,9 @@ from airflow import __version__
 from airflow.triggers.base import StartTriggerArgs
 
 from airflow_provider_lro._deferral import backstop
-from airflow_provider_lro._names import is_template, name_of
+from airflow_provider_lro._names import name_of
 from airflow_provider_lro._type_names import type_name
-from airflow_provider_lro._workerless import WorkerlessTrigger, needs_worker
+from airflow_provider_lro._workerless import TEMPLATE_MARKS, WorkerlessTrigger, needs_worker
 
 if TYPE_CHECKING:
     from airflow_provider_lro._wait import WaitArgs
@@ -98,7 +98,7 @@ def ending(sensor: Any, base: type, *, from_start: bool) -> dict[str, Any]:
     return {
         "ends": True,
         "worker_for": _own_methods(sensor, base, from_start=from_start)
-        or (None if from_start else needs_worker(sensor, from_start=False)),
+        or (_lost_in_the_scheduler(sensor) if from_start else needs_worker(sensor, from_start=False)),
         **{
             name: getattr(sensor, name)
             for name in ("on_cancelled", "soft_fail", "never_fail", "require_result", "do_xcom_push")
@@ -117,6 +117,11 @@ def _own_methods(sensor: Any, base: type, *, from_start: bool) -> str | None:
     return None
 
 
+def _lost_in_the_scheduler(sensor: Any) -> str | None:
+    """Return what needs a worker, and cannot be seen in what the scheduler knows of a task."""
+    return "it has the DAG's result" if getattr(sensor, "returns_dag_result", False) else None
+
+
 def start_trigger_args(sensor: Any, args: WaitArgs, *, timeout: float, ends: dict[str, Any]) -> StartTriggerArgs:
     """Return what the scheduler makes the trigger from.
 
@@ -131,6 +136,7 @@ def start_trigger_args(sensor: Any, args: WaitArgs, *, timeout: float, ends: dic
     """
     for name in sensor.template_fields:
         _check_value(sensor, name, getattr(sensor, name))
+    _check_params(sensor)
     allowance = backstop(args, left=timeout)
     # Airflow takes the earlier of the two, for a task that starts in the triggerer.
     limits = [allowance.total_seconds()]
@@ -173,10 +179,27 @@ def _check_value(sensor: Any, name: str, value: Any) -> None:
         return
     if not isinstance(value, str):
         raise ValueError(_not_text(name, value))  # noqa: TRY004  (a DAG that is refused, like all others here)
-    if is_template(value):
+    if any(mark in value for mark in TEMPLATE_MARKS):
         _check_template(sensor, name, value)
     elif name == "operation_name":
         name_of(value)
+
+
+def _check_params(sensor: Any) -> None:
+    """Refuse what would end a triggerer: it looks at params before anything of ours runs, and survives no bad one."""
+    if AIRFLOW < RENDERS:
+        return
+    dag = sensor.get_dag()
+    for name in sensor.params:
+        if dag is not None and name in dag.params:  # checked when a run is made
+            continue
+        param = sensor.params.get_param(name)
+        if param.schema or not param.has_value:
+            raise ValueError(
+                f"start_from_trigger=True: the task's own Param {name!r} is checked in the triggerer, where a value"
+                " that will not do would end all of its triggers; give it to the DAG, whose params are checked when a"
+                " run is made"
+            )
 
 
 def _not_text(name: str, value: Any) -> str:
@@ -192,6 +215,11 @@ def _not_text(name: str, value: Any) -> str:
     )
 
 
+def _renders_natively(sensor: Any, dag: Any) -> bool:
+    own = getattr(sensor, "render_template_as_native_obj", None)
+    return bool(getattr(dag, "render_template_as_native_obj", False) if own is None else own)
+
+
 def _check_template(sensor: Any, name: str, text: str) -> None:
     from jinja2 import TemplateSyntaxError, meta, nodes
 
@@ -201,6 +229,10 @@ def _check_template(sensor: Any, name: str, text: str) -> None:
     dag = sensor.get_dag()
     if dag is not None and dag.jinja_environment_kwargs:
         raise ValueError(f"{where} is a template, and the triggerer does not know the DAG's jinja_environment_kwargs")
+    if name != "operation_name" and _renders_natively(sensor, dag):
+        raise ValueError(
+            f"{where} is a template, of which the triggerer makes a text, whatever render_template_as_native_obj says"
+        )
     environment = WorkerlessTrigger(operation_name=text).get_template_env()
     try:
         environment.from_string(text)

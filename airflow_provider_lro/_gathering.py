@@ -95,21 +95,25 @@ class Gathering:
         """Poll each once, or as many as it takes to know that it is too early.
 
         Raises:
-            EndpointError, CredentialsError: all of them are waited for, and some cannot be reached at all; or some of
-                them, and none can.
+            EndpointError, CredentialsError: some cannot be reached at all, and not enough have succeeded already.
         """
-        first = list({id(channel): index for index, channel in reversed(list(enumerate(channels)))}.values())
-        await self._poll_once(channels, first, all_of_them=True)
-        unreachable = [error for index in first if (error := _unreachable(self.outcomes[index])) is not None]
-        if unreachable and (not self._enough.wanted or len(unreachable) == len(first)):
-            raise unreachable[0]
-        if not self.is_over and (self._enough.wanted or all(self.outcomes[index] is not None for index in first)):
+        first = {id(channel): index for index, channel in reversed(list(enumerate(channels)))}
+        await self._poll_once(channels, first.values(), all_of_them=True)
+        unreachable = {
+            channel: error
+            for channel, index in first.items()
+            if (error := _unreachable(self.outcomes[index])) is not None
+        }
+        are_done = all(self.outcomes[index] is not None for index in first.values())
+        if not self.is_over and (self._enough.wanted or (are_done and not unreachable)):
+            others = [index for index in self.left if id(channels[index]) not in unreachable]
             try:
                 async with asyncio.timeout(SECONDS_TO_LOOK):
-                    others = [index for index in self.left if index not in first]
                     await self._poll_once(channels, others, all_of_them=bool(self._enough.wanted))
             except TimeoutError:
                 log.info("not all of %d operations could be polled in %g s", len(self.names), SECONDS_TO_LOOK)
+        if unreachable and not self._enough.is_met(self._succeeded):
+            raise next(iter(unreachable.values()))
 
     async def run(self, channels: Sequence[ChannelConfig], *, start: Start) -> None:
         """Wait until it is over."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from airflow_provider_lro._checks import check_name
 
-__all__ = ["are_many", "check_literal", "is_template", "name_of", "pack", "parent_of", "unpack"]
+__all__ = ["are_many", "check_literal", "name_of", "pack", "parent_of", "unpack"]
 
 
 DEEPEST = 10
@@ -40,17 +40,11 @@ def check_literal(value: object) -> None:
     if are_many(value):
         for each in value:  # type: ignore[attr-defined]
             check_literal(each)
-    elif isinstance(value, str | bytes | int | float | Mapping | set) and not is_template(value):
+    elif isinstance(value, str):  # what is a template, the DAG's own environment says
+        if value.strip() in ("", "None", "null"):
+            name_of(value)
+    elif isinstance(value, bytes | int | float | set) or (isinstance(value, Mapping) and "name" not in value):
         name_of(value)
-
-
-def is_template(value: object) -> bool:
-    """Tell whether there is something in a value that Airflow renders."""
-    if isinstance(value, str):
-        return any(mark in value for mark in ("{{", "{%", "{#"))
-    if isinstance(value, Mapping):
-        return any(map(is_template, value.values()))
-    return not isinstance(value, bytes | int | float | set | None)
 
 
 def parent_of(value: object) -> str:

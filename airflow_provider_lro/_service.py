@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_lro._checks import is_number, is_whole
-from airflow_provider_lro._names import are_many, name_of
+from airflow_provider_lro._names import are_many, check_literal, name_of
 from airflow_provider_lro.hooks import LongRunningOperationHook
 
 if TYPE_CHECKING:
@@ -52,6 +52,16 @@ class ServiceOperator(BaseOperator):
     def is_one_of_mapped(self) -> bool:
         """Whether it is one of a mapped task's, which is made on a worker, of values that are rendered already."""
         return bool(getattr(self, "_BaseOperator__from_mapped", False))
+
+    def checked_literal(self, operation_name: Any) -> Any:
+        """Return ``operation_name`` as it is given; raises ValueError for what no template can make a name of.
+
+        What is wrong with one of a mapped task's, ``execute`` says, where an error may be a skip. None is for who takes
+        something else instead.
+        """
+        if not self.is_one_of_mapped:
+            check_literal(operation_name)
+        return operation_name
 
     def hook(self, *, endpoint: str | None = None) -> LongRunningOperationHook:
         """Return the hook for the connection; a context manager.

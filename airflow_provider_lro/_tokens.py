@@ -59,7 +59,7 @@ class Tokens:
         now = time.monotonic()
         if now < self._refresh_at:
             return self._headers
-        # One caller refreshes ahead of expiry, all others go on with the token that still holds.
+        # Who finds that it is time to begins a refresh; all go on with the token that still holds.
         return self._headers if self._flight is not None and now < self._expires_at else None
 
     def forget(self) -> None:
@@ -68,7 +68,9 @@ class Tokens:
             self._headers, self._refresh_at = None, math.inf
 
     def refresh(self, timeout: float | None = None) -> Headers:
-        """Return valid headers. Blocks; callers that come at once share one refresh, and its error.
+        """Return valid headers. Callers that come at once share one refresh, and its error.
+
+        It blocks only where there is no token that still holds: ahead of expiry nobody waits for the next one.
 
         Args:
             timeout: seconds that the caller has; the refresh itself goes on.
@@ -78,11 +80,15 @@ class Tokens:
             RpcError: the token endpoint could not be reached or was overloaded; worth another try.
             TimeoutError: it takes longer.
         """
-        return self._board().result(timeout)
+        flight = self._board()
+        held = self.headers()
+        return flight.result(timeout) if held is None else held
 
     async def arefresh(self) -> Headers:
         """Do as ``refresh`` does, off the event loop; the caller's own timeout ends it."""
-        return await asyncio.wrap_future(self._board())
+        flight = self._board()
+        held = self.headers()
+        return await asyncio.wrap_future(flight) if held is None else held
 
     def _board(self) -> Future[Headers]:
         """Return the refresh that is on its way, begun now if there is none."""
@@ -95,9 +101,12 @@ class Tokens:
                 flight.set_result(headers)
                 return flight
             flight.set_running_or_notify_cancel()  # a caller that is cancelled leaves the others their refresh
-            self._flight = flight
-        # A daemon: neither the end of an event loop nor that of the process waits for it.
-        threading.Thread(target=self._fly, args=(flight,), name="lro-token", daemon=True).start()
+            try:
+                # A daemon: neither the end of an event loop nor that of the process waits for it.
+                threading.Thread(target=self._fly, args=(flight,), name="lro-token", daemon=True).start()
+            except RuntimeError as error:
+                raise RpcError(f"the token cannot be refreshed: {error}", code=Code.UNAVAILABLE) from error
+            self._flight = flight  # not before: it ends with the lock that is held here
         return flight
 
     def _fly(self, flight: Future[Headers]) -> None:
@@ -137,10 +146,10 @@ class Tokens:
         if self._credentials.expiry is not None:
             lifetime = (self._credentials.expiry - datetime.now(tz=UTC).replace(tzinfo=None)).total_seconds()
         now = time.monotonic()
+        headers = self._config.applied(self._credentials)
         self._expires_at = now + lifetime
-        self._refresh_at = self._expires_at - min(LONGEST_MARGIN, SHARE_OF_LIFE * lifetime)
-        self._headers = self._config.applied(self._credentials)
-        return self._headers
+        self._headers, self._refresh_at = headers, self._expires_at - min(LONGEST_MARGIN, SHARE_OF_LIFE * lifetime)
+        return headers
 
 
 def _request() -> Any:

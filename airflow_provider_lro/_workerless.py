@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from airflow_provider_lro._outcome import Outcome
     from airflow_provider_lro.hooks import LongRunningOperationHook
 
-__all__ = ["WorkerlessTrigger", "needs_worker"]
+__all__ = ["TEMPLATE_MARKS", "WorkerlessTrigger", "needs_worker"]
 
 FRESH_FOR = 30.0
 """Seconds from the task's start in which its trigger is taken for the first, and not for one that was rebuilt."""
@@ -39,6 +39,8 @@ SECONDS_TO_SHOW = 10.0
 TRIGGERS_WRITE_XCOMS = hasattr(BaseTrigger, "on_kill")
 """Since Airflow 3.3, as the hook for kills."""
 LONGEST_REASON = 500
+TEMPLATE_MARKS = ("{{", "{%", "{#")
+"""What begins something to render, in Airflow's own environment."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -107,6 +109,10 @@ class WorkerlessTrigger(LongRunningOperationTrigger):
             self.started_at = now if started is None else started
         if self._unrendered is not None:
             raise self._unrendered
+        for name in ("lro_conn_id", "endpoint", "impersonation_chain", "quota_project_id"):
+            value = getattr(self, name)
+            if isinstance(value, str) and any(mark in value for mark in TEMPLATE_MARKS):  # Airflow has no DAG for it
+                raise ValueError(f"{name} is a template that was not rendered: {value!r}")
         self.operation_name = name_of(self.operation_name)
         self.check()
         # At last, as it says that all is well.

@@ -15,7 +15,7 @@ from airflow_provider_lro._checks import is_whole
 from airflow_provider_lro._deferral import WaitingOperator
 from airflow_provider_lro._drivers import result_of
 from airflow_provider_lro._each import WORDS, ask, each, one_or_all
-from airflow_provider_lro._names import check_literal, parent_of
+from airflow_provider_lro._names import parent_of
 from airflow_provider_lro._service import (
     ServiceOperator,
     checked_page_size,
@@ -79,14 +79,12 @@ class CancelOperationOperator(WaitingOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.operation_name = operation_name
+        self.operation_name = self.checked_literal(operation_name)
         self.wait = wait
         self.wait_timeout = checked_wait_timeout(wait_timeout)
         self.interval = seconds(interval)
         self.ignore_missing = ignore_missing
         self.ignore_unimplemented = ignore_unimplemented
-        if not self.is_one_of_mapped:
-            check_literal(operation_name)
         self.wait_args("to be rendered", impersonation_chain=None).check()
 
     def execute(self, context: Context) -> Any:
@@ -188,7 +186,7 @@ class DeleteOperationOperator(ServiceOperator):
         self, *, operation_name: Any, ignore_missing: bool = False, ignore_unimplemented: bool = False, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        self.operation_name = operation_name
+        self.operation_name = self.checked_literal(operation_name)
         self.ignore_missing = ignore_missing
         self.ignore_unimplemented = ignore_unimplemented
 
@@ -230,7 +228,7 @@ class GetOperationOperator(ServiceOperator):
 
     def __init__(self, *, operation_name: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.operation_name = operation_name
+        self.operation_name = self.checked_literal(operation_name)
 
     def execute(self, context: Context) -> Any:
         """Read each."""

@@ -22,7 +22,7 @@ from airflow.providers.common.compat.sdk import (
 from airflow_provider_lro._deferral import retyped
 from airflow_provider_lro._drivers import moment
 from airflow_provider_lro._many_waits import ManyOperator
-from airflow_provider_lro._names import check_literal, name_of
+from airflow_provider_lro._names import name_of
 from airflow_provider_lro._service import ServiceOperator
 from airflow_provider_lro._skip import is_skip
 from airflow_provider_lro._wait import Start, WaitArgs
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from airflow.providers.common.compat.sdk import Context
-    from airflow.triggers.base import BaseTrigger
+    from airflow.triggers.base import BaseTrigger, StartTriggerArgs
 
     from airflow_provider_lro._commands import Pause
     from airflow_provider_lro.hooks import LongRunningOperationHook
@@ -90,6 +90,13 @@ FINAL: dict[type[LroError], type[LroError]] = {
 """What says something about the operation itself, and so is never retried."""
 
 
+class _Planned:
+    """Makes ``start_trigger_args`` when Airflow reads them: a cluster policy may change a task that was made before."""
+
+    def __get__(self, sensor: LongRunningOperationSensor | None, owner: type) -> StartTriggerArgs | None:
+        return sensor.plan_start() if sensor is not None and sensor.start_from_trigger else None
+
+
 class LongRunningOperationSensor(ManyOperator, BaseSensorOperator):
     """Waits until an operation is done, or many are; its response, as JSON, is the XCom.
 
@@ -113,6 +120,7 @@ class LongRunningOperationSensor(ManyOperator, BaseSensorOperator):
         ``deferrable`` and Airflow 3.3.
     """
 
+    start_trigger_args = _Planned()
     template_fields: Sequence[str] = ("operation_name", "parent", "filter", *ServiceOperator.template_fields)
 
     def __init__(
@@ -124,7 +132,7 @@ class LongRunningOperationSensor(ManyOperator, BaseSensorOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.operation_name = operation_name
+        self.operation_name = self.checked_literal(operation_name)
         self.end_from_trigger = end_from_trigger
         refused = [f"{name}: {why}" for name, why in REFUSED.items() if getattr(self, name)]
         if refused:
@@ -137,8 +145,6 @@ class LongRunningOperationSensor(ManyOperator, BaseSensorOperator):
         self.check_many(
             operation_name, reschedules=self._reschedules, in_trigger=start_from_trigger or end_from_trigger
         )
-        if not self.is_one_of_mapped:  # what is wrong with one of these, `execute` says
-            check_literal(operation_name)
         self.wait_args("to/be/operations/rendered", impersonation_chain=None).check()
         if start_from_trigger or end_from_trigger:
             self._go_without_worker(start=start_from_trigger, end=end_from_trigger)
@@ -152,11 +158,17 @@ class LongRunningOperationSensor(ManyOperator, BaseSensorOperator):
             _from_trigger.check_start(self)
         # One of a mapped task has been begun by a worker, which knows its values; the scheduler does not.
         if start and not self.is_one_of_mapped:
-            chain = _from_trigger.joined(self.impersonation_chain)
-            args = self.wait_args(self.operation_name, impersonation_chain=chain)
-            ends = self._ending(from_start=True) if end else {}
-            self.start_trigger_args = _from_trigger.start_trigger_args(self, args, timeout=self._limit, ends=ends)
             self.start_from_trigger = True
+            self.plan_start()
+
+    def plan_start(self) -> StartTriggerArgs:
+        """Return what the scheduler makes the trigger from; raises ValueError for what would come there otherwise."""
+        from airflow_provider_lro import _from_trigger
+
+        chain = _from_trigger.joined(self.impersonation_chain)
+        args = self.wait_args(self.operation_name, impersonation_chain=chain)
+        ends = self._ending(from_start=True) if self.end_from_trigger else {}
+        return _from_trigger.start_trigger_args(self, args, timeout=self._limit, ends=ends)
 
     def _ending(self, *, from_start: bool) -> dict[str, Any]:
         from airflow_provider_lro._from_trigger import ending

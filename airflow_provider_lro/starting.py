@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, AirflowTaskTimeout
 
 from airflow_provider_lro import _outcome as outcomes
 from airflow_provider_lro._conclusion import OutcomeOperator
@@ -42,6 +42,8 @@ __all__ = ["StartOperationOperator"]
 
 OVER = (OperationFailed, OperationNotFound, MalformedOperation)
 """Errors of an operation that will never bring a result: a retry starts another one."""
+CANCELLING = ("asked", "took effect")
+"""What a timeout's cancel has done where the operation ends by it, sooner or later."""
 NO_RETRY = "no retry is made, as it would start another"
 
 
@@ -149,12 +151,28 @@ class StartOperationOperator(OutcomeOperator):
                 f"operation {known.name!r} has succeeded, and cannot be decoded: {error}; {NO_RETRY}"
             ) from error
         if _events.must_read_again(event):
-            outcome = self.read_again(context, outcome, event["name"], endpoint=args.endpoint)
-            if isinstance(outcome, outcomes.Broken) and not memory.keeps:
-                raise AirflowFailException(f"{outcome.error}; {NO_RETRY}") from outcome.error
+            outcome = self._read_again(context, memory, outcome, args)
         outcome = self.seen(context, outcome, event["name"], endpoint=args.endpoint)
         anew = found and self._is_ours(outcome, memory, known)
         return self._conclude(context, memory, outcome, args, anew=anew)
+
+    def _read_again(self, context: Context, memory: Memory, known: Outcome, args: WaitArgs) -> Outcome:
+        """Read an operation again; whatever comes of that, the next try must not take one that succeeded for none."""
+        if not isinstance(known, outcomes.Succeeded):
+            return self.read_again(context, known, args.operation_name, endpoint=args.endpoint)
+        memory.note_return()
+        error: BaseException | None
+        try:
+            outcome = self.read_again(context, known, args.operation_name, endpoint=args.endpoint)
+            error = outcome.error if isinstance(outcome, outcomes.Broken) else None
+        except (LroError, AirflowTaskTimeout) as raised:
+            if memory.keeps:
+                raise
+            error = raised
+        if error is not None and not memory.keeps:
+            why = f"operation {args.operation_name!r} has succeeded, and its response could not be read: {error}"
+            raise AirflowFailException(f"{why}; {NO_RETRY}") from error
+        return outcome
 
     def execute_late(self, context: Context) -> Any:
         """Look on the worker: by the deadline no trigger had told us anything."""
@@ -229,10 +247,15 @@ class StartOperationOperator(OutcomeOperator):
         except KilledByUser:
             memory.note_kill()
             raise
-        except ExecutionTimeout:
-            if self.on_timeout == "cancel":
+        except ExecutionTimeout as error:
+            if error.cancel in CANCELLING:
                 memory.note_timeout()
             raise
+        if known.returned and isinstance(outcome, outcomes.NotFound):
+            raise AirflowFailException(
+                f"operation {known.name!r} has succeeded, and the service does not know it any more: {outcome.error};"
+                f" {NO_RETRY}"
+            ) from outcome.error
         # What was over before this try has looked is an earlier try's failure; this one is there to do better.
         anew = found and (not waited or self._is_ours(outcome, memory, known))
         return self._conclude(context, memory, outcome, args, anew=anew)
@@ -243,7 +266,7 @@ class StartOperationOperator(OutcomeOperator):
         return own and isinstance(outcome, outcomes.Cancelled)
 
     def _conclude(self, context: Context, memory: Memory, outcome: Outcome, args: WaitArgs, *, anew: bool) -> Any:
-        if isinstance(outcome, outcomes.TimedOut) and outcome.cancel in ("asked", "took effect"):
+        if isinstance(outcome, outcomes.TimedOut) and outcome.cancel in CANCELLING:
             memory.note_timeout()
         try:
             result = self.result(outcome, args)

@@ -6,8 +6,10 @@ Floor 1: floor ½ is imported inside functions.
 from __future__ import annotations
 
 import asyncio
+import math
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -93,8 +95,7 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
 
     async def on_kill(self) -> None:
         """Ask to cancel the operation, if a user has taken the task away from it and ``cancel_on_kill`` is set."""
-        overdue = self.deadline is not None and steady_clock()() >= self.deadline
-        if not self.cancel_on_kill or self._fired or overdue:
+        if not self.cancel_on_kill or self._fired or self._is_overdue():
             return
         killing = asyncio.ensure_future(self._cancel_if_killed())
         # Until a trigger has ended, Airflow cancels it anew at every exchange with its supervisor, once a second: that
@@ -106,6 +107,14 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
         if killing.cancel():
             raise TimeoutError(f"{self._what()} could not be asked to cancel in {SECONDS_TO_KILL} s")
         killing.result()
+
+    def _is_overdue(self) -> bool:
+        """Tell whether time is up, by our own deadline or by Airflow's, which may be earlier: no user's kill then."""
+        now = steady_clock()()
+        # Airflow 2 counts execution_timeout from the start of the process.
+        ends = getattr(self.task_instance, "trigger_timeout", None)
+        theirs = math.inf if ends is None else (ends if ends.tzinfo else ends.replace(tzinfo=UTC)).timestamp()
+        return now >= min(math.inf if self.deadline is None else self.deadline, theirs)
 
     async def _cancel_if_killed(self) -> None:
         if await self._was_killed():

@@ -11,7 +11,14 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.providers.common.compat.sdk import DAG, AirflowException, AirflowSkipException, BaseOperator, TaskDeferred
+from airflow.providers.common.compat.sdk import (
+    DAG,
+    AirflowException,
+    AirflowSkipException,
+    BaseOperator,
+    Param,
+    TaskDeferred,
+)
 from airflow.triggers.base import TaskSkippedEvent, TaskSuccessEvent
 
 from airflow_provider_lro import _from_trigger, _workerless, hooks, links
@@ -244,6 +251,56 @@ def test_environment_of_a_dag_is_refused() -> None:
 
 
 # What crosses
+
+
+def test_what_a_policy_changes_reaches_the_trigger() -> None:
+    """A cluster policy sees a task when it is made, and Airflow stores it later."""
+    task = started(timeout=1000, execution_timeout=None, on_timeout="cancel")
+    task.timeout, task.execution_timeout, task.poke_interval = 600, timedelta(seconds=60), 7.0
+    row = row_of(task)[1]
+    assert (row["timeout"], row["interval"], row["backstop"]) == (60.0, 7.0, 60.0)
+    assert LongRunningOperationSensor.start_trigger_args is None
+    assert sensor().start_trigger_args is None
+    task.execution_timeout, task.endpoint = None, 7
+    with pytest.raises(ValueError, match="endpoint must be a text"):
+        row_of(task)
+
+
+@SINCE_3_3
+@pytest.mark.parametrize("param", [Param(type="string"), Param("a", type="string"), Param()], ids=repr)
+def test_param_of_its_own_is_refused(param: Param) -> None:
+    """Airflow checks it in the triggerer, before anything of ours runs, and ends if it will not do."""
+    with pytest.raises(ValueError, match="the task's own Param 'need'"):
+        started(params={"need": param})
+    assert started(params={"plain": 1}).start_trigger_args
+    with DAG("of_the_dag", schedule=None, params={"need": Param("a", type="string")}):
+        assert started("{{ params.need }}").start_trigger_args
+
+
+@SINCE_3_3
+def test_native_templates_are_refused_but_for_the_name() -> None:
+    """The triggerer makes texts of them: a None that stands for the connection's host would be a host."""
+    with DAG("native", schedule=None, render_template_as_native_obj=True):
+        with pytest.raises(ValueError, match="the triggerer makes a text"):
+            started(endpoint="{{ params.where }}")
+        assert started("{{ params.name }}", task_id="name").start_trigger_args
+
+
+@SINCE_3_3
+def test_field_that_nobody_has_rendered_is_left_to_a_worker() -> None:
+    """Where the triggerer finds no DAG for a run."""
+    event = fire(row_of(started(endpoint="{{ params.where }}")))
+    assert "endpoint is a template that was not rendered" in event.payload["not_started"]
+
+
+@SINCE_3_3
+def test_result_of_the_dag_is_left_to_a_worker() -> None:
+    """What the scheduler knows of a task does not tell that it is one, so the row does."""
+    with DAG("with_result", schedule=None) as dag:
+        task = started(end_from_trigger=True)
+    assert "worker_for" not in row_of(task)[1]
+    dag.add_result(task.output)
+    assert row_of(task)[1]["worker_for"] == "it has the DAG's result"
 
 
 def test_class_is_untouched_and_instances_differ() -> None:

@@ -749,23 +749,24 @@ def test_row_says_what_it_is(name: Callable[..., str]) -> None:
 
 @pytest.mark.parametrize("delay", [0.0, 0.5])
 @pytest.mark.parametrize("deferrable", [True, False], ids=["deferrable", "on the worker"])
-def test_any_needs_no_other_host(
+def test_any_that_is_done_needs_no_other_host(
     fake: FakeService, monkeypatch: pytest.MonkeyPatch, delay: float, deferrable: bool
 ) -> None:
-    """A location whose host is wrong costs its own operations; with "all", and where none can be reached, the wait."""
+    """A location whose host is wrong is an error, unless enough are done without it."""
     stored = {"conn_type": "lro", "host": "{location}", "port": fake.port, "extra": {"insecure": True}}
     monkeypatch.setenv("AIRFLOW_CONN_LRO_DEFAULT", json.dumps(stored))
-    here, nowhere = "p/locations/localhost/operations/a", "p/locations/no-such-host-invalid/operations/b"
-    fake.operations[here] = pb.Operation(name=here, done=True)
-    fake.operations[here].response.Pack(struct_pb2.Struct())
+    running, done = "p/locations/localhost/operations/a", "p/locations/localhost/operations/b"
+    nowhere = "p/locations/no-such-host-invalid/operations/c"
+    fake.operations[running] = pb.Operation(name=running)
+    fake.operations[done] = pb.Operation(name=done, done=True)
+    fake.operations[done].response.Pack(struct_pb2.Struct())
     fake.before = lambda method, name: time.sleep(delay)
-    for names in ([here, nowhere], [nowhere, here]):
+    for names in ([running, done, nowhere], [nowhere, running, done]):
         found = run(sensor(names, wait_for="any", deferrable=deferrable)).result
-        assert found == [{} if each == here else None for each in names]
-    with pytest.raises(EndpointError, match="does not resolve"):
-        run(sensor([here, nowhere], deferrable=deferrable))
-    with pytest.raises(EndpointError, match="does not resolve"):
-        run(sensor([nowhere, nowhere], wait_for="any", deferrable=deferrable))
+        assert found == [{} if each == done else None for each in names]
+    for names, wait_for in (([done, nowhere], "all"), ([running, nowhere], "any"), ([done, nowhere, running], 2)):
+        with pytest.raises(EndpointError, match="does not resolve"):
+            run(sensor(names, wait_for=wait_for, deferrable=deferrable))
 
 
 @pytest.mark.parametrize("method", ["get", "wait"])

@@ -250,3 +250,8 @@ def test_cancel_looks_itself_where_the_trigger_had_no_turn(name: Callable[..., s
     waiting = CancelOperationOperator(task_id="cancel", operation_name=operation, wait=True, deferrable=True)
     done = waiting.execute_complete({"ti": FakeTaskInstance()}, event, results=results, started_at=1.0, deadline=2.0)
     assert done["outcome"] == "cancelled"
+    with LongRunningOperationHook() as hook:
+        hook.delete_operation(operation)
+    results[0]["outcome"], waiting.ignore_missing = "running", True
+    done = waiting.execute_complete({"ti": FakeTaskInstance()}, event, results=results, started_at=1.0, deadline=2.0)
+    assert done["outcome"] == "missing"

@@ -292,6 +292,7 @@ INHERITED = {
     "operator_extra_links",
     "prepare_for_execution",
     "resume_execution",
+    "start_trigger_args",
     "template_fields",
     "ui_color",
 }

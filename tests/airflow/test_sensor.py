@@ -19,6 +19,7 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_lro import _conclusion, _events, _pacing
+from airflow_provider_lro._outcome import TimedOut
 from airflow_provider_lro._wait import WaitArgs
 from airflow_provider_lro.exceptions import (
     Code,
@@ -34,7 +35,7 @@ from airflow_provider_lro.exceptions import (
     UnimplementedError,
 )
 from airflow_provider_lro.hooks import LongRunningOperationHook
-from airflow_provider_lro.operators import CancelOperationOperator
+from airflow_provider_lro.operators import CancelOperationOperator, DeleteOperationOperator, GetOperationOperator
 from airflow_provider_lro.sensors import LongRunningOperationSensor
 from tests.airflow.worker import FakeTaskInstance, run
 
@@ -243,10 +244,27 @@ def test_turn_that_did_not_come_is_taken_on_the_worker(
         await held(pace, within=within)
 
     monkeypatch.setattr(_pacing.Pace, "turn", late)
-    waiting = sensor(operation, deferrable=True, timeout=1.5, on_timeout=on_timeout, cancel_grace=0.5, rpc_timeout=1)
+    waiting = sensor(operation, deferrable=True, timeout=3.0, on_timeout=on_timeout, cancel_grace=0.5, rpc_timeout=1)
     done = run(waiting)
     assert (done.events[0]["outcome"], done.events[0]["error"]["unsent"]) == ("TimedOut", True)
     assert done.result is not None
+
+
+@pytest.mark.parametrize("script", [{"cancel": "ignore"}, {}], ids=["no effect", "took effect"])
+def test_cancel_of_the_trigger_is_not_asked_for_again(
+    name: Callable[..., str], simulator: Simulator, script: dict[str, Any]
+) -> None:
+    """The worker that looks once more tells what the trigger has asked for, and what came of it."""
+    operation = name(outcome="never", **script)
+    with LongRunningOperationHook() as hook:
+        hook.cancel_operation(operation)  # as the trigger has
+    error = RpcError("had no turn")
+    error.unsent = True
+    event = _events.event_from_outcome(TimedOut(error=error, cancel="asked"), name=operation)
+    waiting = sensor(operation, deferrable=True, on_timeout="cancel", cancel_grace=30)
+    with pytest.raises(OperationTimeout, match="no effect so far" if script else "and is cancelled"):
+        waiting.execute_complete({"ti": FakeTaskInstance()}, event)
+    assert len(simulator.calls("CancelOperation", operation)) == 1
 
 
 def test_reschedule_takes_no_cancel_for_its_own(name: Callable[..., str], simulator: Simulator) -> None:
@@ -346,14 +364,21 @@ def test_bad_name_is_refused_before_anything_is_sent(value: Any, complaint: str,
 )
 def test_what_no_template_can_mend_is_refused_at_parse_time(literal: Any, complaint: str) -> None:
     """A name that is written out wrong does not wait for a worker to say so."""
-    for make in (sensor, partial(CancelOperationOperator, task_id="cancel")):
+    kinds = (CancelOperationOperator, DeleteOperationOperator, GetOperationOperator)
+    for make in (sensor, *(partial(kind, task_id="other") for kind in kinds)):
         with pytest.raises(ValueError, match=complaint):
             make(operation_name=literal)
 
 
 @pytest.mark.parametrize(
     "rendered_later",
-    ["{{ ti.xcom_pull('start') }}", "{% if x %}a{% endif %}", {"name": "{{ x }}"}, ["operations/x", "{{ x }}"], []],
+    [
+        "{{ ti.xcom_pull('start') }}",
+        "[[ in another environment ]]",
+        {"name": "{{ x }}"},
+        ["operations/x", "{{ x }}"],
+        [],
+    ],
     ids=repr,
 )
 def test_templates_are_left_to_the_worker(rendered_later: Any) -> None:

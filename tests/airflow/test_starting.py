@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from airflow_provider_lro import _conclusion
 from airflow_provider_lro._memory import Memory
 from airflow_provider_lro.exceptions import (
     EndpointError,
+    LroError,
     MalformedOperation,
     OperationCancelled,
     OperationFailed,
@@ -523,7 +525,7 @@ def test_endpoint_that_the_name_spoils_starts_no_second(
     assert starts == ["operations/0"]
 
 
-@pytest.mark.parametrize("how", ["gone", "unreachable"])
+@pytest.mark.parametrize("how", ["gone", "unreachable", "no connection"])
 @pytest.mark.parametrize("stored", [True, False], ids=["store", "no store"])
 def test_success_that_cannot_be_read_again_is_not_done_again(
     start: Callable[..., StartSimulation],
@@ -536,21 +538,33 @@ def test_success_that_cannot_be_read_again_is_not_done_again(
 ) -> None:
     """The trigger has seen it succeed: whatever its response has come to, no retry starts another one."""
     monkeypatch.setattr(_conclusion, "SECONDS_TO_READ_AGAIN", 0.5)
+    connection = os.environ["AIRFLOW_CONN_LRO_DEFAULT"]
     task = start({"duration": 0.2, "response_bytes": 200_000}, deferrable=True, not_found_grace=0, rpc_timeout=1)
 
     def spoil() -> None:
         if how == "gone":
             with LongRunningOperationHook() as hook:
                 hook.delete_operation(task.starts[0])
+        elif how == "no connection":
+            monkeypatch.setenv("AIRFLOW_CONN_LRO_DEFAULT", '{"conn_type": "lro", "host": "http://x"}')
         else:
             nobody = '{"conn_type": "lro", "host": "127.0.0.1", "port": 9, "extra": {"insecure": true}}'
             monkeypatch.setenv("AIRFLOW_CONN_LRO_DEFAULT", nobody)
 
-    text = "has succeeded, but its response could not be read again"
-    with pytest.raises((RpcError, AirflowFailException), match=text) as raised:
+    text = "has succeeded, " if how != "no connection" or not stored else "host"
+    with pytest.raises((LroError, AirflowFailException), match=text) as raised:
         run(task, ti=ti, store=store if stored else None, before_resume=spoil)
     assert isinstance(raised.value, AirflowFailException) is (how == "gone" or not stored)
-    assert (store.get("lro_operation") is not None) is stored
+    if stored:  # the next try finds it, and does not take it for one that never was when it has gone by then
+        monkeypatch.setenv("AIRFLOW_CONN_LRO_DEFAULT", connection)
+        if how != "gone":
+            with LongRunningOperationHook() as hook:
+                hook.delete_operation(task.starts[0])
+        ti.try_number = 2
+        again = start({"duration": 0.2}, deferrable=True, not_found_grace=0)
+        with pytest.raises(AirflowFailException, match="has succeeded, and the service does not know it any more"):
+            run(again, ti=ti, store=store)
+        assert again.starts == []
 
 
 @pytest.mark.parametrize("on_timeout", ["fail", "cancel"])

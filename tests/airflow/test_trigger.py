@@ -8,6 +8,7 @@ import json
 import threading
 import time
 from dataclasses import fields
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -251,6 +252,20 @@ async def test_only_a_users_kill_cancels(
     killed = trigger(operation, **{"cancel_on_kill": True, **change})
     killed.task_instance = Killed()  # type: ignore[assignment]
     await killed.on_kill()
+    assert len(simulator.calls("CancelOperation", operation)) == cancels
+
+
+@pytest.mark.parametrize(("left", "cancels"), [(-1.0, 0), (60.0, 1)])
+async def test_airflows_own_timeout_is_no_kill(
+    name: Callable[..., str], simulator: Simulator, monkeypatch: pytest.MonkeyPatch, left: float, cancels: int
+) -> None:
+    """Airflow 2 counts execution_timeout from the process's start, so that it is over before our deadline is."""
+    operation = name(outcome="never")
+    monkeypatch.setattr(triggers, "state_of", lambda _: "scheduled")
+    late = trigger(operation, cancel_on_kill=True, deadline=time.time() + 60)
+    late.task_instance = Killed()  # type: ignore[assignment]
+    late.task_instance.trigger_timeout = datetime.now(tz=UTC) + timedelta(seconds=left)
+    await late.on_kill()
     assert len(simulator.calls("CancelOperation", operation)) == cancels
 
 

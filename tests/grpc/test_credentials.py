@@ -313,8 +313,25 @@ async def test_a_token_endpoint_that_never_answers(
     assert len(tokens.requests) <= 1
 
 
+def test_nobody_waits_for_the_next_token_while_one_holds(keyfile: str, tokens: TokenServer) -> None:
+    """A refresh ahead of expiry costs no call anything; the next call has what came of it."""
+    tokens.token = "token-{}".format
+    tokens.seconds = 4
+    mine = Tokens(CredentialsConfig(keyfile=keyfile))
+    first = mine.refresh(10)
+    while mine.headers() is not None:
+        time.sleep(0.05)  # until the last quarter of its life has begun
+    tokens.seconds, tokens.delay = 3600, 0.3
+    began = time.monotonic()
+    assert mine.refresh(10) == first
+    assert time.monotonic() - began < 0.3
+    while mine.headers() == first:
+        time.sleep(0.05)
+    assert dict(mine.headers() or ())["authorization"] == "Bearer token-2"
+
+
 def test_what_a_signal_raises_during_a_refresh_is_raised(keyfile: str, tokens: TokenServer) -> None:
-    """An execution_timeout comes but once: it must not pass for a refresh that has failed while the token holds."""
+    """An execution_timeout comes but once; the refresh goes on, and is there for who comes next."""
 
     class OutOfTime(BaseException):
         pass
@@ -322,13 +339,8 @@ def test_what_a_signal_raises_during_a_refresh_is_raised(keyfile: str, tokens: T
     def out_of_time(*_: object) -> None:
         raise OutOfTime
 
-    tokens.seconds = 4
+    tokens.delay = 0.6
     mine = Tokens(CredentialsConfig(keyfile=keyfile))
-    mine.refresh()
-    while mine.headers() is not None:
-        time.sleep(0.05)  # until the last quarter of its life has begun
-    tokens.asked.clear()
-    tokens.delay = 0.5
     before = signal.signal(signal.SIGALRM, out_of_time)
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.2)
@@ -337,6 +349,24 @@ def test_what_a_signal_raises_during_a_refresh_is_raised(keyfile: str, tokens: T
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+    assert mine.refresh(10)
+    assert len(tokens.requests) == 1
+
+
+def test_refresh_that_cannot_begin_is_tried_again(
+    keyfile: str, tokens: TokenServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that has no thread left may have one later."""
+
+    def full(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    mine = Tokens(CredentialsConfig(keyfile=keyfile))
+    with monkeypatch.context() as patch:
+        patch.setattr("threading.Thread.start", full)
+        with pytest.raises(RpcError, match="can't start new thread") as caught:
+            mine.refresh(10)
+    assert is_transient(caught.value)
     assert mine.refresh(10)
 
 
