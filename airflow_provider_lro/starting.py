@@ -161,17 +161,15 @@ class StartOperationOperator(OutcomeOperator):
         if not isinstance(known, outcomes.Succeeded):
             return self.read_again(context, known, args.operation_name, endpoint=args.endpoint)
         memory.note_return()
-        error: BaseException | None
         try:
             outcome = self.read_again(context, known, args.operation_name, endpoint=args.endpoint)
-            error = outcome.error if isinstance(outcome, outcomes.Broken) else None
-        except (LroError, AirflowTaskTimeout) as raised:
+        except (LroError, AirflowTaskTimeout) as error:
             if memory.keeps:
                 raise
-            error = raised
-        if error is not None and not memory.keeps:
             why = f"operation {args.operation_name!r} has succeeded, and its response could not be read: {error}"
             raise AirflowFailException(f"{why}; {NO_RETRY}") from error
+        if isinstance(outcome, outcomes.Broken) and not memory.keeps:
+            raise AirflowFailException(f"{outcome.error}; {NO_RETRY}") from outcome.error
         return outcome
 
     def execute_late(self, context: Context) -> Any:
