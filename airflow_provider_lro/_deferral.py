@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_lro._client import OperationsClient
     from airflow_provider_lro._commands import Pause
-    from airflow_provider_lro._outcome import CancelEffect, Outcome
+    from airflow_provider_lro._outcome import Outcome
     from airflow_provider_lro.exceptions import LroError
     from airflow_provider_lro.hooks import LongRunningOperationHook
 
@@ -67,12 +67,7 @@ LAST_MOMENT = 0.001
 
 
 class ExecutionTimeout(OperationTimeout, AirflowTaskTimeout):
-    """``execution_timeout`` is over: the time of this try, so that Airflow's retries apply.
-
-    ``cancel``: what a cancel has done, where one was asked for on a worker.
-    """
-
-    cancel: CancelEffect = "none"
+    """``execution_timeout`` is over: the time of this try, so that Airflow's retries apply."""
 
 
 class KilledByUser(AirflowTaskTerminated):
@@ -211,9 +206,7 @@ class WaitingOperator(ServiceOperator):
                 steps = wait(args, now=now, start=Start.POLL)
                 outcome = watch.ends(drive(steps, args, client, clock=clock, tally=tally))
         if isinstance(outcome, TimedOut):
-            error = retyped(timeout_error(outcome, args), ExecutionTimeout)
-            error.cancel = outcome.cancel
-            raise error
+            raise retyped(timeout_error(outcome, args), ExecutionTimeout)
         return outcome
 
     def seen(self, context: Context, outcome: Outcome, name: str, **more: Any) -> Outcome:

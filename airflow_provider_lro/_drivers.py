@@ -259,4 +259,6 @@ def timeout_error(outcome: outcomes.TimedOut, args: WaitArgs) -> OperationTimeou
         text += f" Its last known progress: {progress}."
     if outcome.error is not None:
         text += f" The last poll failed: {outcome.error}."
-    return OperationTimeout(text, code=Code.DEADLINE_EXCEEDED, operation=operation)
+    error = OperationTimeout(text, code=Code.DEADLINE_EXCEEDED, operation=operation)
+    error.cancel = outcome.cancel
+    return error

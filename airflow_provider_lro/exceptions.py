@@ -113,7 +113,14 @@ class OperationCancelled(OperationFailed):
 
 
 class OperationTimeout(LroError):
-    """The operation was not done at the deadline. It goes on, and may still succeed."""
+    """The operation was not done at the deadline. It goes on, and may still succeed, unless a cancel took effect.
+
+    Attributes:
+        cancel: what asking to cancel did: ``"none"`` (nobody asked), ``"asked"`` (accepted, without effect so far),
+            ``"took effect"`` or ``"refused"``.
+    """
+
+    cancel: str = "none"
 
 
 class OperationsFailed(LroError):

@@ -160,16 +160,18 @@ class StartOperationOperator(OutcomeOperator):
         """Read an operation again; whatever comes of that, the next try must not take one that succeeded for none."""
         if not isinstance(known, outcomes.Succeeded):
             return self.read_again(context, known, args.operation_name, endpoint=args.endpoint)
-        memory.note_return()
         try:
             outcome = self.read_again(context, known, args.operation_name, endpoint=args.endpoint)
         except (LroError, AirflowTaskTimeout) as error:
+            memory.note_return()
             if memory.keeps:
                 raise
             why = f"operation {args.operation_name!r} has succeeded, and its response could not be read: {error}"
             raise AirflowFailException(f"{why}; {NO_RETRY}") from error
-        if isinstance(outcome, outcomes.Broken) and not memory.keeps:
-            raise AirflowFailException(f"{outcome.error}; {NO_RETRY}") from outcome.error
+        if isinstance(outcome, outcomes.Broken):
+            memory.note_return()
+            if not memory.keeps:
+                raise AirflowFailException(f"{outcome.error}; {NO_RETRY}") from outcome.error
         return outcome
 
     def execute_late(self, context: Context) -> Any:
