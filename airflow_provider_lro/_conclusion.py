@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from airflow_provider_lro._wait import WaitArgs
     from airflow_provider_lro.hooks import LongRunningOperationHook
 
-__all__ = ["SECONDS_TO_READ_AGAIN", "OutcomeOperator", "truth"]
+__all__ = ["SECONDS_TO_READ_AGAIN", "FinalResultGone", "OutcomeOperator", "truth"]
 
 SECONDS_TO_READ_AGAIN = 300.0
 """How long to try to read an operation again that was too large for the trigger's event."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from airflow import __version__
@@ -15,7 +16,7 @@ from airflow.triggers.base import StartTriggerArgs
 from airflow_provider_lro._deferral import backstop
 from airflow_provider_lro._names import name_of
 from airflow_provider_lro._type_names import type_name
-from airflow_provider_lro._workerless import TEMPLATE_MARKS, WorkerlessTrigger, needs_worker
+from airflow_provider_lro._workerless import WorkerlessTrigger, is_template, needs_worker
 
 if TYPE_CHECKING:
     from airflow_provider_lro._wait import WaitArgs
@@ -179,7 +180,7 @@ def _check_value(sensor: Any, name: str, value: Any) -> None:
         return
     if not isinstance(value, str):
         raise ValueError(_not_text(name, value))  # noqa: TRY004  (a DAG that is refused, like all others here)
-    if any(mark in value for mark in TEMPLATE_MARKS):
+    if is_template(value):
         _check_template(sensor, name, value)
     elif name == "operation_name":
         name_of(value)
@@ -221,9 +222,7 @@ def _renders_natively(sensor: Any, dag: Any) -> bool:
 
 
 def _check_template(sensor: Any, name: str, text: str) -> None:
-    from jinja2 import TemplateSyntaxError, meta, nodes
-
-    where = f"start_from_trigger=True: {name}={text!r}"
+    where = _where(name, text)
     if AIRFLOW < RENDERS:
         raise ValueError(f"{where} is a template, which the triggerer of Airflow {__version__} does not render")
     dag = sensor.get_dag()
@@ -233,6 +232,19 @@ def _check_template(sensor: Any, name: str, text: str) -> None:
         raise ValueError(
             f"{where} is a template, of which the triggerer makes a text, whatever render_template_as_native_obj says"
         )
+    _check_rendering(name, text)
+
+
+def _where(name: str, text: str) -> str:
+    return f"start_from_trigger=True: {name}={text!r}"
+
+
+@lru_cache(maxsize=1024)  # Airflow asks six times for each task, and the tasks of a DAG are alike
+def _check_rendering(name: str, text: str) -> None:
+    """Refuse a template that says something else in the triggerer than on a worker, whatever its DAG is."""
+    from jinja2 import TemplateSyntaxError, meta, nodes
+
+    where = _where(name, text)
     environment = WorkerlessTrigger(operation_name=text).get_template_env()
     try:
         environment.from_string(text)

@@ -94,6 +94,7 @@ class Poller:
                 found = await self._holder.send(command.hold, options)
             if found is not None:
                 self._tally.was_held()
+                found = self._client.trimmed(found)  # the holder's own client keeps all of it
             else:
                 self._counts.gets += 1
                 found = await self._client.send(self._call, options)
@@ -103,7 +104,7 @@ class Poller:
             self._pace.heard(error)
             raise
         self._pace.heard(None)
-        return read(self._client.trimmed(found))
+        return read(found)
 
     def pause(self, command: Pause) -> Awaitable[None]:
         """Let time pass, when awaited, to some moment of the window."""

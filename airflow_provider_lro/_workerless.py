@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TaskSkippedEvent, TaskSuccessEvent, TriggerEvent
@@ -20,7 +19,7 @@ from airflow_provider_lro._skip import is_skip
 from airflow_provider_lro._wait import Start
 from airflow_provider_lro.exceptions import LroError
 from airflow_provider_lro.links import awrite_link
-from airflow_provider_lro.triggers import LongRunningOperationTrigger
+from airflow_provider_lro.triggers import LongRunningOperationTrigger, epoch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from airflow_provider_lro._outcome import Outcome
     from airflow_provider_lro.hooks import LongRunningOperationHook
 
-__all__ = ["TEMPLATE_MARKS", "WorkerlessTrigger", "needs_worker"]
+__all__ = ["WorkerlessTrigger", "is_template", "needs_worker"]
 
 FRESH_FOR = 30.0
 """Seconds from the task's start in which its trigger is taken for the first, and not for one that was rebuilt."""
@@ -39,8 +38,6 @@ SECONDS_TO_SHOW = 10.0
 TRIGGERS_WRITE_XCOMS = hasattr(BaseTrigger, "on_kill")
 """Since Airflow 3.3, as the hook for kills."""
 LONGEST_REASON = 500
-TEMPLATE_MARKS = ("{{", "{%", "{#")
-"""What begins something to render, in Airflow's own environment."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -111,7 +108,7 @@ class WorkerlessTrigger(LongRunningOperationTrigger):
             raise self._unrendered
         for name in ("lro_conn_id", "endpoint", "impersonation_chain", "quota_project_id"):
             value = getattr(self, name)
-            if isinstance(value, str) and any(mark in value for mark in TEMPLATE_MARKS):  # Airflow has no DAG for it
+            if isinstance(value, str) and is_template(value):  # Airflow has no DAG for it
                 raise ValueError(f"{name} is a template that was not rendered: {value!r}")
         self.operation_name = name_of(self.operation_name)
         self.check()
@@ -127,7 +124,7 @@ class WorkerlessTrigger(LongRunningOperationTrigger):
         ends = getattr(self, "timeout_after", None)
         if ends is None or self.backstop is None:
             return None
-        return float((ends if ends.tzinfo else ends.replace(tzinfo=UTC)).timestamp()) - self.backstop
+        return epoch(ends) - self.backstop
 
     def _first(self) -> Start:
         if self.timeout is None or self.started_at is None:
@@ -231,6 +228,11 @@ def _return_key() -> str:
     from airflow.sdk.bases.xcom import BaseXCom
 
     return str(BaseXCom.XCOM_RETURN_KEY)
+
+
+def is_template(text: str) -> bool:
+    """Tell whether there is something to render in a text, in Airflow's own environment."""
+    return any(mark in text for mark in ("{{", "{%", "{#"))
 
 
 def needs_worker(task: Any, *, from_start: bool) -> str | None:

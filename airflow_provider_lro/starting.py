@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, AirflowTaskTimeout
 
 from airflow_provider_lro import _outcome as outcomes
-from airflow_provider_lro._conclusion import OutcomeOperator
-from airflow_provider_lro._deferral import ExecutionTimeout, KilledByUser
+from airflow_provider_lro._conclusion import FinalResultGone, OutcomeOperator
+from airflow_provider_lro._deferral import ExecutionTimeout, KilledByUser, retyped
 from airflow_provider_lro._memory import Memory, Started
 from airflow_provider_lro._names import name_of
 from airflow_provider_lro._origin import endpoint_of
@@ -252,10 +252,8 @@ class StartOperationOperator(OutcomeOperator):
                 memory.note_timeout()
             raise
         if known.returned and isinstance(outcome, outcomes.NotFound):
-            raise AirflowFailException(
-                f"operation {known.name!r} has succeeded, and the service does not know it any more: {outcome.error};"
-                f" {NO_RETRY}"
-            ) from outcome.error
+            why = f"operation {known.name!r} has succeeded, and the service does not know it any more: {outcome.error}"
+            raise retyped(outcome.error, FinalResultGone, text=f"{why}; {NO_RETRY}") from outcome.error
         # What was over before this try has looked is an earlier try's failure; this one is there to do better.
         anew = found and (not waited or self._is_ours(outcome, memory, known))
         return self._conclude(context, memory, outcome, args, anew=anew)

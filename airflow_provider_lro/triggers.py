@@ -9,7 +9,7 @@ import asyncio
 import math
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -113,7 +113,7 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
         now = steady_clock()()
         # Airflow 2 counts execution_timeout from the start of the process.
         ends = getattr(self.task_instance, "trigger_timeout", None)
-        theirs = math.inf if ends is None else (ends if ends.tzinfo else ends.replace(tzinfo=UTC)).timestamp()
+        theirs = math.inf if ends is None else epoch(ends)
         return now >= min(math.inf if self.deadline is None else self.deadline, theirs)
 
     async def _cancel_if_killed(self) -> None:
@@ -208,6 +208,11 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
 
     def _hook(self) -> LongRunningOperationHook:
         return LongRunningOperationHook.of(self)
+
+
+def epoch(moment: datetime) -> float:
+    """Return epoch seconds of a moment of Airflow's; one that names no zone is in UTC."""
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _come_about(over: asyncio.Future[None], _: asyncio.Task[Outcome]) -> None:
