@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from airflow import __version__
 from airflow.triggers.base import StartTriggerArgs
 
-from airflow_provider_lro._deferral import backstop
-from airflow_provider_lro._names import name_of
-from airflow_provider_lro._type_names import type_name
+from airflow_provider_lro._core.names import name_of
+from airflow_provider_lro._core.type_names import type_name
 from airflow_provider_lro._workerless import WorkerlessTrigger, is_template, needs_worker
+from airflow_provider_lro.operators._deferral import backstop
 
 if TYPE_CHECKING:
-    from airflow_provider_lro._wait import WaitArgs
+    from airflow_provider_lro._core.wait import WaitArgs
 
 __all__ = ["check_end", "check_start", "ending", "forget_xcoms", "joined", "start_trigger_args"]
 

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import TriggerEvent
 
-from airflow_provider_lro._drivers import steady_clock
-from airflow_provider_lro._gathering import Gathering
-from airflow_provider_lro._names import unpack
-from airflow_provider_lro._outcome import Broken
-from airflow_provider_lro._watch import reporter
+from airflow_provider_lro._core.names import unpack
+from airflow_provider_lro._core.outcome import Broken
+from airflow_provider_lro._runner.driver import steady_clock
+from airflow_provider_lro._runner.group import Gathering
+from airflow_provider_lro._runner.telemetry import reporter
 from airflow_provider_lro.exceptions import LroError
 from airflow_provider_lro.triggers import SECONDS_TO_CANCEL, LongRunningOperationTrigger
 
 if TYPE_CHECKING:
-    from airflow_provider_lro._outcome import Outcome
+    from airflow_provider_lro._core.outcome import Outcome
 
 __all__ = ["ManyOperationsTrigger"]
 
@@ -62,7 +62,7 @@ class ManyOperationsTrigger(LongRunningOperationTrigger):
         return self._gathering
 
     async def _event(self, outcome: Outcome | Gathering) -> TriggerEvent:
-        from airflow_provider_lro._many_events import event_from_outcomes
+        from airflow_provider_lro._messages.many_events import event_from_outcomes
 
         if not isinstance(outcome, Gathering):
             return await super()._event(outcome)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowPlugin
 
-from airflow_provider_lro._watermark import digest_of, last_key, pack
+from airflow_provider_lro.assets._seen import digest_of, last_key, pack
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session

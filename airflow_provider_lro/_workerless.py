@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TaskSkippedEvent, TaskSuccessEvent, TriggerEvent
 
-from airflow_provider_lro._drivers import result_of, steady_clock
-from airflow_provider_lro._links import others
-from airflow_provider_lro._names import name_of
-from airflow_provider_lro._outcome import TimedOut
-from airflow_provider_lro._skip import is_skip
-from airflow_provider_lro._wait import Start
+from airflow_provider_lro._core.links import others
+from airflow_provider_lro._core.names import name_of
+from airflow_provider_lro._core.outcome import TimedOut
+from airflow_provider_lro._core.skip import is_skip
+from airflow_provider_lro._core.wait import Start
+from airflow_provider_lro._runner.driver import result_of, steady_clock
 from airflow_provider_lro.exceptions import LroError
 from airflow_provider_lro.links import awrite_link
 from airflow_provider_lro.triggers import LongRunningOperationTrigger, epoch
@@ -24,7 +24,7 @@ from airflow_provider_lro.triggers import LongRunningOperationTrigger, epoch
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from airflow_provider_lro._outcome import Outcome
+    from airflow_provider_lro._core.outcome import Outcome
     from airflow_provider_lro.hooks import LongRunningOperationHook
 
 __all__ = ["WorkerlessTrigger", "is_template", "needs_worker"]
@@ -146,7 +146,7 @@ class WorkerlessTrigger(LongRunningOperationTrigger):
     # How it ends
 
     async def _event(self, outcome: Outcome) -> TriggerEvent:
-        from airflow_provider_lro._events import must_read_again
+        from airflow_provider_lro._messages.events import must_read_again
 
         event = await super()._event(outcome)
         ends = self.ends and self.task_instance is not None and not must_read_again(event.payload)
@@ -191,8 +191,8 @@ class WorkerlessTrigger(LongRunningOperationTrigger):
         """Push the result as a worker would; False leaves it to one."""
         import json
 
-        from airflow_provider_lro._encoding import response_to_json
-        from airflow_provider_lro._events import LARGEST_EVENT
+        from airflow_provider_lro._messages.encoding import response_to_json
+        from airflow_provider_lro._messages.events import LARGEST_EVENT
 
         result = response_to_json(response)
         if result is None or not self.do_xcom_push:

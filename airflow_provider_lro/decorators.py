@@ -10,10 +10,9 @@ import inspect
 import sys
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
-from airflow.providers.common.compat.sdk import DecoratedOperator, KeywordParameters, task_decorator_factory
-
-from airflow_provider_lro._type_names import type_name
-from airflow_provider_lro.starting import StartOperationOperator
+from airflow_provider_lro._core.type_names import type_name
+from airflow_provider_lro.operators.start import StartOperationOperator
+from airflow_provider_lro.version_compat import DecoratedOperator, KeywordParameters, task_decorator_factory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence

@@ -24,7 +24,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowException
+from airflow_provider_lro.version_compat import AirflowException
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -1,4 +1,7 @@
-"""The metadata that Airflow reads of this provider, and the only list of what it registers."""
+"""The metadata that Airflow reads of this provider, and the only list of what it registers.
+
+Airflow asks for it while it is still loading itself: nothing that imports more of Airflow can be imported here.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from typing import Any
 
 from airflow import __version__
 
-from airflow_provider_lro._form import conn_fields, field_behaviour
+from airflow_provider_lro._core.form import conn_fields, field_behaviour
 
 __all__ = ["get_provider_info"]
 
@@ -34,11 +37,7 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [
             {
                 "integration-name": INTEGRATION,
-                "python-modules": [
-                    "airflow_provider_lro.operators",
-                    "airflow_provider_lro.starting",
-                    "airflow_provider_lro.stale",
-                ],
+                "python-modules": ["airflow_provider_lro.operators"],
             }
         ],
         "sensors": [{"integration-name": INTEGRATION, "python-modules": ["airflow_provider_lro.sensors"]}],

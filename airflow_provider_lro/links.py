@@ -7,18 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from airflow.providers.common.compat.sdk import BaseOperatorLink, XCom
-
-from airflow_provider_lro._links import XCOM_KEY
-
-try:
-    from airflow.sdk.bases.xcom import BaseXCom
-except ImportError:  # Airflow 2, which reads links by way of the backend, if there is one
-    BaseXCom = XCom  # type: ignore[misc]
+from airflow_provider_lro._core.links import XCOM_KEY
+from airflow_provider_lro.version_compat import BaseOperatorLink, BaseXCom, XCom
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import BaseOperator
     from airflow.sdk.types import TaskInstanceKey
+
+    from airflow_provider_lro.version_compat import BaseOperator
 
 __all__ = ["OperationLink"]
 

@@ -7,21 +7,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from airflow_provider_lro import _outcome as outcomes
-from airflow_provider_lro._checks import check_name, is_number
-from airflow_provider_lro._drivers import drive, drive_async, result_of, steady_clock
-from airflow_provider_lro._wait import WaitArgs, wait
+from airflow_provider_lro._core import outcome as outcomes
+from airflow_provider_lro._core.checks import check_name, is_number
+from airflow_provider_lro._core.wait import WaitArgs, wait
+from airflow_provider_lro._runner.driver import drive, drive_async, result_of, steady_clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from google.longrunning import operations_proto_pb2 as pb
 
-    from airflow_provider_lro._client import AsyncOperationsClient, OperationsClient
-    from airflow_provider_lro._drivers import WaitGenerator
-    from airflow_provider_lro._outcome import Outcome
-    from airflow_provider_lro._rpc import CallOptions
-    from airflow_provider_lro._types import MessageType
+    from airflow_provider_lro._core.outcome import Outcome
+    from airflow_provider_lro._messages.types import MessageType
+    from airflow_provider_lro._runner.driver import WaitGenerator
+    from airflow_provider_lro._transport.client import AsyncOperationsClient, OperationsClient
+    from airflow_provider_lro._transport.rpc import CallOptions
 
 __all__ = ["DEFAULT_WAIT_INTERVAL", "AsyncOperation", "AsyncOperationsClient", "Operation", "OperationsClient"]
 
@@ -45,9 +45,9 @@ POLICY = frozenset(
 def __getattr__(name: str) -> Any:
     """Load the clients when they are asked for: they need grpc, this module does not."""
     if name in ("OperationsClient", "AsyncOperationsClient"):
-        from airflow_provider_lro import _client
+        from airflow_provider_lro._transport import client
 
-        return getattr(_client, name)
+        return getattr(client, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -102,9 +102,9 @@ class _Operation:
             PayloadTypeError: it is of another type than ``message_type``.
             ValueError: there is no such type here.
         """
-        from airflow_provider_lro import _encoding
+        from airflow_provider_lro._messages import encoding
 
-        return _encoding.metadata(self._proto, message_type)
+        return encoding.metadata(self._proto, message_type)
 
     def _take(self, proto: pb.Operation) -> None:
         """Make a polled state the current one. Its name stays ours if the service left it out of its answer."""
@@ -114,14 +114,14 @@ class _Operation:
 
     def _result(self, response_type: Any, *, require_result: bool = False) -> Any:
         """Return the response, None while not done, or raise the operation's failure."""
-        from airflow_provider_lro import _encoding
+        from airflow_provider_lro._messages import encoding
 
-        found = _encoding.read(self._proto)
+        found = encoding.read(self._proto)
         if isinstance(found, outcomes.Running):
             return None
         if isinstance(found, outcomes.Succeeded):
-            return _encoding.response(self._proto, response_type, require_result=require_result)
-        raise _encoding.failure(self._proto)
+            return encoding.response(self._proto, response_type, require_result=require_result)
+        raise encoding.failure(self._proto)
 
     def _prepare(
         self, interval: float, timeout: float | None, policy: dict[str, Any]
@@ -147,7 +147,7 @@ class _Operation:
 
 def _type_of(response_type: Any) -> MessageType | None:
     """Look a type up before anything is sent."""
-    from airflow_provider_lro._types import message_type
+    from airflow_provider_lro._messages.types import message_type
 
     return message_type(response_type)
 

@@ -10,22 +10,10 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from airflow.exceptions import AirflowRescheduleException
-from airflow.providers.common.compat.sdk import (
-    AirflowFailException,
-    AirflowSensorTimeout,
-    AirflowSkipException,
-    AirflowTaskTimeout,
-    BaseSensorOperator,
-)
-
-from airflow_provider_lro._deferral import retyped
-from airflow_provider_lro._drivers import moment
-from airflow_provider_lro._many_waits import ManyOperator
-from airflow_provider_lro._names import name_of
-from airflow_provider_lro._service import ServiceOperator
-from airflow_provider_lro._skip import is_skip
-from airflow_provider_lro._wait import Start, WaitArgs
+from airflow_provider_lro._core.names import name_of
+from airflow_provider_lro._core.skip import is_skip
+from airflow_provider_lro._core.wait import Start, WaitArgs
+from airflow_provider_lro._runner.driver import moment
 from airflow_provider_lro.exceptions import (
     LroError,
     MalformedOperation,
@@ -35,6 +23,18 @@ from airflow_provider_lro.exceptions import (
     OperationsFailed,
     OperationTimeout,
 )
+from airflow_provider_lro.operators._deferral import retyped
+from airflow_provider_lro.operators._many_waits import ManyOperator
+from airflow_provider_lro.operators._service import ServiceOperator
+from airflow_provider_lro.version_compat import (
+    AirflowFailException,
+    AirflowRescheduleException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    AirflowTaskTimeout,
+    BaseSensorOperator,
+    first_poke,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
     from airflow.triggers.base import BaseTrigger, StartTriggerArgs
 
-    from airflow_provider_lro._commands import Pause
+    from airflow_provider_lro._core.commands import Pause
     from airflow_provider_lro.hooks import LongRunningOperationHook
 
 __all__ = ["LongRunningOperationSensor"]
@@ -212,7 +212,7 @@ class LongRunningOperationSensor(ManyOperator, BaseSensorOperator):
     def _start(self, context: Context, started_at: float | None = None) -> Any:
         self.load_types()
         started_at, start = time.time() if started_at is None else started_at, Start.FRESH
-        if self._reschedules and (first := _first_poke(context, self)) is not None:
+        if self._reschedules and (first := first_poke(context, self)) is not None:
             started_at, start = first, Start.POKE  # a cancel, and what comes of it, is the matter of one poke
         self.check_many(self.operation_name, reschedules=self._reschedules, in_trigger=self.start_from_trigger)
         if self.is_many(self.operation_name):
@@ -258,16 +258,16 @@ class LongRunningOperationSensor(ManyOperator, BaseSensorOperator):
         return partial(WorkerlessTrigger, **ends)
 
     def _take(self, context: Context, event: Mapping[str, Any], names: str | None) -> Any:
-        from airflow_provider_lro import _events
+        from airflow_provider_lro._messages import events
 
         if "outcomes" in event:
             return self.take_many(context, event, self.operation_name, packed=names, limit=self._limit)
         if "not_started" in event:
             self.log.info("the wait did not begin in the triggerer, but does here: %s", event["not_started"])
             return self._start(context, event.get("started_at"))
-        outcome = _events.outcome_from_event(event)
+        outcome = events.outcome_from_event(event)
         self.load_types(outcome)
-        if _events.must_read_again(event):
+        if events.must_read_again(event):
             outcome = self.read_again(context, outcome, event["name"])
         outcome = self.seen(context, outcome, event["name"])
         # The duration is all that a timeout's text takes from these.
@@ -309,16 +309,3 @@ def _final(error: LroError) -> type[LroError] | None:
 
 def _is_final(error: LroError) -> bool:
     return type(error) in FINAL or isinstance(error, AirflowFailException)
-
-
-def _first_poke(context: Context, task: Any) -> float | None:
-    """Return when a rescheduled sensor first poked, by Airflow's own rule; None on the first time."""
-    ti: Any = context["ti"]
-    if hasattr(ti, "get_first_reschedule_date"):
-        first = ti.get_first_reschedule_date(context)
-    else:  # Airflow 2
-        from airflow.sensors.base import _orig_start_date
-
-        first_try = (ti.max_tries or 0) - (task.retries or 0) + 1
-        first = _orig_start_date(ti.dag_id, ti.task_id, ti.run_id, ti.map_index, first_try)
-    return None if first is None else float(first.timestamp())

@@ -15,21 +15,21 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_lro import _kill
-from airflow_provider_lro._drivers import drive_async, steady_clock
-from airflow_provider_lro._outcome import Broken
-from airflow_provider_lro._task_state import state_of
-from airflow_provider_lro._trigger_row import row_of
-from airflow_provider_lro._wait import Start, WaitArgs, wait
-from airflow_provider_lro._watch import Watch, reporter
+from airflow_provider_lro._core import kill
+from airflow_provider_lro._core.args import row_of
+from airflow_provider_lro._core.outcome import Broken
+from airflow_provider_lro._core.wait import Start, WaitArgs, wait
+from airflow_provider_lro._runner.driver import drive_async, steady_clock
+from airflow_provider_lro._runner.telemetry import Watch, reporter
 from airflow_provider_lro.exceptions import LroError
 from airflow_provider_lro.hooks import LongRunningOperationHook
+from airflow_provider_lro.version_compat import state_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from airflow_provider_lro._client import AsyncOperationsClient
-    from airflow_provider_lro._outcome import Outcome
+    from airflow_provider_lro._core.outcome import Outcome
+    from airflow_provider_lro._transport.client import AsyncOperationsClient
 
 __all__ = ["LongRunningOperationTrigger"]
 
@@ -123,7 +123,7 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
     async def _cancel(self) -> None:
         async with self._hook().async_client(self.operation_name) as client:
             clock = steady_clock()
-            await drive_async(_kill.cancel(now=clock(), within=SECONDS_TO_CANCEL), self, client, clock=clock)
+            await drive_async(kill.cancel(now=clock(), within=SECONDS_TO_CANCEL), self, client, clock=clock)
 
     def _what(self) -> str:
         """Say what is waited for, in a log."""
@@ -151,7 +151,7 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
 
     async def _event(self, outcome: Outcome) -> TriggerEvent:
         """Return the event for what the wait came to."""
-        from airflow_provider_lro._events import event_from_outcome
+        from airflow_provider_lro._messages.events import event_from_outcome
 
         return TriggerEvent(event_from_outcome(outcome, name=self.operation_name))
 
@@ -196,7 +196,7 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
         names = self._type_names()
         if not any(names.values()):
             return True
-        from airflow_provider_lro._types import loaded
+        from airflow_provider_lro._messages.types import loaded
 
         return await loaded(**names)
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from common import Check, plot, publish, run, table, verdicts
 
-from airflow_provider_lro._schedule import Schedule
+from airflow_provider_lro._core.schedule import Schedule
 from tests.simulator_fixture import running_simulator
 
 if TYPE_CHECKING:
@@ -217,10 +217,10 @@ async def real_waits(client: Any, system: str, durations: Sequence[float]) -> li
 
 async def real_wait(client: Any, system: str, name: str) -> None:
     """Wait for one operation, as a trigger or as one of the others does."""
-    from airflow_provider_lro._drivers import drive_async, steady_clock
-    from airflow_provider_lro._outcome import Succeeded
-    from airflow_provider_lro._wait import WaitArgs
-    from airflow_provider_lro._wait import wait as steps
+    from airflow_provider_lro._core.outcome import Succeeded
+    from airflow_provider_lro._core.wait import WaitArgs
+    from airflow_provider_lro._core.wait import wait as steps
+    from airflow_provider_lro._runner.driver import drive_async, steady_clock
 
     if system not in METHODS:
         pauses = SCHEDULES[system][0](interval_of(system), random.Random(name))

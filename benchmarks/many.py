@@ -48,7 +48,7 @@ def names_of(number: int, *, start: float, ends: tuple[float, float]) -> list[st
 
 async def child(spec: dict[str, Any]) -> dict[str, Any]:
     """Wait for one operation, then for many; look at the memory all the time."""
-    from airflow_provider_lro._names import pack
+    from airflow_provider_lro._core.names import pack
 
     times = {"interval": spec["interval"], "poll_method": spec["method"], "list_parent": "projects/bench"}
 

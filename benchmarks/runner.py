@@ -207,9 +207,9 @@ RIVALS = {
 
 
 def _switch_tick_off() -> None:
-    from airflow_provider_lro import _pacing
+    from airflow_provider_lro._transport import limiter
 
-    _pacing.TICK = 0.0
+    limiter.TICK = 0.0
 
 
 def _point_google(endpoint: str, token: str) -> None:

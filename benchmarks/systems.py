@@ -68,7 +68,7 @@ class _Bare:
         import grpc
         from google.longrunning import operations_proto_pb2 as pb
 
-        from airflow_provider_lro._schedule import Schedule
+        from airflow_provider_lro._core.schedule import Schedule
 
         spec, gate = self._spec, self._gate
         request = pb.GetOperationRequest(name=name)

@@ -21,9 +21,9 @@ import trustme
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from airflow_provider_lro._channel import ChannelConfig
-from airflow_provider_lro._client import AsyncOperationsClient
-from airflow_provider_lro._credentials import CredentialsConfig
+from airflow_provider_lro._transport.channel import ChannelConfig
+from airflow_provider_lro._transport.client import AsyncOperationsClient
+from airflow_provider_lro._transport.credentials import CredentialsConfig
 from airflow_provider_lro.simulator import operation_name
 from tests.simulator_fixture import running_simulator
 

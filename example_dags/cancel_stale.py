@@ -10,7 +10,7 @@ from datetime import timedelta
 from airflow.providers.common.compat.sdk import DAG
 
 from airflow_provider_lro.operators import GetOperationOperator
-from airflow_provider_lro.stale import CancelStaleOperationsOperator, DeleteFinishedOperationsOperator
+from airflow_provider_lro.operators.cleanup import CancelStaleOperationsOperator, DeleteFinishedOperationsOperator
 
 PARENT = "projects/nobody-needs"
 

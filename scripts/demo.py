@@ -19,7 +19,7 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from airflow_provider_lro._schedule import Schedule, Window
+from airflow_provider_lro._core.schedule import Schedule, Window
 from scripts.children import ChildEnded, Children
 from scripts.stack import FINAL_STATES, AirflowError, AirflowStack
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_lro import _announcing
-from airflow_provider_lro._announcing import LARGEST_EVENT, LONGEST_FLIGHT, SETTLE, Announcer, AssetMemory
-from airflow_provider_lro._watermark import Finished, digest_of, last_key, pack, seen_key
+from airflow_provider_lro.assets import _announcing
+from airflow_provider_lro.assets._announcing import LARGEST_EVENT, LONGEST_FLIGHT, SETTLE, Announcer, AssetMemory
+from airflow_provider_lro.assets._seen import Finished, digest_of, last_key, pack, seen_key
 from airflow_provider_lro.exceptions import LroError, OperationNotFound, RpcError
 
 KEY = "watched"

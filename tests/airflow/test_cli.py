@@ -20,11 +20,12 @@ from google.protobuf import struct_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_lro import _cli_completion, _cli_output, _cli_progress, cli
+from airflow_provider_lro import cli
 from airflow_provider_lro.__main__ import main
-from airflow_provider_lro._cli_exit import ExitCode
-from airflow_provider_lro._commands import Get
-from airflow_provider_lro._outcome import Running
+from airflow_provider_lro._core.commands import Get
+from airflow_provider_lro._core.outcome import Running
+from airflow_provider_lro.cli import completion, output, progress
+from airflow_provider_lro.cli.exit import ExitCode
 from airflow_provider_lro.exceptions import Code, OperationNotFound, RpcError
 from tests.airflow.test_provider import HEAVY
 
@@ -279,9 +280,9 @@ def test_piped_progress_is_a_line_when_something_changes(
 def test_documents_keep_their_types(value: Any) -> None:
     """What is printed as JSON or YAML reads back as what it was, whatever a service says."""
     with pytest.MonkeyPatch.context() as patch:
-        for output, read in (("json", json.loads), ("yaml", yaml.safe_load)):
+        for form, read in (("json", json.loads), ("yaml", yaml.safe_load)):
             patch.setattr(sys, "stdout", printed := _Stream())
-            _cli_output.show(value, [], output)
+            output.show(value, [], form)
             assert read(printed.text) == value
 
 
@@ -310,7 +311,7 @@ def test_a_row_is_one_line_that_moves_no_cursor(message: str) -> None:
     operation.error.code, operation.error.message = 7, message
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdout", printed := _Stream())
-        _cli_output.show([], [_cli_output.row(operation)], "plain")
+        output.show([], [output.row(operation)], "plain")
     assert len(printed.text.splitlines()) == 2
     assert all(line.isprintable() for line in printed.text.splitlines())
 
@@ -325,18 +326,18 @@ def test_a_line_in_place_never_wraps(text: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stderr", printed := _Stream(terminal=True))
         patch.setenv("TERM", "xterm")
-        display = _cli_progress.Display("o")
+        display = progress.Display("o")
         display.note(Get(timeout=1), Running(operation=operation))
-    shown = printed.text.removeprefix(_cli_progress.CLEAR)
+    shown = printed.text.removeprefix(progress.CLEAR)
     assert shown.isprintable()
-    assert cell_len(shown) < _cli_progress.USUAL_WIDTH
+    assert cell_len(shown) < progress.USUAL_WIDTH
 
 
 def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no cursor can be moved, progress is lines; polls that fail are told from names that are not known."""
     monkeypatch.setattr(sys, "stderr", printed := _Stream(terminal=True))
     monkeypatch.setenv("TERM", "dumb")
-    with _cli_progress.Display("o") as display:
+    with progress.Display("o") as display:
         for _ in range(2):
             display.note(Get(timeout=1), RpcError("no answer", code=Code.UNAVAILABLE))
         display.note(Get(timeout=1), OperationNotFound("never heard of it", code=Code.NOT_FOUND))
@@ -356,15 +357,15 @@ def test_names_complete(call: Callable[..., Ended], name: Callable[..., str]) ->
     other = known.rpartition("/")[0] + "/other"
     call("get", known, other, f"{other}\x1b[31m")  # the last would move the cursor
     parent = known.rpartition("/")[0]
-    assert _cli_completion.complete(f"{parent}/", arguments()) == sorted([known, other])
-    assert _cli_completion.complete(f"{parent}/oth", arguments()) == [other]
-    assert _cli_completion.complete("simulations/", arguments()) == []
+    assert completion.complete(f"{parent}/", arguments()) == sorted([known, other])
+    assert completion.complete(f"{parent}/oth", arguments()) == [other]
+    assert completion.complete("simulations/", arguments()) == []
 
 
 @pytest.mark.parametrize("given", [{"endpoint": "127.0.0.1:1"}, {"conn-id": "nowhere"}, {"endpoint": "::::"}])
 def test_completion_fails_in_silence(given: dict[str, str], capfd: pytest.CaptureFixture[str]) -> None:
     """A line that is being typed is no place for an error."""
-    assert _cli_completion.complete("simulations/duration=1/operations/", arguments(**given)) == []
+    assert completion.complete("simulations/duration=1/operations/", arguments(**given)) == []
     assert capfd.readouterr() == ("", "")
 
 
@@ -373,11 +374,11 @@ def test_completion_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch, name: C
     import socket
     import time
 
-    monkeypatch.setattr(_cli_completion, "PATIENCE", 0.3)
+    monkeypatch.setattr(completion, "PATIENCE", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         started = time.monotonic()
         endpoint = f"127.0.0.1:{silent.getsockname()[1]}"
-        assert _cli_completion.complete(name(), arguments(endpoint=endpoint)) == []
+        assert completion.complete(name(), arguments(endpoint=endpoint)) == []
         assert time.monotonic() - started < 2
 
 
@@ -400,7 +401,7 @@ print(json.dumps([alone, sorted(new), heavy, [command.name for command in group.
 """
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=50)
     alone, new, heavy, names = json.loads(done.stdout.splitlines()[-1])
-    assert alone == ["airflow_provider_lro._cli_exit", "airflow_provider_lro.cli"]
+    assert alone == ["airflow_provider_lro.cli.exit", "airflow_provider_lro.cli"]
     assert new == []
     assert heavy == []
     assert names == ["get", "list", "wait", "cancel", "delete"]
@@ -459,8 +460,8 @@ def test_the_docs_say_what_the_commands_take() -> None:
 def test_a_listed_operation_whose_end_is_not_told_is_no_success() -> None:
     """Some services list less of an operation than they give of it singly."""
     operation = pb.Operation(name="o", done=True)
-    assert _cli_output.row(operation, listed=True) == {"name": "o", "state": "done", "detail": ""}
-    assert _cli_output.row(operation)["state"] == "succeeded"
+    assert output.row(operation, listed=True) == {"name": "o", "state": "done", "detail": ""}
+    assert output.row(operation)["state"] == "succeeded"
 
 
 @pytest.mark.parametrize("how", ["ascii", "closed"])

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import airflow
 import pytest
 
-from airflow_provider_lro._cli_exit import ExitCode
+from airflow_provider_lro.cli.exit import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

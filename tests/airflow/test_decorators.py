@@ -20,15 +20,15 @@ from google.longrunning import operations_pb2_grpc
 from google.longrunning import operations_proto_pb2 as pb
 from google.protobuf import struct_pb2, wrappers_pb2
 
-from airflow_provider_lro import _origin
-from airflow_provider_lro._deferral import KilledByUser
+from airflow_provider_lro._core.links import XCOM_KEY
 from airflow_provider_lro._from_trigger import AIRFLOW
-from airflow_provider_lro._links import XCOM_KEY
 from airflow_provider_lro.decorators import lro_task
 from airflow_provider_lro.exceptions import CredentialsError, EndpointError, OperationFailed, RpcError
 from airflow_provider_lro.operation import Operation, OperationsClient
+from airflow_provider_lro.operators import _origin
+from airflow_provider_lro.operators._deferral import KilledByUser
+from airflow_provider_lro.operators.start import StartOperationOperator
 from airflow_provider_lro.simulator import SimulatorClient
-from airflow_provider_lro.starting import StartOperationOperator
 from tests.airflow.worker import FakeStore, FakeTaskInstance, run
 from tests.plus import Lake
 
@@ -537,7 +537,7 @@ def test_kill_on_a_worker_cancels_at_the_clients_endpoint(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The cancel goes where the polls go."""
-    monkeypatch.setattr("airflow_provider_lro._deferral.state_of", lambda ti: "failed")
+    monkeypatch.setattr("airflow_provider_lro.operators._deferral.state_of", lambda ti: "failed")
     names = []
 
     @lro_task(lro_conn_id=nameless, deferrable=False, **FAST)

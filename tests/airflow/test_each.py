@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from airflow_provider_lro._each import AT_ONCE, each_at_once, raise_all
 from airflow_provider_lro.exceptions import LroError, OperationsFailed
+from airflow_provider_lro.operators._bulk import AT_ONCE, each_at_once, raise_all
 
 NAMES = [f"o{number}" for number in range(100)]
 

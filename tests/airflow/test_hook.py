@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_provider_lro import hooks
-from airflow_provider_lro._channel import open_channels
-from airflow_provider_lro._connection import ConnectionSettings
+from airflow_provider_lro._transport.channel import open_channels
 from airflow_provider_lro.exceptions import CredentialsError, EndpointError
 from airflow_provider_lro.hooks import LongRunningOperationHook
+from airflow_provider_lro.hooks._connection import ConnectionSettings
 from tests.simulator_fixture import running_simulator
 
 if TYPE_CHECKING:

@@ -11,16 +11,16 @@ import pytest
 from google.longrunning import operations_proto_pb2 as pb
 from google.protobuf import struct_pb2
 
-from airflow_provider_lro import _crowd, _listing
-from airflow_provider_lro._channel import ChannelConfig, open_channels
-from airflow_provider_lro._client import AsyncOperationsClient
-from airflow_provider_lro._commands import Get
-from airflow_provider_lro._credentials import CredentialsConfig
-from airflow_provider_lro._crowd import Considerate
-from airflow_provider_lro._drivers import drive_async, steady_clock
-from airflow_provider_lro._metrics import Tally
-from airflow_provider_lro._outcome import Succeeded
-from airflow_provider_lro._wait import Start, WaitArgs, wait
+from airflow_provider_lro._core.commands import Get
+from airflow_provider_lro._core.counters import Tally
+from airflow_provider_lro._core.outcome import Succeeded
+from airflow_provider_lro._core.wait import Start, WaitArgs, wait
+from airflow_provider_lro._runner.driver import drive_async, steady_clock
+from airflow_provider_lro._transport import crowd, listing
+from airflow_provider_lro._transport.channel import ChannelConfig, open_channels
+from airflow_provider_lro._transport.client import AsyncOperationsClient
+from airflow_provider_lro._transport.credentials import CredentialsConfig
+from airflow_provider_lro._transport.crowd import Considerate
 from airflow_provider_lro.sensors import LongRunningOperationSensor
 from airflow_provider_lro.simulator import operation_name
 from airflow_provider_lro.triggers import LongRunningOperationTrigger
@@ -71,7 +71,7 @@ async def test_many_waits_cost_one_listing_an_interval(parent: str, simulator: S
     # One where the first listing did not know of it yet, and one for the end.
     assert max(polls) <= 3
     assert open_channels() == 0
-    assert not _listing._listers
+    assert not listing._listers
 
 
 class Seen:
@@ -100,7 +100,7 @@ async def test_many_keep_as_little_of_a_listing_as_of_polls(
     parent: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Metadata that is too large for thousands is not kept, by whichever way it came."""
-    monkeypatch.setattr(_crowd, "LARGEST_METADATA", 10)
+    monkeypatch.setattr(crowd, "LARGEST_METADATA", 10)
     operation = name(parent, 0, outcome="never", metadata="struct", message="x")
     times = {"interval": 0.1, "initial_delay": 0.1, "deadline": time.time() + 0.8}
     args = WaitArgs(operation_name=operation, poll_method="list", list_parent=parent, **times)  # type: ignore[arg-type]
@@ -167,7 +167,7 @@ async def test_wait_that_is_stopped_leaves_nothing(parent: str) -> None:
     await asyncio.gather(*waits, return_exceptions=True)
     await asyncio.sleep(0.1)
     assert open_channels() == 0
-    assert not _listing._listers
+    assert not listing._listers
 
 
 @pytest.mark.parametrize("bare", ["abc", "operations/7", "operations/build/7"])

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_provider_lro import _holding
-from airflow_provider_lro._channel import open_channels
+from airflow_provider_lro._transport import long_poll
+from airflow_provider_lro._transport.channel import open_channels
 from airflow_provider_lro.triggers import LongRunningOperationTrigger
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def nothing_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no test know what another has found out about the simulator."""
-    monkeypatch.setattr(_holding, "_without_wait", set())
+    monkeypatch.setattr(long_poll, "_without_wait", set())
 
 
 def trigger(operation_name: str, **kwargs: Any) -> LongRunningOperationTrigger:

@@ -22,16 +22,17 @@ from google.rpc import status_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_lro import _crowd, _deferral, _gathering, _many, sensors
-from airflow_provider_lro._channel import open_channels
-from airflow_provider_lro._commands import Get
-from airflow_provider_lro._conclusion import FinalResultGone
+from airflow_provider_lro import _many, sensors
+from airflow_provider_lro._core.commands import Get
+from airflow_provider_lro._core.names import name_of, pack, unpack
+from airflow_provider_lro._core.outcome import Broken, Failed
+from airflow_provider_lro._core.wait import WaitArgs
 from airflow_provider_lro._many import ManyOperationsTrigger
-from airflow_provider_lro._many_events import MOST, event_from_outcomes
-from airflow_provider_lro._names import name_of, pack, unpack
-from airflow_provider_lro._outcome import Broken, Failed
-from airflow_provider_lro._polling import Poller
-from airflow_provider_lro._wait import WaitArgs
+from airflow_provider_lro._messages.many_events import MOST, event_from_outcomes
+from airflow_provider_lro._runner import group
+from airflow_provider_lro._transport import crowd
+from airflow_provider_lro._transport.channel import open_channels
+from airflow_provider_lro._transport.poller import Poller
 from airflow_provider_lro.exceptions import (
     EndpointError,
     MalformedOperation,
@@ -43,6 +44,8 @@ from airflow_provider_lro.exceptions import (
     RpcError,
 )
 from airflow_provider_lro.hooks import LongRunningOperationHook
+from airflow_provider_lro.operators import _deferral
+from airflow_provider_lro.operators._conclusion import FinalResultGone
 from airflow_provider_lro.sensors import LongRunningOperationSensor
 from airflow_provider_lro.simulator import operation_name
 from tests.airflow.fake_service import PARENT, FakeService
@@ -171,7 +174,7 @@ def test_worker_polls_no_more_than_it_must(name: Callable[..., str], simulator: 
 
 def test_parent_is_listed_once(mode: dict[str, Any], parent: str, simulator: Simulator) -> None:
     """What parent and filter list when the task starts is waited for, and its names are an XCom."""
-    from airflow_provider_lro._client import OperationsClient
+    from airflow_provider_lro._transport.client import OperationsClient
 
     names = [f"{parent}/{operation_name(f'o{number}', duration=0.7, response={'n': number})}" for number in range(4)]
     with OperationsClient.connect(simulator.endpoint, insecure=True) as client:
@@ -207,7 +210,7 @@ def test_listing_of_what_has_no_name(mode: dict[str, Any], fake: FakeService) ->
 
 def test_listing_of_too_many_is_told_in_time(fake: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
     """No more is read than is needed to tell, and no XCom is written."""
-    monkeypatch.setattr("airflow_provider_lro._many_events.MOST", 3)
+    monkeypatch.setattr("airflow_provider_lro._messages.many_events.MOST", 3)
     for number in range(1000):
         fake.add(f"o{number}")
     ti = FakeTaskInstance()
@@ -487,7 +490,7 @@ def test_result_that_cannot_be_read_again_is_no_success(
 ) -> None:
     """What has no room in the event and is gone since stays the verdict that it was, and is no result."""
     monkeypatch.setattr(_many, "KEPT", 0)
-    from airflow_provider_lro._client import OperationsClient
+    from airflow_provider_lro._transport.client import OperationsClient
 
     names = [name(duration=0.5), name(duration=0.5, outcome="fail"), name(duration=0.5, outcome="cancelled")]
 
@@ -577,11 +580,11 @@ async def test_large_metadata_is_not_kept(name: Callable[..., str], simulator: S
     short = trigger(names, deadline=time.time() + 0.4)
     event = await anext(short.run())  # type: ignore[arg-type]
     assert "metadata" in event.payload["known"]["0"]["operation"]
-    before, _crowd.LARGEST_METADATA = _crowd.LARGEST_METADATA, 10
+    before, crowd.LARGEST_METADATA = crowd.LARGEST_METADATA, 10
     try:
         event = await anext(trigger(names, deadline=time.time() + 0.4).run())  # type: ignore[arg-type]
     finally:
-        _crowd.LARGEST_METADATA = before
+        crowd.LARGEST_METADATA = before
     assert "metadata" not in event.payload["known"]["0"]["operation"]
 
 
@@ -633,14 +636,14 @@ async def test_second_cancel_leaves_no_wait_behind() -> None:
             ended += 1
         return False
 
-    waiting = asyncio.ensure_future(_gathering._all(act, range(3 * _gathering.AT_ONCE)))
+    waiting = asyncio.ensure_future(group._all(act, range(3 * group.AT_ONCE)))
     for _ in range(2):
         await asyncio.sleep(0.1)
         waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
     await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()}, timeout=5)
-    assert ended == 3 * _gathering.AT_ONCE
+    assert ended == 3 * group.AT_ONCE
 
 
 async def test_wait_that_was_cancelled_from_inside_ends_none_of_the_others() -> None:
@@ -653,7 +656,7 @@ async def test_wait_that_was_cancelled_from_inside_ends_none_of_the_others() -> 
         return False
 
     with pytest.raises(RuntimeError, match="cancelled from inside"):
-        await _gathering._all(act, range(3))
+        await group._all(act, range(3))
 
 
 def test_failure_without_errors_may_be_retried() -> None:
@@ -735,7 +738,7 @@ def test_mapping_that_contains_itself_has_no_name() -> None:
 
 def test_more_than_there_is_room_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """The event has a letter for each operation, so there is a limit."""
-    monkeypatch.setattr("airflow_provider_lro._many_events.MOST", 2)
+    monkeypatch.setattr("airflow_provider_lro._messages.many_events.MOST", 2)
     with pytest.raises(ValueError, match="more than one task can wait for"):
         run(sensor(["a", "b", "c"]))
 
@@ -776,7 +779,7 @@ async def test_large_metadata_of_what_runs_is_not_kept(fake: FakeService, method
     fake.operations[operation].metadata.Pack(wrappers_pb2.StringValue(value="x" * 100_000))
     args = WaitArgs(operation_name=operation, poll_method=method)
     channels = await LongRunningOperationHook().async_channels([operation])
-    async with _crowd.considerate(channels) as clients:
+    async with crowd.considerate(channels) as clients:
         poller = Poller(args, clients[0], shared=True)
         try:
             found = await poller.get(Get(timeout=5.0, queue=5.0, hold=0.3 if method == "wait" else 0.0))

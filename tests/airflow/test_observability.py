@@ -15,13 +15,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowTaskTimeout
 
-from airflow_provider_lro import _deferral, _events, _many_events, _watch, links
+from airflow_provider_lro import links
+from airflow_provider_lro._core.counters import METRICS, endpoint_tag
+from airflow_provider_lro._core.links import XCOM_KEY
 from airflow_provider_lro._from_trigger import AIRFLOW
-from airflow_provider_lro._links import XCOM_KEY
-from airflow_provider_lro._metrics import METRICS, endpoint_tag
+from airflow_provider_lro._messages import events, many_events
+from airflow_provider_lro._runner import telemetry
 from airflow_provider_lro.exceptions import OperationFailed, OperationsFailed
 from airflow_provider_lro.hooks import LongRunningOperationHook
 from airflow_provider_lro.links import OperationLink
+from airflow_provider_lro.operators import _deferral
 from airflow_provider_lro.sensors import LongRunningOperationSensor
 from tests.airflow.worker import FakeTaskInstance, run
 
@@ -219,12 +222,12 @@ def test_link_survives_airflows_serialization() -> None:
 PROGRAM = """
 import asyncio, json, sys, warnings
 warnings.simplefilter("ignore")
-from airflow_provider_lro import _watch
+from airflow_provider_lro._runner import telemetry
 from airflow_provider_lro.exceptions import LroError
 from airflow_provider_lro.sensors import LongRunningOperationSensor
 from tests.airflow.worker import inflate, run
 
-_watch.PERIOD = 0.2
+telemetry.PERIOD = 0.2
 ran, together = json.loads(sys.argv[1])
 common = {"task_id": "wait", "timeout": 30, "poke_interval": 0.1}
 
@@ -362,9 +365,9 @@ def test_many_are_told_as_well(
 ) -> None:
     """Each wait that has ended once, by whatever process, and every poll; the gauges are a triggerer's."""
     told: list[Any] = []
-    monkeypatch.setattr(_watch, "metrics_are_on", lambda: True)
-    monkeypatch.setattr(_watch, "_send", told.extend)
-    monkeypatch.setattr(_many_events, "LARGEST_EVENT", room)
+    monkeypatch.setattr(telemetry, "metrics_are_on", lambda: True)
+    monkeypatch.setattr(telemetry, "_send", told.extend)
+    monkeypatch.setattr(many_events, "LARGEST_EVENT", room)
     names = [name(duration=0), name(duration=0.3), name(duration=0.3, outcome="cancelled")]
     with pytest.raises(OperationsFailed):
         run(sensor(names, initial_delay=0.1, deferrable=deferrable))
@@ -391,9 +394,9 @@ def test_result_that_is_read_again_is_no_second_wait(
         def xcom_push(self, key: str, value: Any) -> None:
             links.append(key)
 
-    monkeypatch.setattr(_watch, "metrics_are_on", lambda: True)
-    monkeypatch.setattr(_watch, "_send", told.extend)
-    monkeypatch.setattr(_events, "LARGEST_EVENT", 10)
+    monkeypatch.setattr(telemetry, "metrics_are_on", lambda: True)
+    monkeypatch.setattr(telemetry, "_send", told.extend)
+    monkeypatch.setattr(events, "LARGEST_EVENT", 10)
     operation = name(duration=0.2, response={"rows": 3})
     ran = run(sensor(operation, initial_delay=0.1), ti=Listening())
     assert ran.result == {"rows": 3.0}
@@ -409,10 +412,10 @@ def test_result_that_is_read_again_is_no_second_wait(
 
 def test_where_no_metrics_are_sent_there_is_no_timer(name: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     """What nobody reads costs nothing."""
-    _watch.metrics_are_on.cache_clear()
-    monkeypatch.setattr(_watch, "_send", lambda values: pytest.fail("nobody asked for it"))
+    telemetry.metrics_are_on.cache_clear()
+    monkeypatch.setattr(telemetry, "_send", lambda values: pytest.fail("nobody asked for it"))
     assert run(sensor(name(duration=0.2))).result
-    assert _watch.metrics_are_on() is False
+    assert telemetry.metrics_are_on() is False
 
 
 def test_backend_that_breaks_breaks_no_wait(name: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -424,7 +427,7 @@ def test_backend_that_breaks_breaks_no_wait(name: Callable[..., str], monkeypatc
 
     import airflow.providers.common.compat.sdk as compat
 
-    monkeypatch.setattr(_watch, "metrics_are_on", lambda: True)
+    monkeypatch.setattr(telemetry, "metrics_are_on", lambda: True)
     monkeypatch.setitem(vars(compat), "Stats", Broken())
     assert run(sensor(name(duration=0.2))).result
 

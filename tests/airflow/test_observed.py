@@ -10,8 +10,8 @@ from urllib.parse import quote
 
 import pytest
 
+from airflow_provider_lro._core.counters import endpoint_tag
 from airflow_provider_lro._from_trigger import AIRFLOW
-from airflow_provider_lro._metrics import endpoint_tag
 from scripts.stack import AirflowError, AirflowStack
 from tests.airflow.running import tasks, until
 from tests.airflow.test_from_trigger import worker_logs

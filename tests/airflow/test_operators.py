@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_provider_lro._events import event_from_outcome
-from airflow_provider_lro._outcome import TimedOut
+from airflow_provider_lro._core.outcome import TimedOut
+from airflow_provider_lro._messages.events import event_from_outcome
 from airflow_provider_lro.exceptions import (
     LroError,
     OperationNotFound,

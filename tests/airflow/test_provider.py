@@ -17,7 +17,7 @@ import pytest
 from airflow.providers.common.compat.sdk import BaseOperator, BaseSensorOperator
 
 from airflow_provider_lro import __version__
-from airflow_provider_lro._form import FIELDS
+from airflow_provider_lro._core.form import FIELDS
 from airflow_provider_lro.get_provider_info import get_provider_info
 
 ROOT = Path(__file__).parent.parent.parent
@@ -25,92 +25,24 @@ PACKAGE = ROOT / "airflow_provider_lro"
 NEEDS_3 = {"assets", "react_to_finished"} if airflow.__version__.startswith("2.") else set()
 EXAMPLES = [path for path in sorted((ROOT / "example_dags").glob("*.py")) if path.stem not in NEEDS_3]
 
-BESIDE = {"__init__", "_form", "_plugin", "get_provider_info"}
-ORDER = [
-    [
-        "_loops",
-        "exceptions",
-        "_text",
-        "_skip",
-        "_schedule",
-        "_outcome",
-        "_metrics",
-        "_links",
-        "_checks",
-        "_args",
-        "_commands",
-        "_wait",
-        "_names",
-        "_kill",
-        "_enough",
-        "_type_names",
-        "_report",
-        "_watermark",
-    ],
-    [
-        "_pacing",
-        "_credentials",
-        "_tokens",
-        "_channel",
-        "_types",
-        "_encoding",
-        "_progress",
-        "_age",
-        "_events",
-        "_rpc",
-        "_client",
-        "_crowd",
-        "_many_events",
-        "_holding",
-        "_listing",
-        "_polling",
-        "_watching",
-    ],
-    [
-        "_connection",
-        "_task_state",
-        "_trigger_row",
-        "_announcing",
-        "_watch",
-        "_drivers",
-        "_cancelling",
-        "operation",
-        "_origin",
-        "hooks",
-        "links",
-        "triggers",
-        "_workerless",
-        "_aside",
-        "_gathering",
-        "_many",
-    ],
-    [
-        "_service",
-        "_deferral",
-        "_conclusion",
-        "_each",
-        "_from_trigger",
-        "_memory",
-        "_many_waits",
-        "_sweep",
-        "sensors",
-        "operators",
-        "starting",
-        "stale",
-    ],
-    [
-        "decorators",
-        "assets",
-        "_cli_exit",
-        "_cli_output",
-        "_cli_progress",
-        "_cli_commands",
-        "_cli_completion",
-        "cli",
-        "__main__",
-    ],
+WINGS = [
+    {"version_compat"},
+    {"exceptions"},
+    {"_core"},
+    {"_messages"},
+    {"_transport"},
+    {"_runner"},
+    {"operation"},
+    {"links"},
+    {"hooks"},
+    {"triggers"},
+    {"_many", "_workerless"},
+    {"operators"},
+    {"_from_trigger"},
+    {"sensors", "decorators", "assets", "cli"},
+    {"get_provider_info", "__main__", "_plugin"},
 ]
-"""The floors from the lowest; within a floor, what comes later may import what comes earlier."""
+"""From the ground up: an import goes down this order, or stays in its wing."""
 HEAVY = ("grpc", "google.protobuf", "google.auth", "google.longrunning", "google.rpc", "requests")
 
 
@@ -173,62 +105,60 @@ def test_form_of_airflow_2(monkeypatch: pytest.MonkeyPatch) -> None:
     assert LongRunningOperationHook.get_ui_field_behaviour()["relabeling"]["host"] == "Endpoint"
 
 
-def imports(module: str) -> set[str]:
-    """The modules of this package that a module imports, anywhere in it but for types."""
-    found: set[str] = set()
+def imports(path: Path) -> set[tuple[str, bool]]:
+    """The wings that a module imports from, but for types, and whether at its top."""
+    found: set[tuple[str, bool]] = set()
 
     class Visitor(ast.NodeVisitor):
+        inside = 0
+
+        def visit_FunctionDef(self, node: ast.AST) -> None:
+            self.inside += 1
+            self.generic_visit(node)
+            self.inside -= 1
+
+        visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815  (the name of the node)
+
         def visit_If(self, node: ast.If) -> None:
             if not (isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"):
                 self.generic_visit(node)
 
         def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-            if node.module == "airflow_provider_lro":
-                found.update(alias.name for alias in node.names if (PACKAGE / f"{alias.name}.py").exists())
-            elif (node.module or "").startswith("airflow_provider_lro."):
-                found.add((node.module or "").split(".")[1])
-            assert node.level == 0, f"{module}: relative imports hide where they go"
+            assert node.level == 0, f"{path}: relative imports hide where they go"
+            base, _, rest = (node.module or "").partition(".")
+            if base == "airflow_provider_lro":
+                wings = [rest.split(".")[0]] if rest else [alias.name for alias in node.names]
+                found.update((wing, not self.inside) for wing in wings if wing != "__version__")
 
-    Visitor().visit(ast.parse((PACKAGE / f"{module}.py").read_text()))
+    Visitor().visit(ast.parse(path.read_text()))
     return found
 
 
-def test_every_module_has_its_floor() -> None:
-    """A new module must say where it stands."""
-    assert {path.stem for path in PACKAGE.glob("*.py")} == {name for floor in ORDER for name in floor} | BESIDE
+MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if "simulator" not in path.parts and path.read_text()]
 
 
-@pytest.mark.parametrize("floor", range(len(ORDER)))
-def test_imports_only_point_down(floor: int) -> None:
-    """A module imports what stands below it, and never the simulator."""
-    below = {name for lower in ORDER[:floor] for name in lower} | {"_form", "__init__"}
-    for place, module in enumerate(ORDER[floor]):
-        allowed = below | set(ORDER[floor][:place])
-        assert imports(module) <= allowed, f"{module} imports {imports(module) - allowed}"
-
-
-@pytest.mark.parametrize("module", sorted(name for name in ORDER[1] if name))
-def test_only_functions_of_floor_1_import_floor_a_half(module: str) -> None:
-    """The floor that loads grpc is imported inside functions alone, and never by a module that a DAG imports."""
-    commands = {
-        "_cli_output",
-        "_cli_progress",
-        "_cli_commands",
-        "_cli_completion",
-    }  # which cli.py imports when one is run
-    for importer in {*ORDER[2], *ORDER[3], *ORDER[4]} - commands:
-        tree = ast.parse((PACKAGE / f"{importer}.py").read_text())
-        for node in tree.body:
-            assert not (isinstance(node, ast.ImportFrom) and (node.module or "").endswith(f".{module}")), importer
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_down_or_stay_in_their_wing(path: Path) -> None:
+    """A module imports from the wings below its own; none that a DAG file loads has one that talks at its top."""
+    wing = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    level = {wing: number for number, wings in enumerate(WINGS) for wing in wings}
+    if wing == "__init__":
+        return
+    assert wing in level, f"{wing} is in no wing: which room should it have been?"
+    for imported, at_top in imports(path):
+        assert imported == wing or level.get(imported, 99) < level[wing], f"{path.name} imports {imported}"
+        talks = imported in ("_messages", "_transport") and path.parent.name != "cli" and path.name != "_stream.py"
+        assert not (talks and at_top and level[wing] > level["_transport"]), f"{path.name} loads {imported}"
 
 
 def test_public_modules_declare_their_names() -> None:
     """Every module has an __all__ of names that exist."""
-    for path in PACKAGE.glob("*.py"):
-        if path.stem in {"__init__", *NEEDS_3}:
+    for path in MODULES:
+        name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+        if name == "airflow_provider_lro" or NEEDS_3.intersection(path.parts):
             continue
-        module = importlib.import_module(f"airflow_provider_lro.{path.stem}")
-        assert all(hasattr(module, name) for name in module.__all__), path.stem
+        module = importlib.import_module(name)
+        assert all(hasattr(module, each) for each in module.__all__), name
 
 
 CONTRACT = {
@@ -238,14 +168,15 @@ CONTRACT = {
     "sensors": ["LongRunningOperationSensor"],
     "operators": [
         "CancelOperationOperator",
+        "CancelStaleOperationsOperator",
+        "DeleteFinishedOperationsOperator",
         "DeleteOperationOperator",
         "GetOperationOperator",
         "ListOperationsOperator",
+        "StartOperationOperator",
     ],
-    "starting": ["StartOperationOperator"],
     "decorators": ["lro_task"],
     "assets": ["LongRunningOperationEventTrigger"],
-    "stale": ["CancelStaleOperationsOperator", "DeleteFinishedOperationsOperator"],
     "links": ["OperationLink"],
 }
 
@@ -299,7 +230,7 @@ INHERITED = {
 """What our operators mean to replace of Airflow's."""
 
 
-@pytest.mark.parametrize("module", ["decorators", "operators", "sensors", "stale", "starting"])
+@pytest.mark.parametrize("module", ["decorators", "operators", "sensors"])
 def test_operators_hide_nothing_of_airflows(module: str) -> None:
     """A method of ours that happens to be called as one of Airflow's would be taken for it."""
     found = importlib.import_module(f"airflow_provider_lro.{module}")

@@ -18,9 +18,10 @@ from airflow.providers.common.compat.sdk import (
     TaskDeferred,
 )
 
-from airflow_provider_lro import _conclusion, _events, _pacing
-from airflow_provider_lro._outcome import TimedOut
-from airflow_provider_lro._wait import WaitArgs
+from airflow_provider_lro._core.outcome import TimedOut
+from airflow_provider_lro._core.wait import WaitArgs
+from airflow_provider_lro._messages import events
+from airflow_provider_lro._transport import limiter
 from airflow_provider_lro.exceptions import (
     Code,
     CredentialsError,
@@ -35,7 +36,12 @@ from airflow_provider_lro.exceptions import (
     UnimplementedError,
 )
 from airflow_provider_lro.hooks import LongRunningOperationHook
-from airflow_provider_lro.operators import CancelOperationOperator, DeleteOperationOperator, GetOperationOperator
+from airflow_provider_lro.operators import (
+    CancelOperationOperator,
+    DeleteOperationOperator,
+    GetOperationOperator,
+    _conclusion,
+)
 from airflow_provider_lro.sensors import LongRunningOperationSensor
 from tests.airflow.worker import FakeTaskInstance, run
 
@@ -234,7 +240,7 @@ def test_turn_that_did_not_come_is_taken_on_the_worker(
 ) -> None:
     """What holds all polls of an endpoint back, a RetryInfo or a quota, makes no timeout of what is done."""
     operation = name(duration=1.0)
-    held = _pacing.Pace.turn
+    held = limiter.Pace.turn
     began = time.time()
 
     async def late(pace: Any, *, within: float = math.inf) -> None:
@@ -243,7 +249,7 @@ def test_turn_that_did_not_come_is_taken_on_the_worker(
             raise TimeoutError
         await held(pace, within=within)
 
-    monkeypatch.setattr(_pacing.Pace, "turn", late)
+    monkeypatch.setattr(limiter.Pace, "turn", late)
     waiting = sensor(operation, deferrable=True, timeout=3.0, on_timeout=on_timeout, cancel_grace=0.5, rpc_timeout=1)
     done = run(waiting)
     assert (done.events[0]["outcome"], done.events[0]["error"]["unsent"]) == ("TimedOut", True)
@@ -260,7 +266,7 @@ def test_cancel_of_the_trigger_is_not_asked_for_again(
         hook.cancel_operation(operation)  # as the trigger has
     error = RpcError("had no turn")
     error.unsent = True
-    event = _events.event_from_outcome(TimedOut(error=error, cancel="asked"), name=operation)
+    event = events.event_from_outcome(TimedOut(error=error, cancel="asked"), name=operation)
     waiting = sensor(operation, deferrable=True, on_timeout="cancel", cancel_grace=30)
     with pytest.raises(OperationTimeout, match="no effect so far" if script else "and is cancelled"):
         waiting.execute_complete({"ti": FakeTaskInstance()}, event)
@@ -464,7 +470,7 @@ def test_result_that_is_out_of_reach_is_no_timeout(
 ) -> None:
     """What the event said stays true while the result cannot be read again, and nothing is cancelled."""
     monkeypatch.setattr(_conclusion, "SECONDS_TO_READ_AGAIN", 0.3)
-    monkeypatch.setattr(_events, "LARGEST_EVENT", 10)
+    monkeypatch.setattr(events, "LARGEST_EVENT", 10)
     waiting = sensor(name(duration=0.2, outcome=outcome), deferrable=True, on_timeout="cancel", initial_delay=0.1)
 
     def cut_off() -> None:

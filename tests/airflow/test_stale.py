@@ -25,8 +25,8 @@ from airflow_provider_lro.exceptions import (
     RpcError,
     UnimplementedError,
 )
+from airflow_provider_lro.operators.cleanup import CancelStaleOperationsOperator, DeleteFinishedOperationsOperator
 from airflow_provider_lro.simulator import operation_name
-from airflow_provider_lro.stale import CancelStaleOperationsOperator, DeleteFinishedOperationsOperator
 from tests.airflow.fake_service import PARENT, FakeService
 from tests.airflow.running import tasks
 from tests.airflow.worker import FakeTaskInstance, fire, run

@@ -11,8 +11,6 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, TaskDeferred
 from google.longrunning import operations_proto_pb2 as pb
 
-from airflow_provider_lro import _conclusion
-from airflow_provider_lro._memory import Memory
 from airflow_provider_lro.exceptions import (
     EndpointError,
     LroError,
@@ -25,8 +23,10 @@ from airflow_provider_lro.exceptions import (
 )
 from airflow_provider_lro.hooks import LongRunningOperationHook
 from airflow_provider_lro.operation import Operation
+from airflow_provider_lro.operators import _conclusion
+from airflow_provider_lro.operators._task_store import Memory
+from airflow_provider_lro.operators.start import StartOperationOperator
 from airflow_provider_lro.simulator import SimulatorClient
-from airflow_provider_lro.starting import StartOperationOperator
 from tests.airflow.worker import FakeStore, FakeTaskInstance, fire, run
 
 if TYPE_CHECKING:

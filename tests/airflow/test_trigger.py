@@ -17,15 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_lro import hooks, triggers
-from airflow_provider_lro._channel import open_channels
-from airflow_provider_lro._conclusion import OutcomeOperator
-from airflow_provider_lro._deferral import WaitingOperator
-from airflow_provider_lro._events import outcome_from_event
-from airflow_provider_lro._outcome import Broken, Cancelled, Succeeded, TimedOut
-from airflow_provider_lro._service import ServiceOperator
-from airflow_provider_lro._wait import Start, WaitArgs, wait
+from airflow_provider_lro._core.outcome import Broken, Cancelled, Succeeded, TimedOut
+from airflow_provider_lro._core.wait import Start, WaitArgs, wait
+from airflow_provider_lro._messages.events import outcome_from_event
+from airflow_provider_lro._transport.channel import open_channels
 from airflow_provider_lro.exceptions import EndpointError
 from airflow_provider_lro.operators import CancelOperationOperator
+from airflow_provider_lro.operators._conclusion import OutcomeOperator
+from airflow_provider_lro.operators._deferral import WaitingOperator
+from airflow_provider_lro.operators._service import ServiceOperator
 from airflow_provider_lro.sensors import LongRunningOperationSensor
 from airflow_provider_lro.triggers import LongRunningOperationTrigger
 from tests.airflow.worker import fire, inflate

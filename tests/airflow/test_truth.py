@@ -41,10 +41,10 @@ from airflow_provider_lro.exceptions import (
     UnimplementedError,
 )
 from airflow_provider_lro.hooks import LongRunningOperationHook
+from airflow_provider_lro.operators.start import StartOperationOperator
 from airflow_provider_lro.sensors import LongRunningOperationSensor
 from airflow_provider_lro.simulator import operation_name
 from airflow_provider_lro.simulator.script import DETAILS
-from airflow_provider_lro.starting import StartOperationOperator
 from tests.airflow import worker
 from tests.airflow.worker import FakeStore
 

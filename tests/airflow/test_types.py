@@ -15,8 +15,8 @@ from google.longrunning import operations_proto_pb2 as pb
 
 from airflow_provider_lro._from_trigger import AIRFLOW
 from airflow_provider_lro.exceptions import OperationFailed, OperationTimeout, PayloadTypeError
+from airflow_provider_lro.operators.start import StartOperationOperator
 from airflow_provider_lro.sensors import LongRunningOperationSensor
-from airflow_provider_lro.starting import StartOperationOperator
 from tests.airflow import worker
 from tests.airflow.running import tasks
 from tests.airflow.test_from_trigger import XComs, fire, xcoms  # noqa: F401  (a fixture)
@@ -96,7 +96,7 @@ def deferred(task: Any) -> tuple[str, dict[str, Any]]:
 
 def lines(caplog: pytest.LogCaptureFixture, name: str = "operations/fill") -> list[str]:
     """Return what was logged of an operation's progress."""
-    messages = [record.getMessage() for record in caplog.records if record.name.endswith("_drivers")]
+    messages = [record.getMessage() for record in caplog.records if record.name.endswith(".driver")]
     return [message.removeprefix(f"operation {name!r}: ") for message in messages]
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from playwright.sync_api import expect
 
-from airflow_provider_lro._form import FIELDS, field_behaviour
+from airflow_provider_lro._core.form import FIELDS, field_behaviour
 from scripts.children import free_ports
 from tests.browser.form import add, edit, new_connection, row, stored
 from tests.simulator_fixture import running_simulator

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_lro._commands import Answer, Cancel, Pause
-from airflow_provider_lro._kill import cancel
-from airflow_provider_lro._wait import SHORTEST_CALL
+from airflow_provider_lro._core.commands import Answer, Cancel, Pause
+from airflow_provider_lro._core.kill import cancel
+from airflow_provider_lro._core.wait import SHORTEST_CALL
 from airflow_provider_lro.exceptions import Code, CredentialsError
 from tests.core.virtual import CLOCK_ERROR, EPOCH, no_such_host, not_found, properties, rpc_error, unavailable
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_lro._links import check_template, fill_template
+from airflow_provider_lro._core.links import check_template, fill_template
 
 NAME = "projects/p/locations/l/operations/o"
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_lro._metrics import METRICS, Counts, Tally, endpoint_tag
+from airflow_provider_lro._core.counters import METRICS, Counts, Tally, endpoint_tag
 from airflow_provider_lro.exceptions import Code, CredentialsError, RpcError
 
 

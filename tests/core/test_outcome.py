@@ -8,8 +8,8 @@ from typing import Any, get_args
 
 import pytest
 
-from airflow_provider_lro import _outcome
-from airflow_provider_lro._outcome import (
+from airflow_provider_lro._core import outcome
+from airflow_provider_lro._core.outcome import (
     Broken,
     CancelEffect,
     Cancelled,
@@ -34,8 +34,8 @@ def test_a_wait_comes_to_one_of_six_outcomes() -> None:
 
 def test_everything_public_is_declared() -> None:
     """The module declares all of its values."""
-    kinds = {name for name, value in vars(_outcome).items() if dataclasses.is_dataclass(value)}
-    assert set(_outcome.__all__) == kinds | {"Outcome", "CancelEffect"}
+    kinds = {name for name, value in vars(outcome).items() if dataclasses.is_dataclass(value)}
+    assert set(outcome.__all__) == kinds | {"Outcome", "CancelEffect"}
 
 
 def test_a_cancel_at_the_deadline_has_one_of_four_effects() -> None:

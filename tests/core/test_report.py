@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from airflow_provider_lro._report import Report
 from airflow_provider_lro.exceptions import Code, RpcError
+from airflow_provider_lro.operators._report import Report
 
 
 def filled(number: int) -> Report:

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from airflow_provider_lro import _schedule
-from airflow_provider_lro._schedule import Schedule, Window
+from airflow_provider_lro._core import schedule
+from airflow_provider_lro._core.schedule import Schedule, Window
 from tests.core.virtual import properties
 
 MONTH = 30 * 24 * 3600.0
@@ -246,7 +246,7 @@ def test_values_are_frozen_slotted_and_spelled_out(value: Any) -> None:
 
 def test_everything_public_is_declared() -> None:
     """The module declares what others may use."""
-    assert _schedule.__all__ == ["MAXIMUM_INTERVAL", "MINIMUM_INTERVAL", "Schedule", "Window"]
+    assert schedule.__all__ == ["MAXIMUM_INTERVAL", "MINIMUM_INTERVAL", "Schedule", "Window"]
 
 
 @pytest.mark.parametrize(

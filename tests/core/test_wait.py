@@ -11,12 +11,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from airflow_provider_lro import _args, _checks, _commands, _wait
-from airflow_provider_lro._checks import check_name, is_number, is_whole
-from airflow_provider_lro._commands import Answer, Cancel, Get, Pause
-from airflow_provider_lro._outcome import Broken, Cancelled, Failed, NotFound, Running, Succeeded, TimedOut
-from airflow_provider_lro._schedule import Schedule, Window
-from airflow_provider_lro._wait import Start, WaitArgs, is_transient, wait
+from airflow_provider_lro._core import args, checks, commands
+from airflow_provider_lro._core import wait as wait_module
+from airflow_provider_lro._core.checks import check_name, is_number, is_whole
+from airflow_provider_lro._core.commands import Answer, Cancel, Get, Pause
+from airflow_provider_lro._core.outcome import Broken, Cancelled, Failed, NotFound, Running, Succeeded, TimedOut
+from airflow_provider_lro._core.schedule import Schedule, Window
+from airflow_provider_lro._core.wait import Start, WaitArgs, is_transient, wait
 from airflow_provider_lro.exceptions import (
     Code,
     CredentialsError,
@@ -1230,7 +1231,7 @@ def test_an_answer_is_taken_apart_as_it_comes() -> None:
 
 @pytest.mark.parametrize(
     ("module", "more"),
-    [(_wait, {"WaitArgs"}), (_commands, {"Command"}), (_checks, set()), (_args, {"LATEST", "SLOWEST_PACE"})],
+    [(wait_module, {"WaitArgs"}), (commands, {"Command"}), (checks, set()), (args, {"LATEST", "SLOWEST_PACE"})],
 )
 def test_everything_public_is_declared(module: Any, more: set[str]) -> None:
     """A module declares its classes and functions, and of the rest what others use."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_lro._watermark import Finished, digest_of, key_of, last_key, pack, seen_key, unpack
+from airflow_provider_lro.assets._seen import Finished, digest_of, key_of, last_key, pack, seen_key, unpack
 
 NAMES = st.sets(st.text(st.characters(), max_size=40), max_size=30)
 

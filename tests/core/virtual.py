@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from airflow_provider_lro._commands import Answer, Cancel, Get, Pause
-from airflow_provider_lro._outcome import Cancelled, Failed, Running, Succeeded
-from airflow_provider_lro._wait import Start, WaitArgs, wait
+from airflow_provider_lro._core.commands import Answer, Cancel, Get, Pause
+from airflow_provider_lro._core.outcome import Cancelled, Failed, Running, Succeeded
+from airflow_provider_lro._core.wait import Start, WaitArgs, wait
 from airflow_provider_lro.exceptions import (
     Code,
     EndpointError,
@@ -30,8 +30,8 @@ from airflow_provider_lro.exceptions import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from airflow_provider_lro._outcome import Outcome
-    from airflow_provider_lro._schedule import Window
+    from airflow_provider_lro._core.outcome import Outcome
+    from airflow_provider_lro._core.schedule import Window
 
 EPOCH = 1_700_000_000.0
 """When every wait begins, in epoch seconds."""

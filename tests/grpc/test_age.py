@@ -11,12 +11,12 @@ from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool, message_fa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_lro import _watching
-from airflow_provider_lro._age import CREATED, ENDED, FINISHED, as_seconds, metadata_type, time_at, time_in
-from airflow_provider_lro._outcome import Succeeded
-from airflow_provider_lro._progress import LARGEST
-from airflow_provider_lro._wait import WaitArgs
-from airflow_provider_lro._watch import Watch
+from airflow_provider_lro._core.outcome import Succeeded
+from airflow_provider_lro._core.wait import WaitArgs
+from airflow_provider_lro._messages.progress import LARGEST
+from airflow_provider_lro._messages.times import CREATED, ENDED, FINISHED, as_seconds, metadata_type, time_at, time_in
+from airflow_provider_lro._runner.telemetry import Watch
+from airflow_provider_lro.assets import _stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -186,7 +186,7 @@ def test_all_readers_find_the_same_end(field: str, nest: Callable[[Any], Any]) -
     made = struct(**nest({field: "2001-09-09T01:46:40.25Z"}))
     made.done = True
     assert time_in(made, FINISHED) == 1e9 + 0.25
-    assert _watching._read(made, "o", listed=False).end_time == "2001-09-09T01:46:40.250000Z"
+    assert _stream._read(made, "o", listed=False).end_time == "2001-09-09T01:46:40.250000Z"
     watch = Watch(WaitArgs(operation_name="o", started_at=1.0), "host:1")
     watch.ends(Succeeded(operation=made))
     assert watch.lag() == watch.ended_at - (1e9 + 0.25)

@@ -17,9 +17,15 @@ from google.auth.credentials import AnonymousCredentials
 from google.longrunning import operations_proto_pb2 as pb
 from google.oauth2.credentials import Credentials
 
-from airflow_provider_lro._channel import ChannelConfig, fill_location, open_channels, parse_endpoint, read_pem
-from airflow_provider_lro._credentials import CredentialsConfig
-from airflow_provider_lro._wait import is_transient
+from airflow_provider_lro._core.wait import is_transient
+from airflow_provider_lro._transport.channel import (
+    ChannelConfig,
+    fill_location,
+    open_channels,
+    parse_endpoint,
+    read_pem,
+)
+from airflow_provider_lro._transport.credentials import CredentialsConfig
 from airflow_provider_lro.exceptions import Code, CredentialsError, EndpointError, OperationTimeout, RpcError
 from airflow_provider_lro.operation import AsyncOperationsClient, OperationsClient
 from airflow_provider_lro.simulator import operation_name

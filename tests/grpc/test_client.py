@@ -18,8 +18,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from airflow_provider_lro import __version__
-from airflow_provider_lro._rpc import MOST_EMPTY_PAGES, routing_header
-from airflow_provider_lro._wait import is_transient
+from airflow_provider_lro._core.wait import is_transient
+from airflow_provider_lro._transport.rpc import MOST_EMPTY_PAGES, routing_header
 from airflow_provider_lro.exceptions import (
     Code,
     CredentialsError,

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_provider_lro._connection import ConnectionSettings, TaskSettings, chain_of
 from airflow_provider_lro.exceptions import CredentialsError, EndpointError
 from airflow_provider_lro.hooks import LongRunningOperationHook
+from airflow_provider_lro.hooks._connection import ConnectionSettings, TaskSettings, chain_of
 from airflow_provider_lro.simulator import operation_name
 from tests.grpc.token_server import TOKEN
 
@@ -256,7 +256,7 @@ def test_the_status_of_the_token_service_decides(
     federation: dict[str, Any], tokens: TokenServer, status: int, permanent: bool
 ) -> None:
     """google-auth marks few of its errors as passing; a no is for good and an overload is not, in every flow."""
-    from airflow_provider_lro._tokens import Tokens
+    from airflow_provider_lro._transport.tokens import Tokens
     from airflow_provider_lro.exceptions import RpcError
 
     tokens.refusals = [(status, {"error": "said no"})] * 9

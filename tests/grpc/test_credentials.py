@@ -15,10 +15,10 @@ from google.auth import jwt
 from google.longrunning import operations_proto_pb2 as pb
 from google.oauth2.credentials import Credentials
 
-from airflow_provider_lro._channel import ChannelConfig
-from airflow_provider_lro._credentials import CLOUD_PLATFORM, CredentialsConfig
-from airflow_provider_lro._tokens import Tokens
-from airflow_provider_lro._wait import is_transient
+from airflow_provider_lro._core.wait import is_transient
+from airflow_provider_lro._transport.channel import ChannelConfig
+from airflow_provider_lro._transport.credentials import CLOUD_PLATFORM, CredentialsConfig
+from airflow_provider_lro._transport.tokens import Tokens
 from airflow_provider_lro.exceptions import Code, CredentialsError, OperationTimeout, RpcError
 from airflow_provider_lro.operation import AsyncOperationsClient, OperationsClient
 from airflow_provider_lro.simulator import operation_name

@@ -26,7 +26,8 @@ from google.rpc import status_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_lro._encoding import (
+from airflow_provider_lro._core.outcome import Cancelled, Failed, Running, Succeeded
+from airflow_provider_lro._messages.encoding import (
     any_to_json,
     details_to_json,
     failure,
@@ -36,7 +37,6 @@ from airflow_provider_lro._encoding import (
     response,
     response_to_json,
 )
-from airflow_provider_lro._outcome import Cancelled, Failed, Running, Succeeded
 from airflow_provider_lro.exceptions import OperationCancelled, OperationFailed
 
 if TYPE_CHECKING:

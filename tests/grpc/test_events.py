@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_lro import exceptions
-from airflow_provider_lro._events import LARGEST_EVENT, event_from_outcome, must_read_again, outcome_from_event
-from airflow_provider_lro._outcome import Broken, Cancelled, Failed, NotFound, Succeeded, TimedOut
+from airflow_provider_lro._core.outcome import Broken, Cancelled, Failed, NotFound, Succeeded, TimedOut
+from airflow_provider_lro._messages.events import LARGEST_EVENT, event_from_outcome, must_read_again, outcome_from_event
 from airflow_provider_lro.exceptions import (
     Code,
     CredentialsError,
@@ -27,7 +27,7 @@ from airflow_provider_lro.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from airflow_provider_lro._outcome import Outcome
+    from airflow_provider_lro._core.outcome import Outcome
 
 NAME = "projects/p/locations/l/operations/o"
 

@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
-from airflow_provider_lro import _drivers, sensors
+from airflow_provider_lro import sensors
+from airflow_provider_lro._runner import driver as driver_module
 from airflow_provider_lro.exceptions import (
     Code,
     CredentialsError,
@@ -630,11 +631,11 @@ def came(request: pytest.FixtureRequest) -> Iterator[Callable[[Row, str], list[C
     selected = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
     pairs = [(params["row"], params["driver"]) for params in selected if isinstance(params.get("row"), Row)]
     stored = json.dumps({"conn_type": "lro", "extra": {"insecure": True}})
-    logger, log = logging.getLogger(_drivers.__name__), Log()
+    logger, log = logging.getLogger(driver_module.__name__), Log()
     level, propagate = logger.level, logger.propagate
     with pytest.MonkeyPatch.context() as patch, running_simulator() as simulator:
         patch.setenv(f"AIRFLOW_CONN_{CONNECTION.upper()}", stored)
-        for module in (_drivers, sensors):
+        for module in (driver_module, sensors):
             patch.setattr(module, "time", Time())
         logger.addHandler(log)
         logger.setLevel(logging.INFO)

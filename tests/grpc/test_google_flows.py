@@ -17,7 +17,7 @@ from tests.grpc.token_server import TOKEN
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from airflow_provider_lro._channel import ChannelConfig
+    from airflow_provider_lro._transport.channel import ChannelConfig
     from tests.grpc.conftest import Shell
 
 IMPERSONATED = "robot@p.iam.gserviceaccount.com"

@@ -13,10 +13,10 @@ from google.longrunning import operations_proto_pb2 as pb
 from google.protobuf import any_pb2, struct_pb2
 from google.protobuf.message import Message
 
-from airflow_provider_lro import _types
-from airflow_provider_lro._encoding import response_to_json
-from airflow_provider_lro._type_names import module_names, type_name
-from airflow_provider_lro._types import load, loaded, message_type
+from airflow_provider_lro._core.type_names import module_names, type_name
+from airflow_provider_lro._messages import types
+from airflow_provider_lro._messages.encoding import response_to_json
+from airflow_provider_lro._messages.types import load, loaded, message_type
 from airflow_provider_lro.exceptions import PayloadTypeError
 from tests.late_types import late_module
 from tests.plus import Lake, Metadata, Pond, State
@@ -76,7 +76,7 @@ def test_common_types_are_known_in_a_fresh_process() -> None:
     """A worker looks its types up before it has loaded anything else."""
     names = ["Any", "Duration", "Empty", "FieldMask", "Int64Value", "Struct", "Timestamp"]
     program = f"""
-from airflow_provider_lro._types import load
+from airflow_provider_lro._messages.types import load
 for name in {names}:
     load(response_type="google.protobuf." + name)
 """
@@ -222,12 +222,12 @@ async def test_wait_does_not_hang_on_an_import(tmp_path: Path, monkeypatch: pyte
 
     gate = threading.Event()
     monkeypatch.setattr("builtins.lro_gate", gate, raising=False)
-    monkeypatch.setattr(_types, "PATIENCE", 0.05)
+    monkeypatch.setattr(types, "PATIENCE", 0.05)
     try:
         assert await loaded(type_modules=late.module) is False
     finally:
         gate.set()
-    monkeypatch.setattr(_types, "PATIENCE", 20)
+    monkeypatch.setattr(types, "PATIENCE", 20)
     assert await loaded(type_modules=late.module) is True
 
 

@@ -14,14 +14,14 @@ import grpc
 import pytest
 from google.longrunning import operations_proto_pb2 as pb
 
-from airflow_provider_lro import _pacing
-from airflow_provider_lro._channel import ChannelConfig
-from airflow_provider_lro._client import AsyncOperationsClient
-from airflow_provider_lro._credentials import CredentialsConfig
-from airflow_provider_lro._drivers import drive_async, steady_clock
-from airflow_provider_lro._pacing import CALLS_IN_FLIGHT, CROWD, TICK, Pace, pace_of, pause
-from airflow_provider_lro._schedule import Window
-from airflow_provider_lro._wait import Start, WaitArgs, wait
+from airflow_provider_lro._core.schedule import Window
+from airflow_provider_lro._core.wait import Start, WaitArgs, wait
+from airflow_provider_lro._runner.driver import drive_async, steady_clock
+from airflow_provider_lro._transport import limiter
+from airflow_provider_lro._transport.channel import ChannelConfig
+from airflow_provider_lro._transport.client import AsyncOperationsClient
+from airflow_provider_lro._transport.credentials import CredentialsConfig
+from airflow_provider_lro._transport.limiter import CALLS_IN_FLIGHT, CROWD, TICK, Pace, pace_of, pause
 from airflow_provider_lro.exceptions import Code, RpcError
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def test_complaints_slow_everybody_down_and_pass() -> None:
         for _ in range(20):
             await asyncio.sleep(6.0)
             pace.heard(throttled())
-        assert pace.spacing == _pacing.LONGEST_SPACING
+        assert pace.spacing == limiter.LONGEST_SPACING
         for _ in range(200):
             pace.heard(None)
         assert pace.spacing == 0.0
@@ -318,7 +318,7 @@ async def test_call_that_gets_no_turn_says_so(crowded: Any) -> None:
 
 async def test_limit_of_a_wait_ends_with_it(crowded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """`max_polls_per_second` holds while its wait lasts, for everybody, and no longer."""
-    monkeypatch.setattr(_pacing, "TICK", 0)
+    monkeypatch.setattr(limiter, "TICK", 0)
     handler, client = crowded
     clock = steady_clock()
     pace = pace_of(client.config.target)

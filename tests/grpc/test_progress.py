@@ -10,8 +10,8 @@ from google.protobuf import any_pb2, struct_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_lro._progress import LARGEST, MOST_FIELDS, _gather, describe
-from airflow_provider_lro._text import LONGEST_LINE, one_line
+from airflow_provider_lro._core.text import LONGEST_LINE, one_line
+from airflow_provider_lro._messages.progress import LARGEST, MOST_FIELDS, _gather, describe
 from tests.plus import Metadata, ShareMetadata, State
 
 

@@ -15,8 +15,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from airflow_provider_lro._channel import ChannelConfig
-from airflow_provider_lro._credentials import CredentialsConfig
+from airflow_provider_lro._transport.channel import ChannelConfig
+from airflow_provider_lro._transport.credentials import CredentialsConfig
 from tests.simulator_fixture import running_simulator
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import Any
 
 from airflow.providers.common.compat.sdk import DAG
 
+from airflow_provider_lro.operators.start import StartOperationOperator
 from airflow_provider_lro.sensors import LongRunningOperationSensor
-from airflow_provider_lro.starting import StartOperationOperator
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 SOON = {"poke_interval": 1, "timeout": 120, "retries": 0}

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from airflow.providers.common.compat.sdk import DAG
 
-from airflow_provider_lro.stale import CancelStaleOperationsOperator, DeleteFinishedOperationsOperator
+from airflow_provider_lro.operators.cleanup import CancelStaleOperationsOperator, DeleteFinishedOperationsOperator
 
 PARENT = "{{ dag_run.conf['parent'] }}"
 

@@ -1,0 +1,275 @@
+"""Endpoints, TLS and channels. The only place that opens a channel, and the only one that shares them.
+
+One channel serves all waits of a process that agree in event loop, endpoint, credentials and TLS; it is counted, and
+closed when its last holder has given it back. Floor ½.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+import re
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import grpc
+
+from airflow_provider_lro import __version__
+from airflow_provider_lro._core.checks import is_whole
+from airflow_provider_lro._core.text import is_text, without_user
+from airflow_provider_lro._transport.credentials import CredentialsConfig
+from airflow_provider_lro._transport.limiter import CALLS_IN_FLIGHT
+from airflow_provider_lro._transport.tokens import Tokens
+from airflow_provider_lro.exceptions import CredentialsError, EndpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["ChannelConfig", "Lease", "acquire", "fill_location", "in_universe", "open_channels", "parse_endpoint"]
+
+DEFAULT_UNIVERSE = "googleapis.com"
+_GRPC_TARGET = re.compile(r"(dns|unix|unix-abstract|vsock|ipv4|ipv6|xds|google-c2p)(-[a-z0-9-]+)?:")
+_LOCATION = re.compile(r"(?:^|/)(?:locations|regions)/([^/]+)")
+_EXPECTED = "expected host or host:port, for example 'us-central1-aiplatform.googleapis.com' or '127.0.0.1:50051'"
+
+
+def parse_endpoint(value: str | None, *, port: int | None = None) -> str:
+    """Return the gRPC target for an endpoint.
+
+    Args:
+        value: ``host``, ``host:port``, ``[IPv6]:port``, or a gRPC target such as ``dns:///…`` or ``unix:…``, which is
+            passed through.
+        port: the port where ``value`` has none; without it 443.
+
+    Raises:
+        EndpointError: says what is wrong with the value, and what would do.
+    """
+    if value is not None and not is_text(value):
+        raise EndpointError(f"the endpoint {value!r} is no text that can be sent; {_EXPECTED}")
+    text = (value or "").strip()
+    if not text:
+        raise EndpointError(f"no endpoint: name one, on the task or in its connection's host; {_EXPECTED}")
+    if _GRPC_TARGET.match(text):
+        return text
+    shown = without_user(text)
+    if "://" in text:
+        raise EndpointError(f"the endpoint {shown!r} is a URL; leave out the scheme and the path: {_EXPECTED}")
+    if re.search(r"[\s/@?#]", text):
+        raise EndpointError(f"the endpoint {shown!r} holds characters that no host has; {_EXPECTED}")
+    bracketed = re.fullmatch(r"\[([^\[\]]*)\](?::(.*))?", text)
+    address = bracketed[1] if bracketed else text if text.count(":") > 1 else None
+    if address is not None:
+        try:
+            host = f"[{ipaddress.IPv6Address(address)}]"
+        except ValueError:
+            raise EndpointError(
+                f"the endpoint {shown!r} has more colons than host:port, and is no IPv6 address; {_EXPECTED}, and"
+                " '[::1]:50051' for IPv6"
+            ) from None
+        given = bracketed[2] if bracketed else None
+    else:
+        host, colon, after = text.partition(":")
+        given = after if colon else None
+    if not re.fullmatch(r"\[.*\]|[^\[\]]+", host):
+        raise EndpointError(f"the endpoint {shown!r} has no host; {_EXPECTED}")
+    number = given if given is not None else str(port or 443)
+    if not (number.isascii() and number.isdigit() and 0 < int(number) < 65536):  # noqa: PLR2004
+        raise EndpointError(f"the endpoint {shown!r} has the port {number!r}, not one from 1 to 65535; {_EXPECTED}")
+    return f"{host}:{int(number)}"
+
+
+def fill_location(endpoint: str, name: str | None) -> str:
+    """Fill ``{location}`` in an endpoint from ``locations/…`` or ``regions/…`` in an operation's name.
+
+    Raises:
+        EndpointError: the endpoint asks for a location and the name has none.
+    """
+    if "{location}" not in endpoint:
+        return endpoint
+    found = _LOCATION.search(name or "")
+    # The name may come from anywhere: what is filled in must not be able to turn the call, and its token, elsewhere.
+    if not found or not re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", found[1]):
+        raise EndpointError(
+            f"the endpoint {without_user(endpoint)!r} takes its location from the operation's name, and {name!r} has no"
+            " 'locations/…' or 'regions/…' that names one; name an endpoint with the location written out"
+        )
+    return endpoint.replace("{location}", found[1])
+
+
+def in_universe(endpoint: str, universe_domain: str | None) -> str:
+    """Return the endpoint in a universe other than googleapis.com, if one is given."""
+    if not universe_domain:
+        return endpoint
+    host, colon, port = endpoint.partition(":")
+    if host.endswith(f".{DEFAULT_UNIVERSE}"):
+        host = f"{host.removesuffix(DEFAULT_UNIVERSE)}{universe_domain.strip().strip('.')}"
+    return f"{host}{colon}{port}"
+
+
+def read_pem(value: str | bytes | os.PathLike[str] | None, *, what: str) -> bytes | None:
+    """Return PEM bytes from PEM text or the path of a file, which may begin with ``~``.
+
+    Raises:
+        EndpointError: the file cannot be read, or holds no PEM.
+    """
+    if not value:
+        return None
+    data = value if isinstance(value, bytes) else os.fspath(value).encode()
+    if b"-----BEGIN" not in data:
+        try:
+            data = Path(data.decode()).expanduser().read_bytes()
+        except (OSError, ValueError) as error:
+            # A value that does not look like a path is not shown: it may be half of a key.
+            shown = f" {value!r}" if re.match(rb"(/|~|\.\.?/)[^\n]{1,250}$", data) else ""
+            why = error.strerror if isinstance(error, OSError) else "it is no path"
+            raise EndpointError(f"{what}:{shown} is neither PEM text nor a file that can be read: {why}") from None
+    if b"-----BEGIN" not in data:
+        raise EndpointError(f"{what}: the file holds no PEM ('-----BEGIN …')")
+    return data
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelConfig:
+    """Everything that makes one channel differ from another; compared by value. The repr shows no secret.
+
+    Args:
+        target: gRPC target, from ``parse_endpoint``.
+        credentials: whom to call as.
+        insecure: plaintext instead of TLS; refused together with credentials.
+        root_certificates: PEM of the authorities to trust instead of the system's.
+        client_certificate: PEM chain of this side, for mutual TLS; needs ``client_key``.
+        client_key: PEM key of this side.
+        authority: the name to expect in the server's certificate instead of the target's host.
+        max_message_mb: largest response, in MiB.
+        max_polls_per_second: by all waits of a process together; makes no channel differ.
+
+    Raises:
+        CredentialsError: credentials on a plaintext channel.
+        EndpointError: TLS options that contradict each other.
+    """
+
+    target: str
+    credentials: CredentialsConfig = field(default_factory=CredentialsConfig)
+    insecure: bool = False
+    root_certificates: bytes | None = None
+    client_certificate: bytes | None = None
+    client_key: bytes | None = field(default=None, repr=False)
+    authority: str | None = None
+    max_message_mb: int = 64
+    max_polls_per_second: float | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.insecure and self.credentials.explicit:
+            raise CredentialsError(
+                f"credentials are given for {self.target!r}, which is plaintext (insecure); a token is never sent"
+                " unencrypted: take out insecure, or the credentials"
+            )
+        tls = [name for name in ("root_certificates", "client_certificate", "client_key") if getattr(self, name)]
+        if self.insecure and tls:
+            raise EndpointError(f"{', '.join(tls)} and insecure (plaintext) contradict each other; take one out")
+        if bool(self.client_certificate) != bool(self.client_key):
+            raise EndpointError("client_certificate and client_key go together; one of them is missing")
+        if not is_whole(self.max_message_mb, least=1, most=2047):
+            raise EndpointError(f"max_message_mb must be a whole number from 1 to 2047, not {self.max_message_mb!r}")
+
+    def open(self, module: Any, *, number: int = 0) -> Any:
+        """Open a channel with ``grpc`` or ``grpc.aio``; a number above 0 gives it a connection of its own."""
+        options: list[tuple[str, Any]] = [
+            ("grpc.primary_user_agent", f"airflow-provider-lro/{__version__}"),
+            ("grpc.max_receive_message_length", self.max_message_mb * 1024 * 1024),
+            # gRPC's own pause between connection attempts grows to two minutes: longer than the interval of the wait
+            # that is to notice that the server is back.
+            ("grpc.max_reconnect_backoff_ms", 10_000),
+            # Without pings a connection that died without a word (a NAT's table, a hung balancer) is kept for ever.
+            ("grpc.keepalive_time_ms", 10_000),
+            ("grpc.keepalive_timeout_ms", 10_000),
+            ("grpc.http2.ping_timeout_ms", 10_000),
+        ]
+        if number:  # gRPC itself shares connections between channels whose options are equal
+            options.append(("lro.channel_number", number))
+        if self.authority:
+            options.append(("grpc.default_authority", self.authority))
+            options.append(("grpc.ssl_target_name_override", self.authority))
+        if self.insecure:
+            return module.insecure_channel(self.target, options=options)
+        tls = grpc.ssl_channel_credentials(self.root_certificates, self.client_key, self.client_certificate)
+        return module.secure_channel(self.target, tls, options=options)
+
+
+class _Shared:
+    """A channel with what belongs to it, and the number of its holders."""
+
+    __slots__ = ("channel", "gate", "holders", "key", "stubs", "tokens")
+
+    def __init__(self, key: _Key, config: ChannelConfig, channel: Any, stubs: dict[str, Callable[..., Any]]) -> None:
+        self.key = key
+        self.gate = asyncio.Semaphore(CALLS_IN_FLIGHT)  # for the calls of an event loop
+        self.channel = channel
+        self.stubs = stubs
+        plaintext = CredentialsConfig(anonymous=True)
+        self.tokens = Tokens(plaintext if config.insecure else config.credentials)
+        self.holders = 0
+
+
+_lock = threading.Lock()
+_Key: TypeAlias = tuple[asyncio.AbstractEventLoop | None, ChannelConfig, int]
+_shared: dict[_Key, _Shared] = {}
+
+
+class Lease:
+    """One holder's share in a channel."""
+
+    __slots__ = ("_held", "shared")
+
+    def __init__(self, shared: _Shared) -> None:
+        self.shared = shared
+        self._held = True
+
+    def release(self) -> Any:
+        """Give the channel back, once. Returns it when nobody else holds it: the caller is to close it."""
+        with _lock:
+            held, self._held = self._held, False
+            if not held:
+                return None
+            self.shared.holders -= 1
+            if self.shared.holders:
+                return None
+            del _shared[self.shared.key]
+            return self.shared.channel
+
+
+def acquire(
+    config: ChannelConfig,
+    make_stubs: Callable[[Any], dict[str, Callable[..., Any]]],
+    *,
+    loop: asyncio.AbstractEventLoop | None = None,
+    most: int | None = None,
+) -> Lease:
+    """Take a share in the channel for ``config``; opens it for its first holder.
+
+    Args:
+        config: which channel.
+        make_stubs: makes the callables of a channel, once for all its holders.
+        loop: the running loop, for an aio channel; None for a sync one.
+        most: of its holders, where each has a call on its way all the time; there are as many channels as it takes.
+    """
+    number = 0 if most is None else 1
+    with _lock:
+        while most is not None and (full := _shared.get((loop, config, number))) and full.holders >= most:
+            number += 1
+        key = (loop, config, number)
+        shared = _shared.get(key)
+        if shared is None:
+            channel = config.open(grpc if loop is None else grpc.aio, number=number)
+            shared = _shared[key] = _Shared(key, config, channel, make_stubs(channel))
+        shared.holders += 1
+        return Lease(shared)
+
+
+def open_channels() -> int:
+    """Return the number of channels that are open now."""
+    with _lock:
+        return len(_shared)

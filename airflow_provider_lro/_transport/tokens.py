@@ -1,0 +1,185 @@
+"""The authorization headers of one channel: fetched once for all its calls, and again ahead of expiry.
+
+Tokens travel as per-call metadata, not through grpc's call-credentials plugin, which costs a thread per call. What
+blocks (files, the metadata server, a token endpoint) blocks in a refresh alone, which has a thread of its own: it may
+last for minutes, and nobody need wait so long, nor meet in the middle of it what a signal handler raises. However many
+calls need one, there is one refresh at a time. Floor ½.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import threading
+import time
+from concurrent.futures import Future
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from google.auth import exceptions as google_errors
+
+from airflow_provider_lro._core.text import LONGEST_SAID, one_line
+from airflow_provider_lro.exceptions import Code, CredentialsError, LroError, RpcError
+
+if TYPE_CHECKING:
+    from google.auth.credentials import Credentials
+
+    from airflow_provider_lro._transport.credentials import CredentialsConfig, Headers
+
+__all__ = ["Tokens"]
+
+LONGEST_MARGIN = 225.0
+"""Seconds before its expiry at which a token is refreshed; google-auth's own ``REFRESH_THRESHOLD``."""
+SHARE_OF_LIFE = 0.25
+"""… but not before the last quarter of a token's life."""
+PAUSE_AFTER_FAILURE = 30.0
+"""Seconds until a refresh is tried again that failed while its token still held."""
+RETRYABLE_STATUS = frozenset({408, 429})
+
+log = logging.getLogger(__name__)
+
+
+class Tokens:
+    """The tokens of one channel, for its sync or its aio calls."""
+
+    def __init__(self, config: CredentialsConfig) -> None:
+        self._config = config
+        self._credentials: Credentials | None = None
+        self._headers: Headers | None = None
+        self._refresh_at = math.inf
+        self._expires_at = math.inf
+        self._lock = threading.Lock()
+        self._flight: Future[Headers] | None = None
+        if config.anonymous or config.token:
+            self._headers = config.static_headers()
+
+    def headers(self) -> Headers | None:
+        """Return the headers of a call made now; None when they must be refreshed first."""
+        now = time.monotonic()
+        if now < self._refresh_at:
+            return self._headers
+        # Who finds that it is time to begins a refresh; all go on with the token that still holds.
+        return self._headers if self._flight is not None and now < self._expires_at else None
+
+    def forget(self) -> None:
+        """Take the token for revoked: the service refused it. The next call fetches another."""
+        if self._credentials is not None:
+            self._headers, self._refresh_at = None, math.inf
+
+    def refresh(self, timeout: float | None = None) -> Headers:
+        """Return valid headers. Callers that come at once share one refresh, and its error.
+
+        It blocks only where there is no token that still holds: ahead of expiry nobody waits for the next one.
+
+        Args:
+            timeout: seconds that the caller has; the refresh itself goes on.
+
+        Raises:
+            CredentialsError: for good.
+            RpcError: the token endpoint could not be reached or was overloaded; worth another try.
+            TimeoutError: it takes longer.
+        """
+        flight = self._board()
+        held = self.headers()
+        return flight.result(timeout) if held is None else held
+
+    async def arefresh(self) -> Headers:
+        """Do as ``refresh`` does, off the event loop; the caller's own timeout ends it."""
+        flight = self._board()
+        held = self.headers()
+        return await asyncio.wrap_future(flight) if held is None else held
+
+    def _board(self) -> Future[Headers]:
+        """Return the refresh that is on its way, begun now if there is none."""
+        with self._lock:
+            if self._flight is not None:
+                return self._flight
+            flight: Future[Headers] = Future()
+            headers = self.headers()
+            if headers is not None:  # refreshed between the caller's look and now
+                flight.set_result(headers)
+                return flight
+            flight.set_running_or_notify_cancel()  # a caller that is cancelled leaves the others their refresh
+            try:
+                # A daemon: neither the end of an event loop nor that of the process waits for it.
+                threading.Thread(target=self._fly, args=(flight,), name="lro-token", daemon=True).start()
+            except RuntimeError as error:
+                raise RpcError(f"the token cannot be refreshed: {error}", code=Code.UNAVAILABLE) from error
+            self._flight = flight  # not before: it ends with the lock that is held here
+        return flight
+
+    def _fly(self, flight: Future[Headers]) -> None:
+        failed: BaseException | None = None
+        headers: Headers | None = None
+        try:
+            headers = self._fetch()
+        except BaseException as error:  # noqa: BLE001  (whatever it is, it is every waiting caller's)
+            headers, failed = self._outlive(error), error
+        with self._lock:
+            self._flight = None
+        if headers is not None:
+            flight.set_result(headers)
+        else:
+            flight.set_exception(failed)
+
+    def _outlive(self, error: BaseException) -> Headers | None:
+        """A refresh ahead of expiry may fail: the token that there is still holds."""
+        now = time.monotonic()
+        if self._headers is None or now >= self._expires_at:
+            return None
+        log.warning("%s; the token at hand holds for %.0f s more", error, self._expires_at - now)
+        self._refresh_at = now + min(PAUSE_AFTER_FAILURE, (self._expires_at - now) / 2)
+        return self._headers
+
+    def _fetch(self) -> Headers:
+        first = self._credentials is None
+        if self._credentials is None:
+            self._credentials = self._config.load()
+        request = _request()
+        try:
+            if not (first and self._credentials.valid):
+                self._credentials.refresh(request)
+        except google_errors.GoogleAuthError as error:
+            raise _refresh_error(error, request.status, whose=self._config.whose) from None
+        lifetime = math.inf
+        if self._credentials.expiry is not None:
+            lifetime = (self._credentials.expiry - datetime.now(tz=UTC).replace(tzinfo=None)).total_seconds()
+        now = time.monotonic()
+        headers = self._config.applied(self._credentials)
+        self._expires_at = now + lifetime
+        self._headers, self._refresh_at = headers, self._expires_at - min(LONGEST_MARGIN, SHARE_OF_LIFE * lifetime)
+        return headers
+
+
+def _request() -> Any:
+    """Return google-auth's transport, which remembers the status of its last answer."""
+    from google.auth.transport.requests import Request
+
+    class Remembering(Request):
+        status: int | None = None
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            self.status = None
+            response: Any = super().__call__(*args, **kwargs)  # type: ignore[no-untyped-call]
+            self.status = response.status
+            return response
+
+    return Remembering()
+
+
+def _refresh_error(error: google_errors.GoogleAuthError, status: int | None, *, whose: str) -> LroError:
+    """Tell a token endpoint that is down from one that said no; google-auth marks only some of its errors.
+
+    The text is the error's first argument: those behind it are whole answers.
+    """
+    said = str(error.args[0]) if error.args else type(error).__name__
+    shown = one_line(said, LONGEST_SAID)
+    transport = any(isinstance(each, google_errors.TransportError) for each in (error, error.__cause__))
+    unreached = transport and status is None
+    overloaded = status is not None and (status >= 500 or status in RETRYABLE_STATUS)  # noqa: PLR2004
+    if unreached or overloaded or error.retryable:
+        return RpcError(
+            f"the token endpoint cannot be reached, to refresh {whose}: {shown}", code=Code.UNAVAILABLE, message=said
+        )
+    return CredentialsError(f"{whose} were refused by the token endpoint: {shown}", message=said)

@@ -1,0 +1,340 @@
+"""``LongRunningOperationHook``: from an Airflow connection to a client of google.longrunning.Operations.
+
+Floor 1: floor ½ is imported inside functions, so that the import of a DAG file never loads grpc.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self
+
+from airflow_provider_lro._core.checks import check_name
+from airflow_provider_lro._core.links import check_template
+from airflow_provider_lro._core.loops import forget_closed
+from airflow_provider_lro._core.text import one_line
+from airflow_provider_lro.exceptions import (
+    Code,
+    CredentialsError,
+    EndpointError,
+    LroError,
+    RpcError,
+    UnimplementedError,
+)
+from airflow_provider_lro.hooks._connection import ConnectionSettings, TaskSettings
+from airflow_provider_lro.operation import Operation
+from airflow_provider_lro.version_compat import AirflowNotFoundException, BaseHook, aget_connection, mask_secret
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Sequence
+
+    from google.longrunning import operations_proto_pb2 as pb
+
+    from airflow_provider_lro._transport.channel import ChannelConfig
+    from airflow_provider_lro._transport.client import AsyncOperationsClient, OperationsClient, OperationsPager
+
+__all__ = ["LongRunningOperationHook"]
+
+CONNECTION_LIFETIME = 60.0
+"""Seconds for which the waits of a triggerer share what they read of a connection."""
+PAUSES_TO_FIND = (1.0, 2.0, 4.0, 8.0)
+"""Seconds between the tries to find a connection in the triggerer."""
+PROBE_NAME = "projects/airflow/locations/us-central1/operations/connection-test"
+"""An operation that exists nowhere: what a service says of it tells whether it answers at all."""
+NOWHERE = "endpoint.invalid"
+"""A host that no name server will ever know: in place of an endpoint that is not known yet."""
+NONE_STORED = ConnectionSettings()
+"""In place of a connection that need not be stored; one, as it keeps the channels that its waits share."""
+
+
+class LongRunningOperationHook(BaseHook):
+    """Talks to ``google.longrunning.Operations`` of any service.
+
+    A context manager: leaving it closes its channels. Every method that calls raises ``RpcError`` or one of its kin,
+    ``CredentialsError`` or ``EndpointError``.
+
+    :param lro_conn_id: connection of type ``lro`` (or ``google_cloud_platform``, then with ``endpoint``).
+    :param endpoint: host or host:port of the service, instead of the connection's; may hold ``{location}``.
+    :param impersonation_chain: service account to impersonate, or a chain of them (text with commas, or a sequence).
+    :param quota_project_id: project that quota and bills go to.
+    """
+
+    conn_name_attr = "lro_conn_id"
+    default_conn_name = "lro_default"
+    conn_type = "lro"
+    hook_name = "Long-running operations"
+    _no_host = "give the task endpoint="
+    """What to do without a connection."""
+
+    def __init__(
+        self,
+        lro_conn_id: str = default_conn_name,
+        *,
+        endpoint: str | None = None,
+        impersonation_chain: str | Sequence[str] | None = None,
+        quota_project_id: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.lro_conn_id = lro_conn_id
+        self.endpoint = endpoint
+        self._task = TaskSettings(
+            endpoint=endpoint, impersonation_chain=impersonation_chain, quota_project_id=quota_project_id
+        )
+        self._settings: ConnectionSettings | None = None
+        self._clients: dict[ChannelConfig, OperationsClient] = {}
+
+    @classmethod
+    def of(cls, holder: Any) -> Self:
+        """Return the hook of a trigger, whose attributes are called as the arguments are."""
+        return cls(
+            holder.lro_conn_id,
+            endpoint=holder.endpoint,
+            impersonation_chain=holder.impersonation_chain,
+            quota_project_id=holder.quota_project_id,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the channels this hook has opened."""
+        while self._clients:
+            self._clients.popitem()[1].close()
+
+    def get_conn(self, name: str | None = None) -> OperationsClient:
+        """Return the client; it is closed with the hook.
+
+        :param name: an operation's (or parent's) name, where the endpoint takes its ``{location}`` from it.
+        """
+        if self._settings is None:
+            self._settings = self._read_connection()
+        return self._client(self._settings.channel_config(self._task, name=name))
+
+    def _client(self, config: ChannelConfig) -> OperationsClient:
+        from airflow_provider_lro._transport.client import OperationsClient
+
+        if config not in self._clients:
+            self._clients[config] = OperationsClient(config)
+        return self._clients[config]
+
+    def check(self, *, endpoint_follows: bool = False) -> bool:
+        """Raise what is wrong with connection and credentials, as far as that can be known before a call.
+
+        Returns whether it is known where to call.
+
+        :param endpoint_follows: the endpoint may come to be known later: that there is none yet is no error.
+        """
+        if self._settings is None:
+            self._settings = self._read_connection(endpoint_follows=endpoint_follows)
+        known = bool(self.endpoint or self._settings.host)
+        task = replace(self._task, endpoint=NOWHERE) if endpoint_follows and not known else self._task
+        config = self._client(self._settings.channel_config(task, name=PROBE_NAME)).config
+        if not (config.insecure or config.credentials.anonymous or config.credentials.token):
+            config.credentials.load()
+        return known
+
+    @asynccontextmanager
+    async def async_client(self, name: str | None = None) -> AsyncIterator[AsyncOperationsClient]:
+        """Give a client for the running event loop; its channel is shared by all waits that agree in it.
+
+        :param name: as in ``get_conn``.
+        """
+        client = await self.aget_conn(name)
+        try:
+            yield client
+        finally:
+            await client.close()
+
+    async def aget_conn(self, name: str | None = None) -> AsyncOperationsClient:
+        """Return what ``async_client`` gives; whoever asks for it closes it.
+
+        :param name: as in ``get_conn``.
+        """
+        from airflow_provider_lro._transport.client import AsyncOperationsClient
+
+        settings = self._settings = await self._asettings()
+        return AsyncOperationsClient(settings.channel_config(self._task, name=name))
+
+    async def async_channels(self, names: Iterable[str]) -> list[ChannelConfig]:
+        """Return the channel of each of many operations, in the triggerer."""
+        return list((await self._asettings()).channel_configs(self._task, names))
+
+    def channels(self, names: Iterable[str]) -> list[ChannelConfig]:
+        """Return the channel of each of many operations, on a worker."""
+        if self._settings is None:
+            self._settings = self._read_connection()
+        return list(self._settings.channel_configs(self._task, names))
+
+    def operation(self, operation: str | pb.Operation) -> Operation:
+        """Return an operation to poll, wait for, cancel or delete; nothing is sent.
+
+        :param operation: its name, or a raw ``google.longrunning.Operation``.
+        """
+        if isinstance(operation, str):
+            return Operation.from_name(self.get_conn(operation), operation)
+        return Operation(self.get_conn(operation.name), operation)
+
+    def get_operation(self, name: str) -> Operation:
+        """Return an operation, polled once; an operation that failed is returned too, ``done`` and not raised."""
+        client = self.get_conn(check_name(name))
+        return Operation(client, client.get_operation(name))
+
+    def list_operations(
+        self,
+        parent: str,
+        filter: str = "",
+        page_size: int | None = None,
+        return_partial_success: bool = False,  # noqa: FBT001, FBT002  (the contract's signature)
+    ) -> OperationsPager:
+        """Return the operations under a parent, to be looped over; see ``OperationsClient.list_operations``."""
+        return self.get_conn(parent).list_operations(parent, filter, page_size, return_partial_success)
+
+    def cancel_operation(self, name: str) -> None:
+        """Ask to cancel an operation; success means "asked"."""
+        self.get_conn(name).cancel_operation(name)
+
+    def delete_operation(self, name: str) -> None:
+        """Tell that nobody is interested in an operation's result any more; does not cancel it."""
+        self.get_conn(name).delete_operation(name)
+
+    def wait_operation(self, name: str, timeout: float = 60.0) -> pb.Operation:
+        """Call the service's own ``WaitOperation``; ``operation(name).wait()`` is the wait that always works.
+
+        :param timeout: seconds that the server is asked to hold the call; it may answer earlier.
+        """
+        return self.get_conn(name).wait_operation(name, timeout)
+
+    def link(self, name: str) -> str | None:
+        """Return the link to an operation, by the template of the connection; None where there is none.
+
+        A template that is wrong is a warning, no error: no wait fails for the sake of a link. A client is taken first.
+        """
+        try:
+            return None if self._settings is None else self._settings.link(name)
+        except ValueError as error:
+            self.log.warning("no link to operation %r: %s", name, error)
+            return None
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Ask for an operation that exists nowhere, and tell from the answer how far the call came."""
+        try:
+            return self._probe()
+        except CredentialsError as error:
+            return False, f"Credentials refused: {error}"
+        except LroError as error:
+            return False, f"Cannot connect: {error}"
+
+    def _probe(self) -> tuple[bool, str]:
+        client = self.get_conn(PROBE_NAME)
+        reached = f"Reached {client.config.target}"
+        answers = f"{reached}, which answers google.longrunning.Operations"
+        if self._settings is not None and (template := self._settings.extra.get("link_template")):
+            try:
+                check_template(template)
+            except ValueError as error:
+                return False, str(error)
+        try:
+            client.get_operation(PROBE_NAME, rpc_timeout=10.0)
+        except UnimplementedError as error:
+            text = one_line(error.message)
+            return False, f"{reached}, which does not implement google.longrunning.Operations: {text}"
+        except RpcError as error:
+            if error.code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
+                raise
+            said = getattr(error.code, "name", error.code)
+            return True, f"{answers} (of {PROBE_NAME!r}, which exists nowhere, it said {said})"
+        return True, answers
+
+    @property
+    def stored_conn_id(self) -> str:
+        """The id of the connection that was read, "" if none is stored and none is needed."""
+        return self.lro_conn_id if self._settings is None or self._settings.conn_id else ""
+
+    def _read_connection(self, *, endpoint_follows: bool = False) -> ConnectionSettings:
+        try:
+            settings = ConnectionSettings.of(self.get_connection(self.lro_conn_id)) if self.lro_conn_id else None
+        except AirflowNotFoundException:
+            settings = None
+        if settings is not None:
+            _mask(settings)
+        return self._or_none_needed(settings, endpoint_follows=endpoint_follows)
+
+    async def _asettings(self) -> ConnectionSettings:
+        return self._or_none_needed(await _shared_settings(self) if self.lro_conn_id else None)
+
+    async def _aread_connection(self) -> ConnectionSettings | None:
+        for pause in (*PAUSES_TO_FIND, None):
+            try:
+                connection, extra = await aget_connection(self.lro_conn_id, type(self))
+            except AirflowNotFoundException:
+                # Airflow says so, too, when it could not ask, and a worker has found it a moment ago.
+                if pause is not None:
+                    await asyncio.sleep(pause)
+            else:
+                settings = ConnectionSettings.of(connection, extra=extra)
+                await asyncio.to_thread(_mask, settings)
+                return settings
+        return None
+
+    def _or_none_needed(
+        self, settings: ConnectionSettings | None, *, endpoint_follows: bool = False
+    ) -> ConnectionSettings:
+        """With an endpoint on the task, the default connection need not be stored; a named one must."""
+        if settings is not None:
+            return settings
+        reaches = bool(self.endpoint) or endpoint_follows
+        is_named = self.lro_conn_id not in ("", self.default_conn_name)
+        if reaches and not is_named:
+            return NONE_STORED
+        advice = "add it, or correct the id" if reaches else "add it, with the service's host"
+        advice += "" if reaches else ", or correct the id" if is_named else f", or {self._no_host}"
+        raise EndpointError(f"the connection {self.lro_conn_id!r} is not stored; {advice}") from None
+
+    # What Airflow below 3.2 shows as the connection's form; newer ones read get_provider_info.
+
+    @classmethod
+    def get_connection_form_widgets(cls) -> dict[str, Any]:
+        """Return the form's own fields."""
+        from airflow_provider_lro._core.form import widgets
+
+        return widgets()
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        """Return what the form makes of Airflow's fields."""
+        from airflow_provider_lro._core.form import field_behaviour
+
+        return field_behaviour()
+
+
+def _mask(settings: ConnectionSettings) -> None:
+    for secret in settings.secrets():
+        mask_secret(secret)
+
+
+_settings: dict[tuple[asyncio.AbstractEventLoop, str], tuple[float, asyncio.Task[ConnectionSettings | None]]] = {}
+
+
+async def _shared_settings(hook: LongRunningOperationHook) -> ConnectionSettings | None:
+    """Read a connection once for all waits that ask at the same time, or within a minute.
+
+    The first read in a triggerer takes seconds; thousands of them would take it down.
+    """
+    loop = asyncio.get_running_loop()
+    key = (loop, hook.lro_conn_id)
+    read_at, task = _settings.get(key, (0.0, None))
+    if task is None or (task.done() and (_failed(task) or time.monotonic() - read_at > CONNECTION_LIFETIME)):
+        forget_closed(_settings)
+        task = loop.create_task(hook._aread_connection())  # noqa: SLF001  (its own module)
+        _settings[key] = (time.monotonic(), task)
+    # Shielded: a wait that is cancelled must not take the connection from all others.
+    return await asyncio.shield(task)
+
+
+def _failed(task: asyncio.Task[Any]) -> bool:
+    return task.cancelled() or task.exception() is not None or task.result() is None

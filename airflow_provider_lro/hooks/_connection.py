@@ -1,0 +1,266 @@
+"""What is used of an Airflow connection, and the channel that it describes together with a task.
+
+Floor 1: floor ½ is imported inside functions.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+from airflow_provider_lro._core.args import SLOWEST_PACE
+from airflow_provider_lro._core.checks import is_number
+from airflow_provider_lro._core.links import fill_template
+from airflow_provider_lro.exceptions import CredentialsError, EndpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from airflow_provider_lro._transport.channel import ChannelConfig
+    from airflow_provider_lro._transport.credentials import CredentialsConfig
+
+__all__ = ["ConnectionSettings", "TaskSettings", "chain_of"]
+
+GOOGLE_CONNECTION = "google_cloud_platform"
+GOOGLE_PREFIX = "extra__google_cloud_platform__"
+GOOGLE_PROVIDER_EXTRAS = (
+    "credential_config_file",
+    "key_secret_name",
+    "key_secret_project_id",
+    "idp_issuer_url",
+    "client_id",
+    "client_secret",
+    "idp_extra_parameters",
+)
+"""What the Google provider needs for what it alone can do: keys in Secret Manager, client credentials of an IdP."""
+
+SECRET_EXTRAS = ("keyfile_dict", "credential_config_file", "client_key", "client_secret", "idp_extra_parameters")
+SECRET_KEYS = ("private_key", "client_secret", "refresh_token")
+"""What is secret inside those that are JSON."""
+MISTAKABLE_EXTRAS = ("key_path", "key_secret_name")
+"""What says where a key is, and has been given the key itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionSettings:
+    """What is used of a connection; the defaults are those of none. The repr shows no secret."""
+
+    conn_id: str = ""
+    host: str | None = None
+    port: int | None = None
+    password: str | None = field(default=None, repr=False)
+    extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    _configs: dict[Any, ChannelConfig] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, connection: Any, *, extra: Mapping[str, Any] | None = None) -> Self:
+        """Return the settings of an Airflow connection.
+
+        Args:
+            connection: of type ``lro``, or ``google_cloud_platform``, which has no endpoint and no token.
+            extra: its extra, where that was read asynchronously.
+        """
+        extra = connection.extra_dejson if extra is None else extra
+        if not isinstance(extra, Mapping):
+            raise EndpointError(f"the extra of connection {connection.conn_id!r} must be a JSON object")
+        extra = _unprefixed(extra)
+        if connection.conn_type == GOOGLE_CONNECTION:
+            return cls(conn_id=connection.conn_id, extra=extra)
+        return cls(
+            conn_id=connection.conn_id,
+            host=connection.host,
+            port=connection.port,
+            password=connection.password,
+            extra=extra,
+        )
+
+    def secrets(self) -> list[str]:
+        """Return what no log may show, for Airflow's masker, which knows only some of these by their names."""
+        from airflow_provider_lro._transport.credentials import is_key
+
+        texts = [self.password]
+        mistaken = [key for key in MISTAKABLE_EXTRAS if is_key(str(self.extra.get(key) or ""))]
+        for key in (*SECRET_EXTRAS, *mistaken):
+            value = self.extra.get(key)
+            texts.append(_text(value) if key != "credential_config_file" else None)
+            content = _json(value) if isinstance(value, str) else value
+            if isinstance(content, Mapping):
+                texts.append(_text(value))
+                texts.extend(_text(content.get(secret)) for secret in SECRET_KEYS)
+        return [text for text in texts if text]
+
+    def link(self, name: str) -> str | None:
+        """Return the link to an operation; None where the connection has no template.
+
+        Raises:
+            ValueError: the template makes no link, or none for this name.
+        """
+        template = self.extra.get("link_template")
+        return fill_template(template, name) if template else None
+
+    def channel_config(self, task: TaskSettings, *, name: str | None = None) -> ChannelConfig:
+        """Return the channel that this connection and a task describe; the same object for the same, as waits are many.
+
+        Args:
+            task: what the task says of it, which goes before the connection.
+            name: an operation's, from which ``{location}`` in the endpoint is filled.
+
+        Raises:
+            EndpointError: endpoint or TLS options cannot be right; says which, and what would do.
+            CredentialsError: several kinds of credentials, or credentials on a plaintext channel.
+        """
+        from airflow_provider_lro._transport.channel import fill_location, in_universe
+
+        task.check()
+        endpoint = in_universe(task.endpoint or self.host or "", _string(self.extra, "universe_domain"))
+        endpoint = fill_location(endpoint, name)
+        key = (endpoint, not task.endpoint, chain_of(task.impersonation_chain), task.quota_project_id)
+        if key not in self._configs:
+            self._configs[key] = self._channel_config(task, endpoint)
+        return self._configs[key]
+
+    def _channel_config(self, task: TaskSettings, endpoint: str) -> ChannelConfig:
+        from airflow_provider_lro._transport.channel import ChannelConfig, parse_endpoint, read_pem
+
+        extra = self.extra
+        return ChannelConfig(
+            target=parse_endpoint(endpoint, port=None if task.endpoint else self.port),
+            credentials=self._credentials(task),
+            insecure=_boolean(extra, "insecure"),
+            root_certificates=read_pem(_string(extra, "root_certificates"), what="root_certificates"),
+            client_certificate=read_pem(_string(extra, "client_certificate"), what="client_certificate"),
+            client_key=read_pem(_string(extra, "client_key"), what="client_key"),
+            authority=_string(extra, "authority"),
+            max_message_mb=_whole_number(extra, "max_message_mb", default=64),
+            max_polls_per_second=_pace(extra, "max_polls_per_second"),
+        )
+
+    def channel_configs(self, task: TaskSettings, names: Iterable[str]) -> Iterator[ChannelConfig]:
+        """Yield the channel of each of many operations: one and the same where the location is, too."""
+        from airflow_provider_lro._transport.channel import fill_location
+
+        task.check()
+        known: dict[str, ChannelConfig] = {}
+        for name in names:
+            place = fill_location(task.endpoint or self.host or "", name)
+            if place not in known:
+                known[place] = self.channel_config(task, name=name)
+            yield known[place]
+
+    def _credentials(self, task: TaskSettings) -> CredentialsConfig:
+        from airflow_provider_lro._transport.credentials import CLOUD_PLATFORM, CredentialsConfig
+
+        extra = self.extra
+        scopes = extra.get("scope") or CLOUD_PLATFORM
+        google: tuple[tuple[str, str], ...] = ()
+        if extra.get("key_secret_name") or extra.get("idp_issuer_url"):
+            google = tuple((key, text) for key in GOOGLE_PROVIDER_EXTRAS if (text := _text(extra.get(key))))
+        return CredentialsConfig(
+            key_path=_string(extra, "key_path"),
+            keyfile=_text(extra.get("keyfile_dict")),
+            config_file=None if google else _text(extra.get("credential_config_file")),
+            token=self.password or None,
+            anonymous=_boolean(extra, "is_anonymous"),
+            google=google,
+            scopes=tuple(" ".join(scopes if isinstance(scopes, list) else [str(scopes)]).replace(",", " ").split()),
+            impersonation_chain=chain_of(task.impersonation_chain or extra.get("impersonation_chain")),
+            quota_project_id=task.quota_project_id or _string(extra, "quota_project_id"),
+            whose=f"the credentials of connection {self.conn_id!r}" if self.conn_id else "the credentials",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSettings:
+    """What a task says of the connection; each goes before what the connection says."""
+
+    endpoint: str | None = None
+    impersonation_chain: str | Sequence[str] | None = None
+    quota_project_id: str | None = None
+
+    def check(self) -> None:
+        """Raise EndpointError or CredentialsError for what is no text."""
+        for name, kind in (("endpoint", EndpointError), ("quota_project_id", CredentialsError)):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise kind(f"{name} must be text, not a {type(value).__name__}")
+
+
+def chain_of(value: object) -> tuple[str, ...]:
+    """Return an impersonation chain from one account, a list with commas between, or a sequence.
+
+    Raises:
+        CredentialsError: it is none of these.
+    """
+    accounts = value.split(",") if isinstance(value, str) else value or ()
+    if not isinstance(accounts, Sequence) or not all(isinstance(account, str) for account in accounts):
+        raise CredentialsError(
+            f"impersonation_chain must be a service account, several with commas between, or a list, not {value!r}"
+        )
+    return tuple(account.strip() for account in accounts if account.strip())
+
+
+def _unprefixed(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Old forms of the Google provider wrote its extras with a prefix; the bare name goes before it."""
+    old = {key.removeprefix(GOOGLE_PREFIX): value for key, value in extra.items() if key.startswith(GOOGLE_PREFIX)}
+    return {**old, **{key: value for key, value in extra.items() if not key.startswith(GOOGLE_PREFIX)}}
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:  # said where the key is loaded
+        return None
+
+
+def _text(value: object) -> str | None:
+    """JSON may be stored as text or as the value itself."""
+    if not value:
+        return None
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _string(extra: Mapping[str, Any], key: str) -> str | None:
+    value = extra.get(key)
+    if value is None or isinstance(value, str):
+        return value or None
+    raise EndpointError(f"{key} in the connection's extra must be text, not a {type(value).__name__}")
+
+
+def _boolean(extra: Mapping[str, Any], key: str) -> bool:
+    """A URI gives text where JSON gives a boolean; what is neither must not turn TLS off by accident."""
+    value = extra.get(key)
+    if value in (None, ""):
+        return False
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in ("true", "1", "yes"):
+        return True
+    if isinstance(value, str) and value.lower() in ("false", "0", "no"):
+        return False
+    raise EndpointError(f"{key} in the connection's extra must be true or false, not {value!r}")
+
+
+def _whole_number(extra: Mapping[str, Any], key: str, *, default: int) -> int:
+    value = extra.get(key)
+    if value in (None, ""):
+        return default
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        raise EndpointError(f"{key} in the connection's extra must be a whole number, not {value!r}") from None
+
+
+def _pace(extra: Mapping[str, Any], key: str) -> float | None:
+    value = extra.get(key)
+    if value in (None, ""):
+        return None
+    try:
+        pace = float(value)
+    except (TypeError, ValueError):
+        pace = math.nan
+    if not is_number(pace, least=SLOWEST_PACE):
+        raise EndpointError(f"{key} in the connection's extra must be a number above 0, not {value!r}") from None
+    return pace

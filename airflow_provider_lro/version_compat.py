@@ -1,0 +1,207 @@
+"""Every difference between the versions of Airflow, and every private attribute of Airflow that this provider reads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import airflow
+from airflow.exceptions import AirflowRescheduleException
+from airflow.providers.common.compat.sdk import (
+    AirflowException,
+    AirflowFailException,
+    AirflowNotFoundException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    AirflowTaskTimeout,
+    BaseHook,
+    BaseOperator,
+    BaseOperatorLink,
+    BaseSensorOperator,
+    DecoratedOperator,
+    KeywordParameters,
+    XCom,
+    conf,
+    mask_secret,
+    task_decorator_factory,
+)
+
+try:
+    from airflow.sdk.exceptions import AirflowTaskTerminated
+except ImportError:  # Airflow 2
+    from airflow.exceptions import AirflowTaskTerminated  # type: ignore[no-redef]
+
+try:
+    from airflow.sdk.bases.xcom import BaseXCom
+except ImportError:  # Airflow 2, which reads links by way of the backend, if there is one
+    BaseXCom = XCom  # type: ignore[misc]
+
+try:
+    from airflow.sdk.execution_time.context import NEVER_EXPIRE
+except ImportError:  # below Airflow 3.3, where there is no store either
+    FOR_EVER: dict[str, Any] = {}
+else:
+    FOR_EVER = {"retention": NEVER_EXPIRE}
+"""How the task state store is told to keep a value."""
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+__all__ = [
+    "AIRFLOW_2",
+    "AIRFLOW_VERSION",
+    "FOR_EVER",
+    "TRIGGER_TIMEOUTS",
+    "AirflowException",
+    "AirflowFailException",
+    "AirflowNotFoundException",
+    "AirflowRescheduleException",
+    "AirflowSensorTimeout",
+    "AirflowSkipException",
+    "AirflowTaskTerminated",
+    "AirflowTaskTimeout",
+    "BaseHook",
+    "BaseOperator",
+    "BaseOperatorLink",
+    "BaseSensorOperator",
+    "BaseXCom",
+    "DecoratedOperator",
+    "KeywordParameters",
+    "XCom",
+    "aget_connection",
+    "asset_state_stores",
+    "conf",
+    "ends_task_in_trigger",
+    "first_poke",
+    "is_mapped_copy",
+    "mask_secret",
+    "state_of",
+    "stats",
+    "task_decorator_factory",
+    "task_id_of",
+    "triggers_hear_kills",
+    "why_worker_is_needed",
+]
+
+AIRFLOW_VERSION: str = airflow.__version__
+AIRFLOW_2 = AIRFLOW_VERSION.startswith("2.")
+TRIGGER_TIMEOUTS = ("Trigger timeout", "Trigger/execution timeout")
+"""What Airflow 3 and Airflow 2.11 say when ``defer(timeout=…)`` has run out."""
+
+
+def task_id_of(ti: Any) -> dict[str, Any]:
+    """Return what identifies a task instance, as keyword arguments of ``XCom.set`` and the like."""
+    map_index = -1 if ti.map_index is None else int(ti.map_index)
+    return {"dag_id": ti.dag_id, "task_id": ti.task_id, "run_id": ti.run_id, "map_index": map_index}
+
+
+def state_of(ti: Any) -> str | None:
+    """Return the state of a task instance in the database; None also for one that was cleared. Blocks.
+
+    Workers are also told to stop when their machine goes away, and triggers when they move to another triggerer. Only
+    this state tells these apart from a user's kill.
+
+    Args:
+        ti: the task instance, as a task's context or a trigger has it.
+    """
+    key = task_id_of(ti)
+    try:
+        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+    except ImportError:  # Airflow 2
+        from airflow.models.taskinstance import TaskInstance
+        from airflow.utils.session import create_session
+
+        with create_session() as session:
+            state = session.query(TaskInstance.state).filter_by(**key).scalar()
+    else:
+        states: dict[str, dict[str, Any]] = RuntimeTaskInstance.get_task_states(
+            dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=key["map_index"]
+        )
+        name = ti.task_id if key["map_index"] < 0 else f"{ti.task_id}_{key['map_index']}"
+        state = states.get(ti.run_id, {}).get(name)
+    return None if state is None else str(getattr(state, "value", state))
+
+
+def is_mapped_copy(task: Any) -> bool:
+    """Return True for one of a mapped task's, which is made on a worker, of values that are rendered already."""
+    return bool(getattr(task, "_BaseOperator__from_mapped", False))
+
+
+def first_poke(context: Context, task: Any) -> float | None:
+    """Return when a rescheduled sensor first poked, in epoch seconds, by Airflow's own rule; None on the first time."""
+    ti: Any = context["ti"]
+    if hasattr(ti, "get_first_reschedule_date"):
+        first = ti.get_first_reschedule_date(context)
+    else:  # Airflow 2
+        from airflow.sensors.base import _orig_start_date
+
+        first_try = (ti.max_tries or 0) - (task.retries or 0) + 1
+        first = _orig_start_date(ti.dag_id, ti.task_id, ti.run_id, ti.map_index, first_try)
+    return None if first is None else float(first.timestamp())
+
+
+def stats() -> Any:
+    """Return Airflow's sender of metrics."""
+    from airflow.providers.common.compat.sdk import Stats
+
+    return Stats
+
+
+async def aget_connection(conn_id: str, hook: Any) -> tuple[Any, Any]:
+    """Return a connection and its extra, read in the triggerer; goes around a deadlock of Airflow below 3.3.2."""
+    from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
+
+    connection = await get_async_connection(conn_id, hook=hook)
+    return connection, await get_async_extra_dejson(connection)
+
+
+def asset_state_stores(trigger: Any) -> list[Any]:
+    """Return the stores of all assets that an event trigger serves; none below Airflow 3.3.
+
+    One trigger may serve several assets, and is not told which: the accessors' own methods refuse that.
+    """
+    accessors = getattr(trigger, "asset_state_store", None)
+    if accessors is None:
+        return []
+    each = [*getattr(accessors, "_by_name", {}).values(), *getattr(accessors, "_by_uri", {}).values()]
+    return each or [accessors]
+
+
+# ── ending a task from the triggerer ──
+
+
+def triggers_hear_kills() -> bool:
+    """Return True where Airflow calls a trigger's ``on_kill``, since 3.3; below, a kill looks like a shutdown."""
+    from airflow.triggers.base import BaseTrigger
+
+    return hasattr(BaseTrigger, "on_kill")
+
+
+def ends_task_in_trigger() -> bool:
+    """Return True where a trigger may write XComs and its end of a task heeds retries: since Airflow 3.3."""
+    return triggers_hear_kills()
+
+
+def why_worker_is_needed(task: Any) -> str | None:
+    """Return what a task has that Airflow does on a worker alone when the task ends; None if there is nothing."""
+    has: dict[str, bool] = {
+        "outlets": bool(task.outlets),
+        "an on_success_callback": bool(getattr(task, "has_on_success_callback", False)),
+        "an on_skipped_callback": bool(getattr(task, "has_on_skipped_callback", False)),
+        "multiple_outputs": bool(getattr(task, "multiple_outputs", False)),
+        "the DAG's result": bool(getattr(task, "returns_dag_result", False)),
+        "a post_execute": task._post_execute_hook is not None,  # noqa: SLF001
+    }
+    for what, there in has.items():
+        if there:
+            return f"it has {what}"
+    if task.get_dag() is not None and next(iter(task.iter_mapped_dependants()), None) is not None:
+        return "another task is mapped over its result"
+    from airflow.sdk.listener import get_listener_manager
+
+    if XCom is not BaseXCom:
+        return "an XCom backend is configured, which may block"
+    hooks = get_listener_manager().hook
+    for heard in ("success", "skipped"):
+        if getattr(hooks, f"on_task_instance_{heard}").get_hookimpls():
+            return f"a plugin listens to on_task_instance_{heard}"
+    return None
