@@ -1,7 +1,4 @@
-"""``@task.lro``: a function that starts an operation, as a task that waits for it.
-
-Floor 3: imports floor 2.
-"""
+"""``@task.lro``: a function that starts an operation, as a task that waits for it."""
 
 from __future__ import annotations
 
@@ -10,7 +7,8 @@ import inspect
 import sys
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
-from airflow_provider_lro._core.type_names import type_name
+from airflow_provider_lro._core.names import type_name
+from airflow_provider_lro.operators._base import DEFAULT_DEFERRABLE
 from airflow_provider_lro.operators.start import StartOperationOperator
 from airflow_provider_lro.version_compat import DecoratedOperator, KeywordParameters, task_decorator_factory
 
@@ -66,11 +64,11 @@ class _LroDecoratedOperator(DecoratedOperator, StartOperationOperator):
 
     @property
     def _starter(self) -> str:
-        """What starts the operation, for messages."""
+        """The name of what starts the operation, for messages."""
         return f"the function {getattr(self.python_callable, '__name__', self.python_callable)!r} of @task.lro"
 
     def start(self, context: Context) -> Any:
-        """Call the function, with what it asks for of the context; its own arguments go first."""
+        """Call the function, with the parts of the context that it asks for; its own arguments go first."""
         parameters = inspect.signature(self.python_callable).parameters
         takes_all = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
         there: Mapping[str, Any] = context
@@ -117,31 +115,31 @@ def lro_task(python_callable: Callable[P, R], /) -> Task[P, R]: ...
 @overload
 def lro_task(
     *,
-    interval: float | timedelta = ...,
-    wait_timeout: float | timedelta | None = ...,
-    cancel_on_kill: bool = ...,
-    on_timeout: str = ...,
-    cancel_grace: float | timedelta = ...,
-    on_cancelled: str = ...,
-    require_result: bool = ...,
-    response_type: Any = ...,
-    metadata_type: Any = ...,
-    type_modules: str | Sequence[str] = ...,
-    initial_delay: float | timedelta = ...,
-    multiplier: float = ...,
-    jitter: float = ...,
-    rpc_timeout: float | timedelta = ...,
-    not_found_grace: float | timedelta = ...,
-    max_consecutive_errors: int | None = ...,
-    max_polls_per_second: float | None = ...,
-    poll_method: str = ...,
-    list_parent: str | None = ...,
-    deferrable: bool = ...,
-    lro_conn_id: str = ...,
-    endpoint: str | None = ...,
-    impersonation_chain: str | Sequence[str] | None = ...,
-    quota_project_id: str | None = ...,
-    multiple_outputs: bool = ...,
+    interval: float | timedelta = 60.0,
+    wait_timeout: float | timedelta | None = None,
+    deferrable: bool = DEFAULT_DEFERRABLE,
+    on_timeout: str = "fail",
+    cancel_grace: float | timedelta = 60.0,
+    on_cancelled: str = "fail",
+    cancel_on_kill: bool = True,
+    require_result: bool = False,
+    response_type: Any = None,
+    metadata_type: Any = None,
+    type_modules: str | Sequence[str] = (),
+    initial_delay: float | timedelta = 1.0,
+    multiplier: float = 2.0,
+    jitter: float = 0.1,
+    rpc_timeout: float | timedelta = 30.0,
+    not_found_grace: float | timedelta = 60.0,
+    max_consecutive_errors: int | None = None,
+    max_polls_per_second: float | None = None,
+    poll_method: str = "get",
+    list_parent: str | None = None,
+    lro_conn_id: str = "lro_default",
+    endpoint: str | None = None,
+    impersonation_chain: str | Sequence[str] | None = None,
+    quota_project_id: str | None = None,
+    multiple_outputs: bool = False,
     **kwargs: Any,
 ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 
@@ -151,7 +149,7 @@ def lro_task(
 ) -> Any:
     """Make a task of a function that starts a long-running operation; also ``@task.lro``.
 
-    The function calls any client and returns what it got: google-api-core's ``Operation`` or ``AsyncOperation``, a
+    The function calls any client and returns the answer: google-api-core's ``Operation`` or ``AsyncOperation``, a
     ``google.longrunning.Operation``, a mapping with a ``name``, or the name. It is called once; the task then waits,
     and its XCom is the response, as JSON. A parameter named ``request_id`` that its caller leaves out is filled with an
     id that is the same as long as the same start is meant; declare it ``request_id: str = ""``.
@@ -160,9 +158,9 @@ def lro_task(
     connection's host, as for an ``async def`` function.
 
     :param python_callable: the function.
-    :param multiple_outputs: give each key of the response an XCom of its own, too. What the function's annotation says
-        of its return value is about the operation, so nothing is inferred from it.
-    :param kwargs: of ``StartOperationOperator``, and so of every operator.
+    :param multiple_outputs: give each key of the response an XCom of its own, too. The function's annotation of its
+        return value is about the operation, so nothing is inferred from it.
+    :param kwargs: the arguments of ``StartOperationOperator``, and of every operator.
     """
     # Airflow stores the arguments of a mapped task with its DAG, and cannot store a class.
     kwargs.update(
@@ -182,3 +180,17 @@ def lro_task(
         )
 
     return decorate if python_callable is None else decorate(python_callable)
+
+
+def _full_signature() -> inspect.Signature:
+    """Return the signature for ``help()``. The function itself takes ``**kwargs``: a default that it passed on would
+    hide one of the DAG's ``default_args``.
+    """
+    own = inspect.signature(lro_task).parameters
+    operator = inspect.signature(StartOperationOperator).parameters
+    both = {**operator, **own, "kwargs": operator["kwargs"]}
+    each = [both.pop("python_callable"), *(value for name, value in both.items() if name != "kwargs"), both["kwargs"]]
+    return inspect.Signature(each, return_annotation=Any)
+
+
+lro_task.__signature__ = _full_signature()  # type: ignore[attr-defined]

@@ -12,17 +12,16 @@
     ├── PayloadTypeError           metadata or response of another type than the one asked for
     ├── RpcError                   a call failed; says nothing about the operation
     │   ├── OperationNotFound      … the service does not know the name (any more)
+    │   ├── ResultGone             … the operation has succeeded, and its response cannot be read any more
     │   └── UnimplementedError     … the service does not have the method
     ├── CredentialsError           credentials missing, unusable or refused
-    └── EndpointError              no such host, not TLS, wrong certificate, or a value that is no endpoint
-
-Floor 0: imports AirflowException, alone.
+    └── EndpointError              no such host, not TLS, wrong certificate, or a value that is not an endpoint
 """
 
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_lro.version_compat import AirflowException
 
@@ -42,9 +41,12 @@ __all__ = [
     "OperationTimeout",
     "OperationsFailed",
     "PayloadTypeError",
+    "ResultGone",
     "RpcError",
     "UnimplementedError",
 ]
+
+E = TypeVar("E", bound="LroError")
 
 
 class Code(IntEnum):
@@ -70,7 +72,7 @@ class Code(IntEnum):
 
     @classmethod
     def of(cls, number: int) -> Code | int:
-        """Return the code for a number; a number that no code has stays an int."""
+        """Return the code for a number; a number without a code stays an int."""
         try:
             return cls(number)
         except ValueError:
@@ -82,8 +84,8 @@ class LroError(AirflowException):
 
     Args:
         text: the whole sentence that a log shows.
-        code: the status code, where a service gave one; a number that no ``Code`` has stays an int.
-        message: what the service said, unchanged; without it, ``text``.
+        code: the status code, where a service gave one; a number without a ``Code`` stays an int.
+        message: the service's own text, unchanged; without it, ``text``.
         details: decoded ``google.rpc`` error details, each a JSON mapping with its ``@type``.
         operation: the operation as JSON, where one was read.
     """
@@ -103,6 +105,12 @@ class LroError(AirflowException):
         self.details = [dict(detail) for detail in details]
         self.operation = None if operation is None else dict(operation)
 
+    def as_type(self, kind: type[E], *, text: str | None = None) -> E:
+        """Return the error, with all its fields, as one of another class, or with another text."""
+        other = kind(text or str(self))
+        vars(other).update(vars(self))
+        return other
+
 
 class OperationFailed(LroError):
     """The operation is done, with an error: ``code``, ``message`` and ``details`` are the operation's own."""
@@ -116,8 +124,8 @@ class OperationTimeout(LroError):
     """The operation was not done at the deadline. It goes on, and may still succeed, unless a cancel took effect.
 
     Attributes:
-        cancel: what asking to cancel did: ``"none"`` (nobody asked), ``"asked"`` (accepted, without effect so far),
-            ``"took effect"`` or ``"refused"``.
+        cancel: the effect of asking to cancel: ``"none"`` (nobody asked), ``"asked"`` (accepted, without effect so
+            far), ``"took effect"`` or ``"refused"``.
     """
 
     cancel: str = "none"
@@ -154,16 +162,20 @@ class RpcError(LroError):
     Attributes:
         retry_after: seconds that the service asked to wait before the next call (its ``RetryInfo``), or None.
         permanent: a repeat cannot help, although the code is one that usually passes.
-        unsent: the call never left this process, as too many others were before it.
+        not_sent: the call was rate limited, and never left this process.
     """
 
     retry_after: float | None = None
     permanent: bool = False
-    unsent: bool = False
+    not_sent: bool = False
 
 
 class OperationNotFound(RpcError):
     """The service does not know the name: never created, expired, deleted, or another service's."""
+
+
+class ResultGone(RpcError):
+    """The operation has succeeded, and the service does not know it any more, so that its response is lost."""
 
 
 class UnimplementedError(RpcError):
@@ -175,4 +187,4 @@ class CredentialsError(LroError):
 
 
 class EndpointError(LroError):
-    """The endpoint cannot be right: no such host, no TLS there, a wrong certificate, or a value that is no endpoint."""
+    """The endpoint cannot be right: no such host, no TLS, a wrong certificate, or a value that is not an endpoint."""

@@ -1,25 +1,24 @@
 """``Operation`` and ``AsyncOperation``: Go's ``longrunning.Operation``, usable without Airflow running.
 
-Floor 1: floor ½ is imported inside functions, so that the import of a DAG file never loads grpc.
+The parts that need grpc and protobuf are imported inside functions: a DAG file imports this module.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from airflow_provider_lro._core import outcome as outcomes
+from airflow_provider_lro._core.args import WaitArgs
 from airflow_provider_lro._core.checks import check_name, is_number
-from airflow_provider_lro._core.wait import WaitArgs, wait
-from airflow_provider_lro._runner.driver import drive, drive_async, result_of, steady_clock
+from airflow_provider_lro._runner.driver import Drive, LogObserver, drive, steady_clock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from google.longrunning import operations_proto_pb2 as pb
 
     from airflow_provider_lro._core.outcome import Outcome
+    from airflow_provider_lro._core.state import OperationState
     from airflow_provider_lro._messages.types import MessageType
-    from airflow_provider_lro._runner.driver import WaitGenerator
     from airflow_provider_lro._transport.client import AsyncOperationsClient, OperationsClient
     from airflow_provider_lro._transport.rpc import CallOptions
 
@@ -39,7 +38,7 @@ POLICY = frozenset(
         "cancel_grace",
     }
 )
-"""What of a sensor's arguments shapes a wait here, too."""
+"""The arguments of a sensor that shape a wait here, too."""
 
 
 def __getattr__(name: str) -> Any:
@@ -52,11 +51,18 @@ def __getattr__(name: str) -> Any:
 
 
 class _Operation:
-    """What the sync and the aio class share: the state that was polled last, and what to read from it."""
+    """The part that the sync and the aio class share: the state that was polled last, and how to read it."""
 
-    def __init__(self, client: Any, proto: pb.Operation) -> None:
+    def __init__(self, client: Any, proto: pb.Operation | OperationState) -> None:
+        from airflow_provider_lro._core.state import OperationState
+
         self._client = client
-        self._proto = proto
+        if isinstance(proto, OperationState):
+            self._state = proto
+        else:
+            from airflow_provider_lro._messages.protocol import state_from_message
+
+            self._state = state_from_message(proto)
 
     @classmethod
     def from_name(cls, client: Any, name: str) -> Self:
@@ -65,9 +71,9 @@ class _Operation:
         Raises:
             ValueError: the name is empty.
         """
-        from google.longrunning import operations_proto_pb2 as pb
+        from airflow_provider_lro._core.state import OperationState
 
-        return cls(client, pb.Operation(name=check_name(name)))
+        return cls(client, OperationState(name=check_name(name)))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} {'done' if self.done else 'not done'}>"
@@ -75,17 +81,24 @@ class _Operation:
     @property
     def name(self) -> str:
         """The name the server gave it; unique only within its service."""
-        return self._proto.name
+        return self._state.name
 
     @property
     def done(self) -> bool:
         """Whether the last poll found it completed; never asks the network."""
-        return self._proto.done
+        return self._state.done
 
     @property
     def proto(self) -> pb.Operation:
+        """The last polled state, as a raw ``google.longrunning.Operation`` of its own."""
+        from airflow_provider_lro._messages.protocol import state_to_message
+
+        return state_to_message(self._state)
+
+    @property
+    def state(self) -> OperationState:
         """The last polled state."""
-        return self._proto
+        return self._state
 
     def metadata(self, message_type: Any = None) -> Any:
         """Return the metadata of the last poll.
@@ -102,44 +115,41 @@ class _Operation:
             PayloadTypeError: it is of another type than ``message_type``.
             ValueError: there is no such type here.
         """
-        from airflow_provider_lro._messages import encoding
+        from airflow_provider_lro._messages.results import metadata
 
-        return encoding.metadata(self._proto, message_type)
+        return metadata(self._state, message_type)
 
-    def _take(self, proto: pb.Operation) -> None:
+    def _take(self, state: OperationState) -> None:
         """Make a polled state the current one. Its name stays ours if the service left it out of its answer."""
-        if not proto.name:
-            proto.name = self._proto.name
-        self._proto = proto
+        self._state = state.named(self.name)
 
     def _result(self, response_type: Any, *, require_result: bool = False) -> Any:
         """Return the response, None while not done, or raise the operation's failure."""
-        from airflow_provider_lro._messages import encoding
+        from airflow_provider_lro._messages.results import failure, response
 
-        found = encoding.read(self._proto)
-        if isinstance(found, outcomes.Running):
+        if not self.done:
             return None
-        if isinstance(found, outcomes.Succeeded):
-            return encoding.response(self._proto, response_type, require_result=require_result)
-        raise encoding.failure(self._proto)
+        if self._state.code is None:
+            return response(self._state, response_type, require_result=require_result)
+        raise failure(self._state)
 
-    def _prepare(
-        self, interval: float, timeout: float | None, policy: dict[str, Any]
-    ) -> tuple[WaitArgs, WaitGenerator, Callable[[], float]]:
+    def _prepare(self, interval: float, timeout: float | None, policy: dict[str, Any]) -> WaitArgs:
         if timeout is not None and not is_number(timeout, least=0):
-            raise ValueError(f"timeout must be None or a number of seconds of at least 0, not {timeout!r}")
+            raise ValueError(f"timeout={timeout!r}, but it must be None or a number of seconds of at least 0")
         unknown = sorted(set(policy) - POLICY)
         if unknown:
-            raise TypeError(f"a wait takes no {', '.join(unknown)}; it takes {', '.join(sorted(POLICY))}")
-        clock = steady_clock()
-        now = clock()
+            raise TypeError(f"a wait does not take {', '.join(unknown)}; it takes {', '.join(sorted(POLICY))}")
+        now = steady_clock()()
         policy.setdefault("rpc_timeout", self._client.rpc_timeout)
         deadline = None if timeout is None else now + timeout
         args = WaitArgs(operation_name=self.name, interval=interval, started_at=now, deadline=deadline, **policy)
+        check_name(self.name)
         args.check()
-        return args, wait(args, now=now), clock
+        return args
 
     def _finish(self, outcome: Outcome, args: WaitArgs, response_type: Any, *, require_result: bool) -> Any:
+        from airflow_provider_lro._messages.results import result_of
+
         if outcome.operation is not None:
             self._take(outcome.operation)
         return result_of(outcome, args, response_type, require_result=require_result)
@@ -157,7 +167,8 @@ class Operation(_Operation):
 
     Args:
         client: the ``OperationsClient`` of the service that the operation came from.
-        proto: the raw ``google.longrunning.Operation``; see ``from_name`` for a name alone.
+        proto: the raw ``google.longrunning.Operation``, or a state as a client returns it; see ``from_name`` for a name
+            alone.
 
     Every method that calls takes ``rpc_timeout`` (seconds for this call; None: the client's, 30) and ``metadata``
     (more headers).
@@ -229,8 +240,12 @@ class Operation(_Operation):
         done = self._result(response_type, require_result=require_result)
         if done is not None:
             return done
-        args, steps, clock = self._prepare(interval, timeout, policy)
-        outcome = drive(steps, args, self._client, clock=clock, metadata=metadata)
+        from airflow_provider_lro._core.wait import wait
+        from airflow_provider_lro._transport.poller import Poller
+
+        args, clock = self._prepare(interval, timeout, policy), steady_clock()
+        steps, poller = wait(args, now=args.started_at or 0.0), Poller(args, self._client, metadata=metadata)
+        outcome = drive(steps, poller, clock=clock, observer=LogObserver(self.name))
         return self._finish(outcome, args, response_type, require_result=require_result)
 
     def cancel(self, **options: Unpack[CallOptions]) -> None:
@@ -285,8 +300,17 @@ class AsyncOperation(_Operation):
         done = self._result(response_type, require_result=require_result)
         if done is not None:
             return done
-        args, steps, clock = self._prepare(interval, timeout, policy)
-        outcome = await drive_async(steps, args, self._client, clock=clock, metadata=metadata)
+        from airflow_provider_lro._core.wait import wait
+        from airflow_provider_lro._transport.poller import AsyncPoller
+
+        args, clock = self._prepare(interval, timeout, policy), steady_clock()
+        poller = AsyncPoller(args, self._client, metadata=metadata)
+        try:
+            steps = wait(args, now=args.started_at or 0.0)
+            outcome = await Drive(steps, poller, clock=clock, observer=LogObserver(self.name)).run()
+        finally:
+            await poller.close()
+        assert outcome is not None  # noqa: S101  (it was driven to its end)
         return self._finish(outcome, args, response_type, require_result=require_result)
 
     async def cancel(self, **options: Unpack[CallOptions]) -> None:

@@ -1,19 +1,14 @@
-"""``LongRunningOperationSensor``: waits for an operation of any service, or for many.
-
-Floor 2: imports floor 1, and floor ½ inside functions.
-"""
+"""``LongRunningOperationSensor``: waits until an operation is done, or many are."""
 
 from __future__ import annotations
 
+import random
 import time
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_lro._core.names import name_of
-from airflow_provider_lro._core.skip import is_skip
-from airflow_provider_lro._core.wait import Start, WaitArgs
-from airflow_provider_lro._runner.driver import moment
+from airflow_provider_lro._core.checks import one_line
+from airflow_provider_lro._core.names import are_many, names_of, parent_of, unpack
 from airflow_provider_lro.exceptions import (
     LroError,
     MalformedOperation,
@@ -23,37 +18,44 @@ from airflow_provider_lro.exceptions import (
     OperationsFailed,
     OperationTimeout,
 )
-from airflow_provider_lro.operators._deferral import retyped
-from airflow_provider_lro.operators._many_waits import ManyOperator
-from airflow_provider_lro.operators._service import ServiceOperator
+from airflow_provider_lro.operators._base import DEFAULT_DEFERRABLE, LroOperator, ResultOperator, seconds
+from airflow_provider_lro.operators._bulk import error_lines, raise_together
 from airflow_provider_lro.version_compat import (
+    AIRFLOW_VERSION,
     AirflowFailException,
     AirflowRescheduleException,
     AirflowSensorTimeout,
     AirflowSkipException,
     AirflowTaskTimeout,
     BaseSensorOperator,
+    conf,
     first_poke,
+    triggers_hear_kills,
+    why_worker_is_needed,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from airflow.providers.common.compat.sdk import Context
-    from airflow.triggers.base import BaseTrigger, StartTriggerArgs
 
-    from airflow_provider_lro._core.commands import Pause
+    from airflow_provider_lro._core.args import WaitArgs
+    from airflow_provider_lro._core.outcome import Outcome
     from airflow_provider_lro.hooks import LongRunningOperationHook
 
 __all__ = ["LongRunningOperationSensor"]
 
-SHORTEST_RESCHEDULE = 10.0
+MIN_RESCHEDULE = 10.0
 """Seconds: in reschedule mode each poll is the start of a process on a worker."""
 REFUSED = {
     "exponential_backoff": "the schedule backs off already: initial_delay, multiplier and poke_interval shape it",
     "max_wait": "poke_interval is the longest pause already",
-    "silent_fail": "a failed poll never fails the wait already: max_consecutive_errors says how many in a row may",
+    "silent_fail": "a failed poll never fails the wait already: max_consecutive_errors is how many in a row may",
 }
+NAMES, RESULTS = "operation_names", "results"
+"""Keys of XComs: the names that were listed under a parent, and the results that there were when the task failed."""
+WORKERS_METHODS = ("execute_complete", "post_execute", "resume_execution", "result")
+"""Methods that a subclass may have of its own, and that a trigger that ends the task would pass over."""
 
 
 class FinalOperationFailed(OperationFailed, AirflowFailException):
@@ -77,7 +79,7 @@ class FinalOperationTimeout(OperationTimeout, AirflowSensorTimeout):
 
 
 class FinalOperationsFailed(OperationsFailed, AirflowFailException):
-    """What became of each of these operations stays so: no retry of the sensor can help."""
+    """The outcomes of these operations do not change: no retry of the sensor can help."""
 
 
 FINAL: dict[type[LroError], type[LroError]] = {
@@ -87,52 +89,138 @@ FINAL: dict[type[LroError], type[LroError]] = {
     MalformedOperation: FinalMalformedOperation,
     OperationTimeout: FinalOperationTimeout,
 }
-"""What says something about the operation itself, and so is never retried."""
+"""Errors about the operation itself, which are never retried."""
 
 
-class _Planned:
-    """Makes ``start_trigger_args`` when Airflow reads them: a cluster policy may change a task that was made before."""
-
-    def __get__(self, sensor: LongRunningOperationSensor | None, owner: type) -> StartTriggerArgs | None:
-        return sensor.plan_start() if sensor is not None and sensor.start_from_trigger else None
-
-
-class LongRunningOperationSensor(ManyOperator, BaseSensorOperator):
+class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
     """Waits until an operation is done, or many are; its response, as JSON, is the XCom.
 
     Of many it is the list of their responses, in their order, with None where there is none (``wait_for``). Their
-    failures are one ``OperationsFailed``; what has succeeded is the XCom ``results`` then.
+    failures are one ``OperationsFailed``; the responses of those that succeeded are the XCom ``results`` then.
 
     Polls once on the worker, then by exponential backoff up to ``poke_interval``: in the triggerer
     (``deferrable=True``), on the worker (``mode="poke"``), or in one short run per poll (``mode="reschedule"``).
 
     :param operation_name: name of the operation, or a mapping with a ``name``, as other operators leave in XCom; or a
         sequence of these.
+    :param parent: wait for all operations that are listed under it when the task starts (instead of
+        ``operation_name``); their names are the XCom ``operation_names``.
+    :param filter: which of these, in the service's own filter language; empty for all.
+    :param wait_for: of many operations: ``"all"``, each to its end, whatever the outcome of the others; ``"any"``; or
+        how many must succeed. ``"any"`` and a number end as soon as it is reached, or cannot be any more.
+    :param deferrable: wait in the triggerer, which takes no worker. Default: ``[operators] default_deferrable``.
     :param poke_interval: seconds (or timedelta) between polls once the backoff has reached it; at least 0.1.
     :param timeout: seconds (or timedelta) until the sensor fails with ``OperationTimeout``, without a retry. An
         ``execution_timeout`` that is shorter counts instead, for each try.
+    :param mode: ``"poke"`` or ``"reschedule"``, where it does not defer.
     :param soft_fail: skip instead of failing when the operation failed, was cancelled, is not found or took too long;
         not when it could not be reached.
     :param never_fail: skip instead of failing, whatever went wrong.
-    :param start_from_trigger: begin in the triggerer, without a worker; needs ``deferrable``, texts and templates that
-        render there, and Airflow 2.11, 3.0 or 3.3 (for templates 3.3). A mapped task begins on a worker all the same.
     :param end_from_trigger: end in the triggerer on a success or a skip, where nothing is lost by it; needs
         ``deferrable`` and Airflow 3.3.
+    :param on_timeout: ``"fail"`` leaves an operation alone that takes too long; ``"cancel"`` asks to cancel it, and
+        waits up to ``cancel_grace`` for its end.
+    :param cancel_grace: seconds (or timedelta) that a cancel may take.
+    :param on_cancelled: about an operation that somebody cancelled: ``"fail"`` or ``"skip"``.
+    :param cancel_on_kill: ask to cancel the operation when a user marks or clears the task while it waits.
+    :param require_result: fail when the operation is done with neither response nor error.
+    :param response_type: the type that the response must be of: import path (``google.cloud.dataplex_v1.types.Lake``,
+        ``module:Class``), full name (``google.cloud.dataplex.v1.Lake``), or a class, protobuf or proto-plus. Airflow
+        cannot store a class in the DAG's ``default_args``, nor for a mapped task: there only a text will do.
+    :param metadata_type: the type of the metadata, likewise, so that its progress can be read; no other is refused.
+    :param type_modules: module paths to import, so that responses and metadata of their types can be unpacked.
+    :param initial_delay: seconds (or timedelta) between the first poll and the second.
+    :param multiplier: growth of each pause over the one before, until the interval is reached.
+    :param jitter: share of each pause that may be left out, 0 to 1, so that waits spread.
+    :param rpc_timeout: seconds (or timedelta) that one call may take.
+    :param not_found_grace: seconds (or timedelta) from the first poll for which NOT_FOUND means "not yet".
+    :param max_consecutive_errors: failed polls in a row that are tolerated; None goes on until the deadline.
+    :param max_polls_per_second: polls of this endpoint by all deferred waits of a triggerer together, at most; of
+        several limits (the connection has one, too) the lowest holds.
+    :param poll_method: ``"get"``; or, while deferred or of many, and where the service can do that, ``"wait"`` or
+        ``"auto"``, which have the server hold the answer until the operation is done, or ``"list"``, by which all waits
+        under one parent share one listing an interval.
+    :param list_parent: parent to list then; None: the part before ``/operations/`` in the operation's name. An
+        operation whose name has no such part is polled.
+    :param lro_conn_id: connection of type ``lro`` (or ``google_cloud_platform``, then with ``endpoint``).
+    :param endpoint: host or host:port of the service, instead of the connection's; may hold ``{location}``.
+    :param impersonation_chain: service account to impersonate, or a chain of them (text with commas, or a sequence).
+    :param quota_project_id: project that quota and bills go to.
     """
 
-    start_trigger_args = _Planned()
-    template_fields: Sequence[str] = ("operation_name", "parent", "filter", *ServiceOperator.template_fields)
+    template_fields: Sequence[str] = ("operation_name", "parent", "filter", *LroOperator.template_fields)
 
     def __init__(
         self,
         *,
         operation_name: Any = None,
-        start_from_trigger: bool = False,
+        parent: str | None = None,
+        filter: str = "",
+        wait_for: str | int = "all",
+        deferrable: bool = DEFAULT_DEFERRABLE,
+        poke_interval: float | timedelta = 60.0,
+        timeout: float | timedelta = conf.getfloat("sensors", "default_timeout"),
+        mode: str = "poke",
+        soft_fail: bool = False,
+        never_fail: bool = False,
         end_from_trigger: bool = False,
+        on_timeout: str = "fail",
+        cancel_grace: float | timedelta = 60.0,
+        on_cancelled: str = "fail",
+        cancel_on_kill: bool = False,
+        require_result: bool = False,
+        response_type: Any = None,
+        metadata_type: Any = None,
+        type_modules: str | Sequence[str] = (),
+        initial_delay: float | timedelta = 1.0,
+        multiplier: float = 2.0,
+        jitter: float = 0.1,
+        rpc_timeout: float | timedelta = 30.0,
+        not_found_grace: float | timedelta = 60.0,
+        max_consecutive_errors: int | None = None,
+        max_polls_per_second: float | None = None,
+        poll_method: str = "get",
+        list_parent: str | None = None,
+        lro_conn_id: str = "lro_default",
+        endpoint: str | None = None,
+        impersonation_chain: str | Sequence[str] | None = None,
+        quota_project_id: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(
+            deferrable=deferrable,
+            poke_interval=poke_interval,
+            timeout=timeout,
+            mode=mode,
+            soft_fail=soft_fail,
+            never_fail=never_fail,
+            on_timeout=on_timeout,
+            cancel_grace=cancel_grace,
+            on_cancelled=on_cancelled,
+            cancel_on_kill=cancel_on_kill,
+            require_result=require_result,
+            response_type=response_type,
+            metadata_type=metadata_type,
+            type_modules=type_modules,
+            initial_delay=initial_delay,
+            multiplier=multiplier,
+            jitter=jitter,
+            rpc_timeout=rpc_timeout,
+            not_found_grace=not_found_grace,
+            max_consecutive_errors=max_consecutive_errors,
+            max_polls_per_second=max_polls_per_second,
+            poll_method=poll_method,
+            list_parent=list_parent,
+            lro_conn_id=lro_conn_id,
+            endpoint=endpoint,
+            impersonation_chain=impersonation_chain,
+            quota_project_id=quota_project_id,
+            **kwargs,
+        )
         self.operation_name = self.checked_literal(operation_name)
+        self.parent = parent
+        self.filter = filter
+        self.wait_for = wait_for
         self.end_from_trigger = end_from_trigger
         refused = [f"{name}: {why}" for name, why in REFUSED.items() if getattr(self, name)]
         if refused:
@@ -142,143 +230,246 @@ class LongRunningOperationSensor(ManyOperator, BaseSensorOperator):
                 "max_consecutive_errors cannot be counted in mode='reschedule', where each poll is a process of its"
                 " own; use deferrable=True, or 0 to tolerate none"
             )
-        self.check_many(
-            operation_name, reschedules=self._reschedules, in_trigger=start_from_trigger or end_from_trigger
-        )
-        self.wait_args("to/be/operations/rendered", impersonation_chain=None).check()
-        if start_from_trigger or end_from_trigger:
-            self._go_without_worker(start=start_from_trigger, end=end_from_trigger)
+        if end_from_trigger and not deferrable:
+            raise ValueError("end_from_trigger=True needs deferrable=True")
+        if end_from_trigger and not triggers_hear_kills():  # which came with the XComs of triggers
+            raise ValueError(f"end_from_trigger=True needs Airflow 3.3 or newer, and this is {AIRFLOW_VERSION}")
+        self._wanted()
+        self._check_names(operation_name)
+        self.check_args()
 
-    def _go_without_worker(self, *, start: bool, end: bool) -> None:
-        from airflow_provider_lro import _from_trigger
-
-        if end:
-            _from_trigger.check_end(self)
-        if start:
-            _from_trigger.check_start(self)
-        # One of a mapped task has been begun by a worker, which knows its values; the scheduler does not.
-        if start and not self.is_one_of_mapped:
-            self.start_from_trigger = True
-            self.plan_start()
-
-    def plan_start(self) -> StartTriggerArgs:
-        """Return what the scheduler makes the trigger from; raises ValueError for what would come there otherwise."""
-        from airflow_provider_lro import _from_trigger
-
-        chain = _from_trigger.joined(self.impersonation_chain)
-        args = self.wait_args(self.operation_name, impersonation_chain=chain)
-        ends = self._ending(from_start=True) if self.end_from_trigger else {}
-        return _from_trigger.start_trigger_args(self, args, timeout=self._limit, ends=ends)
-
-    def _ending(self, *, from_start: bool) -> dict[str, Any]:
-        from airflow_provider_lro._from_trigger import ending
-
-        return ending(self, LongRunningOperationSensor, from_start=from_start)
+    # ── arguments ──
 
     @property
     def interval(self) -> float:
         """The pause between polls, by the name that the wait knows it by."""
-        return float(self.poke_interval)
+        return float(seconds(self.poke_interval))
 
-    def execute(self, context: Context) -> Any:
-        """Poll once; then return, defer, reschedule, or go on polling."""
-        return self._settle(lambda: self._start(context))
+    @property
+    def own_timeout(self) -> float:
+        """The sensor's ``timeout``, in seconds."""
+        return float(seconds(self.timeout))
 
-    def execute_complete(
-        self, context: Context, event: Mapping[str, Any] | None = None, *, names: str | None = None, **_: Any
-    ) -> Any:
-        """Turn the trigger's event into the result, or into the error."""
-        return self._settle(lambda: self._take(context, event or {}, names))
-
-    def execute_late(self, context: Context) -> Any:
-        """Poll once on the worker: by the deadline no trigger had told us anything."""
-        self.load_types()
-        if self.is_many(self.operation_name):
-            return self.late_many(context, self.operation_name, limit=self._limit)
-        now = time.time()
-        args = self.wait_args(name_of(self.operation_name), started_at=now - self._limit, deadline=now)
-        return self.result(self.poll(context, args, start=Start.POLL), args)
-
-    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Resume, by the same rules for skipping where no event came: a trigger that crashed, or none that ran."""
-        if self.start_from_trigger and (ti := context.get("ti")) is not None:
-            from airflow_provider_lro._from_trigger import forget_xcoms
-
-            forget_xcoms(ti)
-        return self._settle(
-            lambda: super(LongRunningOperationSensor, self).resume_execution(next_method, next_kwargs, context)
-        )
-
-    def _start(self, context: Context, started_at: float | None = None) -> Any:
-        self.load_types()
-        started_at, start = time.time() if started_at is None else started_at, Start.FRESH
-        if self._reschedules and (first := first_poke(context, self)) is not None:
-            started_at, start = first, Start.POKE  # a cancel, and what comes of it, is the matter of one poke
-        self.check_many(self.operation_name, reschedules=self._reschedules, in_trigger=self.start_from_trigger)
-        if self.is_many(self.operation_name):
-            return self.start_many(context, self.operation_name, started_at=started_at, limit=self._limit)
-        args = self.wait_args(name_of(self.operation_name), started_at=started_at, deadline=started_at + self._limit)
-        outcome = self.poll(context, args, start=start, leave=lambda hook, pause: self._leave(args, hook, pause))
-        return self.result(outcome, args)
+    @property
+    def limit(self) -> float:
+        """Seconds to the deadline. Airflow itself does not look at ``execution_timeout`` while a task is deferred."""
+        if not self.deferrable or self.execution_timeout is None:
+            return self.own_timeout
+        return min(self.own_timeout, self.execution_timeout.total_seconds())
 
     @property
     def _reschedules(self) -> bool:
         return self.reschedule and not self.deferrable
 
     @property
-    def own_timeout(self) -> float:
-        """The sensor's ``timeout``, in seconds."""
-        return float(self.timeout)
+    def _is_many(self) -> bool:
+        """Whether there is more than one operation to wait for, or may be."""
+        return self.parent is not None or are_many(self.operation_name)
 
-    @property
-    def _limit(self) -> float:
-        """Seconds to the deadline. Airflow itself does not look at ``execution_timeout`` while a task is deferred."""
-        if not self.deferrable or self.execution_timeout is None:
-            return float(self.timeout)
-        return min(float(self.timeout), self.execution_timeout.total_seconds())
+    def _wanted(self) -> int:
+        from airflow_provider_lro._core.outcome import Quorum
 
-    def _leave(self, args: WaitArgs, hook: LongRunningOperationHook, pause: Pause) -> None:
-        """Leave the worker until the next poll, unless this sensor waits there."""
-        if self.deferrable:
-            self.defer_wait(args, hook, make=self._ending_trigger())
-        if self.reschedule:
-            later = max(SHORTEST_RESCHEDULE, moment(pause.window))
-            raise AirflowRescheduleException(datetime.now(tz=UTC) + timedelta(seconds=later))
+        return Quorum.wanted_by(self.wait_for)
 
-    def _ending_trigger(self) -> Callable[..., BaseTrigger] | None:
-        """Return what makes a trigger that ends the task, if one may."""
+    def _check_names(self, operation_name: Any) -> None:
+        """Raise ValueError for arguments that contradict each other; called again when the name is rendered."""
+        if (operation_name is None) == (self.parent is None):
+            both = "neither" if self.parent is None else "both"
+            raise ValueError(
+                f"there is {both} of operation_name and parent, perhaps after rendering: give operation_name (a name, or"
+                " a sequence of them), or a parent to list"
+            )
+        if self.filter and self.parent is None:
+            raise ValueError(f"filter={self.filter!r}, but there is no parent whose operations it would choose from")
+        if not self._is_many:
+            return
+        if self._reschedules:
+            raise ValueError("mode='reschedule' waits for one operation; for many use deferrable=True, or mode='poke'")
+        if self.end_from_trigger:
+            raise ValueError("end_from_trigger=True is for one operation; many need a worker: leave it out")
+
+    def _check_count(self, names: Sequence[str]) -> None:
+        """Raise ValueError where so many operations cannot be waited for."""
+        from airflow_provider_lro._messages.events import MAX_OPERATIONS
+
+        wanted = self._wanted()
+        if len(names) < wanted:
+            raise ValueError(
+                f"wait_for={self.wait_for!r}, but there are only {len(names)} operations: give a number from 1 to"
+                f' {len(names)}, "all" or "any"'
+            )
+        if len(names) > MAX_OPERATIONS:
+            raise ValueError(
+                f"{len(names):,} operations are more than one task can wait for ({MAX_OPERATIONS:,}): narrow them with"
+                " filter, or use several tasks"
+            )
+        if wanted > 1 and len(set(names)) < len(names):
+            raise ValueError(
+                f"wait_for={self.wait_for!r} counts successes, and an operation that is named twice would count twice:"
+                " name each once"
+            )
+
+    # ── execution ──
+
+    def execute(self, context: Context) -> Any:
+        """Poll once; then return, defer, reschedule, or go on polling."""
+        return self._settle(lambda: self._start(context, time.time()))
+
+    def execute_complete(
+        self, context: Context, event: Mapping[str, Any] | None = None, *, names: str | None = None, **_: Any
+    ) -> Any:
+        """Turn the trigger's event into the result, or into the error."""
+        return self._settle(lambda: self._resume(context, event or {}, names))
+
+    def execute_late(self, context: Context) -> Any:
+        """Poll once on the worker: by the deadline no trigger had told us anything."""
+        names = self._names_again(context, None)
+        if names is None:
+            raise OperationTimeout(
+                f"no triggerer has reported on the operations under {self.parent!r}, nor which they were"
+            )
+        self.load_types()
+        outcomes: list[Outcome | None] = [None] * len(names)
+        self.recheck(context, names, outcomes, range(len(names)), limit=0.0, not_found_grace=0.0)
+        return self._result(context, names, outcomes)
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Resume, by the same rules for skipping where no event came: a trigger that crashed, or none that ran."""
+        return self._settle(
+            lambda: super(LongRunningOperationSensor, self).resume_execution(next_method, next_kwargs, context)
+        )
+
+    def _start(self, context: Context, started_at: float) -> Any:
+        from airflow_provider_lro._core.wait import Start
+
+        self.load_types()
+        start = Start.FRESH
+        if self._reschedules and (first := first_poke(context, self)) is not None:
+            started_at, start = first, Start.POKE  # a cancel, and its effect, is the matter of one poke
+        self._check_names(self.operation_name)
+        with self.hook() as hook:
+            names = self._list(context, hook) if self.parent is not None else names_of(self.operation_name)
+            self._check_count(names)
+            if not names:
+                return self._result(context, names, [])
+            outcomes = self.await_outcomes(
+                context,
+                names,
+                self.wait_args(names[0], started_at=started_at, deadline=started_at + self.limit),
+                start=start,
+                wanted=self._wanted(),
+                trigger_kwargs=self._trigger_kwargs(),
+                on_pause=_reschedule if self._reschedules else None,
+                hook=hook,
+            )
+        return self._result(context, names, outcomes)
+
+    def _resume(self, context: Context, event: Mapping[str, Any], packed: str | None) -> Any:
+        names = self._names_again(context, packed)
+        if names is None:  # `airflow dags test` drops the arguments, and the listing was not kept
+            return self._start(context, event["started_at"])
+        return self._result(context, names, self.outcomes_of(context, event, names))
+
+    def _names_again(self, context: Context, packed: str | None) -> list[str] | None:
+        """Return the names of before the deferral; None if that cannot be told. A listing would find others."""
+        if packed is not None:
+            return unpack(packed)
+        if self.parent is None:
+            return names_of(self.operation_name)
+        ti: Any = context["ti"]
+        map_index = -1 if ti.map_index is None else ti.map_index
+        names = ti.xcom_pull(task_ids=ti.task_id, key=NAMES, map_indexes=map_index)
+        return None if names is None else list(names)
+
+    def _list(self, context: Context, hook: LongRunningOperationHook) -> list[str]:
+        from airflow_provider_lro._messages.events import MAX_OPERATIONS
+
+        parent = parent_of(self.parent)
+        names: dict[str, None] = {}  # operations come and go between two pages, so that one may be in both
+        nameless = 0
+        for state in hook.get_conn(parent).list_operations(parent, self.filter):
+            if not state.name.strip():
+                nameless += 1
+                continue
+            names[state.name] = None
+            if len(names) > MAX_OPERATIONS:
+                self._check_count(list(names))
+        self.log.info("%d operations under %r", len(names), parent)
+        if nameless:
+            self.log.warning("%d operations have no name, and are not waited for", nameless)
+        self.push_result(context, list(names), key=NAMES)
+        return list(names)
+
+    def _trigger_kwargs(self) -> dict[str, Any]:
+        """Return the arguments of a trigger that ends the task, if one may."""
+        from airflow_provider_lro._core.names import type_name
+
         if not self.end_from_trigger:
-            return None
-        ends = self._ending(from_start=False)
-        if ends["worker_for"] is not None:
-            self.log.info("a worker ends the task, as %s", ends["worker_for"])
-            return None
-        from airflow_provider_lro._workerless import WorkerlessTrigger
+            return {}
+        own = [
+            name
+            for name in WORKERS_METHODS
+            if getattr(type(self), name) is not getattr(LongRunningOperationSensor, name)
+        ]
+        reason = f"its class has its own {own[0]}" if own else why_worker_is_needed(self)
+        if reason is not None:
+            self.log.info("a worker ends the task, as %s", reason)
+            return {}
+        own_values = ("on_cancelled", "soft_fail", "never_fail", "require_result", "do_xcom_push")
+        return {
+            "end_from_trigger": True,
+            "response_type": type_name(self.response_type, what="response_type"),
+            **{name: getattr(self, name) for name in own_values},
+        }
 
-        return partial(WorkerlessTrigger, **ends)
+    # ── the end ──
 
-    def _take(self, context: Context, event: Mapping[str, Any], names: str | None) -> Any:
-        from airflow_provider_lro._messages import events
-
-        if "outcomes" in event:
-            return self.take_many(context, event, self.operation_name, packed=names, limit=self._limit)
-        if "not_started" in event:
-            self.log.info("the wait did not begin in the triggerer, but does here: %s", event["not_started"])
-            return self._start(context, event.get("started_at"))
-        outcome = events.outcome_from_event(event)
-        self.load_types(outcome)
-        if events.must_read_again(event):
-            outcome = self.read_again(context, outcome, event["name"])
-        outcome = self.seen(context, outcome, event["name"])
+    def _result(self, context: Context, names: Sequence[str], outcomes: Sequence[Outcome | None]) -> Any:
+        """Return the result, or raise the error, of one operation or many."""
         # The duration is all that a timeout's text takes from these.
-        args = self.wait_args(event["name"], started_at=0.0, deadline=self._limit)
-        return self.result(outcome, args)
+        args = self.wait_args(names[0] if names else "none", started_at=0.0, deadline=self.limit)
+        if self._is_many:
+            return self._results(context, names, outcomes, args)
+        if outcomes[0] is None:
+            raise AssertionError(f"the wait for operation {names[0]!r} ended without an outcome")
+        return self.result(outcomes[0], args)
+
+    def _results(
+        self, context: Context, names: Sequence[str], outcomes: Sequence[Outcome | None], args: WaitArgs
+    ) -> list[Any]:
+        from airflow_provider_lro._core.outcome import Quorum
+        from airflow_provider_lro._runner.group import args_for
+
+        results: list[Any] = [None] * len(names)
+        errors: dict[str, LroError] = {}
+        done = succeeded = 0
+        self.load_types(outcomes)
+        for index, outcome in enumerate(outcomes):
+            if outcome is None:
+                continue
+            done += 1
+            try:
+                results[index] = self.result(outcome, args_for(args, names[index]))
+                succeeded += 1
+            except LroError as error:
+                errors[names[index]] = error
+        if not Quorum(total=len(names), wanted=self._wanted()).is_met(succeeded):
+            self.push_result(context, results, key=RESULTS)
+            remaining = len(names) - done
+            others = f"{succeeded} succeeded" + (f", {remaining} are not waited for any more" if remaining else "")
+            text = f"{done - succeeded} of {len(names)} operations failed ({others})"
+            raise_together(errors, total=len(names) + 1, text=text)
+        if errors:
+            self.log.warning("enough have succeeded; of the others:%s", error_lines(errors.values()))
+        return results
 
     def _settle(self, attempt: Callable[[], Any]) -> Any:
-        """Make a skip, a failure for good or one worth a retry of what went wrong; the same in all modes.
+        """Make of an error a skip, a failure for good or one worth a retry; the same in all modes.
 
         Airflow's own two paths, poke and deferred, differ in this, and neither knows what a broken connection is.
         """
+        from airflow_provider_lro._core.outcome import is_skip
+
         try:
             return attempt()
         except (AirflowSkipException, AirflowRescheduleException):
@@ -293,10 +484,10 @@ class LongRunningOperationSensor(ManyOperator, BaseSensorOperator):
             kind = _final(error)
             if kind is None:
                 raise
-            raise retyped(error, kind) from None
+            raise error.as_type(kind) from None
         except Exception as error:
             if self.never_fail:
-                raise AirflowSkipException(f"skipped: {error}") from error
+                raise AirflowSkipException(f"skipped: {one_line(str(error))}") from error
             raise
 
 
@@ -309,3 +500,9 @@ def _final(error: LroError) -> type[LroError] | None:
 
 def _is_final(error: LroError) -> bool:
     return type(error) in FINAL or isinstance(error, AirflowFailException)
+
+
+def _reschedule(pause: Any) -> None:
+    """Leave the worker until the next poll."""
+    later = max(MIN_RESCHEDULE, random.uniform(pause.window.shortest, pause.window.longest))
+    raise AirflowRescheduleException(datetime.now(tz=UTC) + timedelta(seconds=later))

@@ -1,76 +1,130 @@
-"""``LongRunningOperationTrigger``: waits for one operation in the triggerer.
-
-Floor 1: floor ½ is imported inside functions.
-"""
+"""``LongRunningOperationTrigger``: waits for one operation or many in the triggerer."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_lro._core import kill
-from airflow_provider_lro._core.args import row_of
-from airflow_provider_lro._core.outcome import Broken
-from airflow_provider_lro._core.wait import Start, WaitArgs, wait
-from airflow_provider_lro._runner.driver import drive_async, steady_clock
-from airflow_provider_lro._runner.telemetry import Watch, reporter
+from airflow_provider_lro._core.args import WaitArgs, row_of
+from airflow_provider_lro._core.checks import check_name
+from airflow_provider_lro._core.names import pack, unpack
+from airflow_provider_lro._core.outcome import CallFailed, TimedOut, is_skip
+from airflow_provider_lro._core.wait import Start
+from airflow_provider_lro._runner.driver import steady_clock
+from airflow_provider_lro._runner.group import WaitGroup
+from airflow_provider_lro._runner.telemetry import reporter
 from airflow_provider_lro.exceptions import LroError
 from airflow_provider_lro.hooks import LongRunningOperationHook
-from airflow_provider_lro.version_compat import state_of
+from airflow_provider_lro.version_compat import state_of, task_id_of, triggers_hear_kills
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from airflow_provider_lro._core.outcome import Outcome
-    from airflow_provider_lro._transport.client import AsyncOperationsClient
 
 __all__ = ["LongRunningOperationTrigger"]
 
-AIRFLOW_TELLS_OF_KILLS = hasattr(BaseTrigger, "on_kill")
-"""Since Airflow 3.3. Below it a kill looks like a shutdown: the trigger is cancelled, no more."""
+AIRFLOW_TELLS_OF_KILLS = triggers_hear_kills()
 NOT_KILLED = frozenset({"deferred", "up_for_retry", "up_for_reschedule"})
 """States that no user puts a task into: another trigger or another try has the operation."""
-SECONDS_TO_CANCEL = 20.0
-"""How long a cancel may take that a kill asks for."""
-SECONDS_TO_KILL = 120.0
-"""How long all of it may take. Airflow gives ``on_kill`` 30 s and cancels it then, once more; on a machine that is busy
-the first question for a task's state alone has taken longer."""
+CANCEL_TIMEOUT_IN_TRIGGERER = 20.0
+"""Seconds that a cancel may take that a kill asks for."""
+KILL_TIMEOUT = 120.0
+"""Seconds that all of it may take. Airflow gives ``on_kill`` 30 s and cancels it then, once more; on a machine that is
+busy the first question for a task's state alone has taken longer."""
+MAX_KEPT = 48 * 1024
+"""Bytes of results of many operations that are kept for the event; all of them would be the memory of a triggerer."""
+XCOM_TIMEOUT = 30.0
+"""Seconds that the XCom may take; then a worker writes it. Less than the slack of Airflow's own timeout."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
-    """Polls an operation until it is done, by backoff and then every ``interval``, and fires one event.
+    """Polls operations until enough are done, by backoff and then every ``interval``, and fires one event.
 
-    Its arguments are the fields of ``WaitArgs``; each is stored in plain text in Airflow's database, so none is a
-    secret. They are checked in ``run``: a constructor that raised would stop the whole triggerer. Every start, first
-    or rebuilt, resumes the wait that began at ``started_at``.
+    Each argument is stored in plain text in Airflow's database, so none is a secret. They are checked in ``run``: a
+    constructor that raised would stop the whole triggerer. Every start, first or rebuilt, resumes the wait that began
+    at ``started_at``.
 
-    With ``cancel_on_kill`` it asks to cancel the operation when a user has marked or cleared the task; never when the
+    With ``cancel_on_kill`` it asks to cancel the operations when a user has marked or cleared the task; never when the
     triggerer stops, the trigger moves to another one, its time is up, or it has fired.
+
+    With ``end_from_trigger`` a success or a skip ends the task here; all else, and whatever is in doubt, goes on in
+    ``execute_complete``.
+
+    :param operation_name: the operation's name.
+    :param operation_names: several operations instead: a list of names (stored packed, as one text).
+    :param wanted: how many of several must succeed; 0: all, and all are waited for.
+    :param lro_conn_id: connection of type ``lro``; empty: none is stored, and none is needed.
+    :param endpoint: host or host:port of the service, instead of the connection's; may hold ``{location}``.
+    :param impersonation_chain: service account to impersonate, or several with commas between.
+    :param quota_project_id: project that quota and bills go to.
+    :param interval: seconds between polls once the backoff has reached it; at least 0.1.
+    :param initial_delay: seconds between the first poll and the second.
+    :param multiplier: growth of each pause over the one before, until the interval is reached.
+    :param jitter: share of each pause that may be left out, 0 to 1.
+    :param rpc_timeout: seconds that one call may take.
+    :param not_found_grace: seconds from ``started_at`` for which NOT_FOUND means "not yet".
+    :param max_consecutive_errors: failed polls in a row that are tolerated; None goes on until the deadline.
+    :param consecutive_errors: failed polls in a row so far.
+    :param on_timeout: ``"fail"``, or ``"cancel"``: ask to cancel at the deadline, and wait up to ``cancel_grace``.
+    :param cancel_grace: seconds that a cancel may take.
+    :param started_at: epoch seconds at which the wait began; None: now.
+    :param deadline: epoch seconds at which its time is up; None: never.
+    :param cancel_on_kill: ask to cancel when a user marks or clears the task.
+    :param max_polls_per_second: polls of this endpoint by all waits of a triggerer together, at most.
+    :param poll_method: ``"get"``, ``"wait"``, ``"auto"`` or ``"list"``, as for the sensor.
+    :param list_parent: parent to list, for ``poll_method="list"``.
+    :param metadata_type: type of the metadata, as text, so that progress can be logged.
+    :param type_modules: module paths to import, with commas between, so that types are known.
+    :param require_result: a success without a result is not one.
+    :param end_from_trigger: end the task here, where nothing is lost by it.
+    :param response_type: type of the response, as text; for ``end_from_trigger``, as the others below.
+    :param on_cancelled: ``"fail"`` or ``"skip"``.
+    :param soft_fail: the sensor's.
+    :param never_fail: the sensor's.
+    :param do_xcom_push: the task's.
     """
+
+    operation_name: str = ""
+    operation_names: str | Sequence[str] | None = None
+    wanted: int = 0
+    require_result: bool = False
+    end_from_trigger: bool = False
+    response_type: str | None = None
+    on_cancelled: str = "fail"
+    soft_fail: bool = False
+    never_fail: bool = False
+    do_xcom_push: bool = True
 
     def __post_init__(self) -> None:
         BaseTrigger.__init__(self)
         self._fired = False
+        self._unpacked: list[str] | None = None
+        self._outcomes: Sequence[Outcome | None] | None = None
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the class path and the arguments; what equals its default is left out, so that older code reads it."""
-        return row_of(self)
+        """Return the class path and the arguments as JSON scalars; what equals its default is left out."""
+        path, kwargs = row_of(self)
+        names = kwargs.get("operation_names")
+        if names is not None and not isinstance(names, str):
+            kwargs["operation_names"] = pack(names)
+        return path, kwargs
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Wait, and yield the one event; see ``_events`` for what it holds."""
-        # A task of its own: Airflow knows a kill by what its CancelledError says, and grpc may raise one that says
-        # nothing. asyncio.shield() would do as well, for twice the objects.
+        """Wait, and yield the one event; see ``_messages.events`` for its form."""
+        # A task of its own: Airflow knows a kill by the text of its CancelledError, and grpc may raise one without a
+        # text. asyncio.shield() would do as well, for twice the objects.
         loop = asyncio.get_running_loop()
         waiting, over = loop.create_task(self._wait()), loop.create_future()
-        waiting.add_done_callback(partial(_come_about, over))
+        waiting.add_done_callback(partial(_set_done, over))
         try:
             await over
         except asyncio.CancelledError:
@@ -83,9 +137,9 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
                 await self._on_stop()
             raise
         # The channel was given back before the event is fired, not in cleanup(), which `dags test` never calls.
-        outcome = waiting.result()
+        outcomes = waiting.result()
         self._fired = True
-        yield await self._event(outcome)
+        yield await self._event(outcomes)
 
     async def _on_stop(self) -> None:
         try:
@@ -94,43 +148,39 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
             self.log.exception("%s: could not be asked to cancel", self._what())
 
     async def on_kill(self) -> None:
-        """Ask to cancel the operation, if a user has taken the task away from it and ``cancel_on_kill`` is set."""
+        """Ask to cancel, if a user has taken the task away and ``cancel_on_kill`` is set."""
         if not self.cancel_on_kill or self._fired or self._is_overdue():
             return
         killing = asyncio.ensure_future(self._cancel_if_killed())
         # Until a trigger has ended, Airflow cancels it anew at every exchange with its supervisor, once a second: that
         # would end this halfway, and does where several are killed at once, which ask for their states in turn.
-        end = steady_clock()() + SECONDS_TO_KILL
+        end = steady_clock()() + KILL_TIMEOUT
         while not killing.done() and (left := end - steady_clock()()) > 0:
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([killing], timeout=left)
         if killing.cancel():
-            raise TimeoutError(f"{self._what()} could not be asked to cancel in {SECONDS_TO_KILL} s")
+            raise TimeoutError(f"{self._what()} could not be asked to cancel in {KILL_TIMEOUT} s")
         killing.result()
 
     def _is_overdue(self) -> bool:
-        """Tell whether time is up, by our own deadline or by Airflow's, which may be earlier: no user's kill then."""
+        """Return True if time is up, by our own deadline or by Airflow's, which may be earlier: not a user's kill."""
         now = steady_clock()()
         # Airflow 2 counts execution_timeout from the start of the process.
         ends = getattr(self.task_instance, "trigger_timeout", None)
-        theirs = math.inf if ends is None else epoch(ends)
+        theirs = math.inf if ends is None else _epoch(ends)
         return now >= min(math.inf if self.deadline is None else self.deadline, theirs)
 
     async def _cancel_if_killed(self) -> None:
-        if await self._was_killed():
-            await self._cancel()
-
-    async def _cancel(self) -> None:
-        async with self._hook().async_client(self.operation_name) as client:
-            clock = steady_clock()
-            await drive_async(kill.cancel(now=clock(), within=SECONDS_TO_CANCEL), self, client, clock=clock)
-
-    def _what(self) -> str:
-        """Say what is waited for, in a log."""
-        return f"operation {self.operation_name!r}"
+        if not await self._was_killed():
+            return
+        names = self._names()
+        async with WaitGroup(self._args(), names, await self._hook().async_channels(names), is_recheck=True) as group:
+            if self._outcomes is not None:
+                group.outcomes = list(self._outcomes)
+            await group.cancel(within=CANCEL_TIMEOUT_IN_TRIGGERER)
 
     async def _was_killed(self) -> bool:
-        """Tell a user's kill from a shutdown, a move to another triggerer, and a try that waits already.
+        """Return True for a user's kill, unlike a shutdown, a move to another triggerer, a try that waits already.
 
         In each of these the task is deferred still, or again: then somebody else looks after the operation.
         """
@@ -149,72 +199,145 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
         )
         return killed
 
-    async def _event(self, outcome: Outcome) -> TriggerEvent:
-        """Return the event for what the wait came to."""
-        from airflow_provider_lro._messages.events import event_from_outcome
+    def _what(self) -> str:
+        """Return what is waited for, for a log."""
+        names = self._names()
+        return f"operation {names[0]!r}" + (f" and {len(names) - 1} others" if len(names) > 1 else "")
 
-        return TriggerEvent(event_from_outcome(outcome, name=self.operation_name))
+    def _names(self) -> list[str]:
+        if self._unpacked is None:
+            names = self.operation_names
+            if names is None:
+                self._unpacked = [check_name(self.operation_name)]
+            else:
+                self._unpacked = unpack(names) if isinstance(names, str) else list(names)
+        return self._unpacked
 
-    def _first(self) -> Start:
-        """Tell how the wait begins in this process."""
-        return Start.RESUME
-
-    async def _wait(self) -> Outcome:
-        clock, start = steady_clock(), self._first()
-        self.check()
-        try:
-            await self._know_types()
-            client = await self._client()
-        except LroError as error:  # the connection describes no channel
-            return Broken(error=error)
-        reports = None
-        try:
-            reports = reporter()
-            # Not before: until there are types and a connection seconds may pass.
-            steps = wait(self, now=clock(), start=start)
-            with Watch(self, client.config.target, ti=self.task_instance, shared=True) as watch:
-                outcome = await drive_async(steps, self, client, clock=clock, shared=True, tally=watch.tally)
-                return watch.ends(outcome, asyncio.get_running_loop().time())
-        finally:
-            await client.close()
-            if reports is not None:
-                reports.leave()
-
-    async def _client(self) -> AsyncOperationsClient:
-        """Return the client to wait with; the hook itself is not kept, as there are thousands of waits."""
-        hook = self._hook()
-        client = await hook.aget_conn(self.operation_name)
-        try:
-            await self._show(hook)
-        except BaseException:
-            await client.close()
-            raise
-        return client
-
-    async def _know_types(self) -> bool:
-        """Make the types known that a line of progress, or the end, needs; without them the wait goes on as well."""
-        names = self._type_names()
-        if not any(names.values()):
-            return True
-        from airflow_provider_lro._messages.types import loaded
-
-        return await loaded(**names)
-
-    def _type_names(self) -> dict[str, str | None]:
-        return {"metadata_type": self.metadata_type, "type_modules": self.type_modules}
-
-    async def _show(self, hook: LongRunningOperationHook) -> None:
-        """Show which operation it is that is waited for; here a worker has done so."""
+    def _args(self) -> WaitArgs:
+        """Return the arguments of the waits: the trigger's own for one, plain ones to copy for each of many."""
+        if self.operation_names is None:
+            return self
+        values = {field.name: getattr(self, field.name) for field in fields(WaitArgs)}
+        return WaitArgs(**{**values, "operation_name": self._names()[0]})
 
     def _hook(self) -> LongRunningOperationHook:
         return LongRunningOperationHook.of(self)
 
+    async def _wait(self) -> Sequence[Outcome | None]:
+        self.check()
+        names, reports = self._names(), None
+        try:
+            await self._load_types()
+            channels = await self._hook().async_channels(names)
+        except LroError as error:  # the connection describes no channel
+            return [CallFailed(error=error)] * len(names)
+        try:
+            reports = reporter()
+            group = WaitGroup(
+                self._args(),
+                names,
+                channels,
+                wanted=self.wanted,
+                require_result=self.require_result,
+                keep=MAX_KEPT,
+                ti=self.task_instance,
+            )
+            self._outcomes = group.outcomes
+            async with group:
+                await group.run(Start.RESUME)
+        finally:
+            if reports is not None:
+                reports.leave()
+        return group.outcomes
 
-def epoch(moment: datetime) -> float:
+    async def _load_types(self) -> bool:
+        """Import the types that a line of progress, or the end, needs; without them the wait goes on as well."""
+        response_type = self.response_type if self.end_from_trigger else None
+        if response_type is self.metadata_type is self.type_modules is None:
+            return True
+        from airflow_provider_lro._messages.types import loaded
+
+        return await loaded(
+            response_type=response_type, metadata_type=self.metadata_type, type_modules=self.type_modules
+        )
+
+    async def _event(self, outcomes: Sequence[Outcome | None]) -> TriggerEvent:
+        from airflow_provider_lro._messages.events import event_from_outcomes, to_read_again
+
+        started_at = steady_clock()() if self.started_at is None else self.started_at
+        event = event_from_outcomes(outcomes, self._names(), started_at=started_at)
+        may_end = self.end_from_trigger and self.task_instance is not None and len(outcomes) == 1
+        if may_end and not to_read_again(event) and outcomes[0] is not None:
+            return await self._end(outcomes[0]) or TriggerEvent(event)
+        return TriggerEvent(event)
+
+    # ── ending the task ──
+
+    async def _end(self, outcome: Outcome) -> TriggerEvent | None:
+        """Return the event that ends the task; None leaves that to a worker."""
+        from airflow.triggers.base import TaskSkippedEvent, TaskSuccessEvent
+
+        from airflow_provider_lro._messages.results import result_of
+
+        if isinstance(outcome, TimedOut) and outcome.was_not_sent:
+            return None
+        if not await self._load_types():
+            self._log_left_to_worker("it may know its types")
+            return None
+        try:
+            response = result_of(outcome, self, self.response_type, require_result=self.require_result)
+        except LroError as error:
+            if not is_skip(error, on_cancelled=self.on_cancelled, soft_fail=self.soft_fail, never_fail=self.never_fail):
+                return None
+            self.log.info("skipped: %s", error)
+            return TaskSkippedEvent()
+        return TaskSuccessEvent() if await self._pushed(response) else None
+
+    async def _pushed(self, response: Any) -> bool:
+        """Push the result as a worker would; return False to leave it to one."""
+        import json
+
+        from airflow_provider_lro._messages.encoding import response_to_json
+        from airflow_provider_lro._messages.events import MAX_EVENT
+
+        result = response_to_json(response)
+        if result is None or not self.do_xcom_push:
+            return True
+        if _has_opaque(result) or len(json.dumps(result)) > MAX_EVENT:
+            self._log_left_to_worker("it may know more of the result")
+            return False
+        try:
+            await asyncio.wait_for(self._push(result), XCOM_TIMEOUT)
+        except Exception:  # what it is does not matter: a worker writes the same again
+            self.log.warning("%s: its result could not be written; a worker does it", self._what(), exc_info=True)
+            return False
+        return True
+
+    async def _push(self, value: Any) -> None:
+        from airflow.sdk.bases.xcom import BaseXCom
+        from airflow.sdk.execution_time.xcom import XCom
+
+        # Not the event's own `xcoms`: Airflow 3.3 would encode them twice.
+        await XCom.aset(str(BaseXCom.XCOM_RETURN_KEY), value, **task_id_of(self.task_instance))
+
+    def _log_left_to_worker(self, why: str) -> None:
+        self.log.info("%s: a worker ends the task, as %s", self._what(), why)
+
+
+def _epoch(moment: datetime) -> float:
     """Return epoch seconds of a moment of Airflow's; one that names no zone is in UTC."""
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def _come_about(over: asyncio.Future[None], _: asyncio.Task[Outcome]) -> None:
+def _set_done(over: asyncio.Future[None], _: asyncio.Task[Any]) -> None:
     if not over.done():  # it was cancelled
         over.set_result(None)
+
+
+def _has_opaque(value: Any) -> bool:
+    """Return True if something in a result looks like a payload of a type that is not known here."""
+    if isinstance(value, dict):
+        if value.keys() == {"@type", "value"} and isinstance(value["value"], str):
+            return True
+        return any(map(_has_opaque, value.values()))
+    return isinstance(value, list) and any(map(_has_opaque, value))

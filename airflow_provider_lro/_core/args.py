@@ -1,33 +1,33 @@
-"""``WaitArgs``: what there is to know of a wait before it begins. Floor 0: imports floor 0."""
+"""The arguments of a wait: ``WaitArgs``, with the one table that checks them."""
 
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_lro._core.checks import check_name, is_number, is_whole
-from airflow_provider_lro._core.schedule import MAXIMUM_INTERVAL, MINIMUM_INTERVAL, Schedule
+from airflow_provider_lro._core.checks import MAX_SECONDS, MIN_INTERVAL, is_number, is_text, is_whole
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from _typeshed import DataclassInstance
 
-__all__ = ["LATEST", "SLOWEST_PACE", "WaitArgs", "row_of"]
+    from airflow_provider_lro._core.schedule import Schedule
 
-POLL_METHODS = ("get", "wait", "auto", "list")
-SLOWEST_PACE = 1e-6
+__all__ = ["MAX_EPOCH", "MIN_RATE", "WaitArgs", "row_of"]
+
+MIN_RATE = 1e-6
 """Polls a second: one in eleven days."""
-LATEST = 1e11
+MAX_EPOCH = 1e11
 """Epoch seconds, in the year 5138: no time beyond it makes sense."""
-ON_TIMEOUT = ("fail", "cancel")
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class WaitArgs:
-    """What crosses from an operator to its trigger: JSON scalars, stored in plain text, so never a secret.
+    """The arguments of a wait that cross to its trigger: JSON scalars, stored in plain text, so never a secret.
 
-    Fields are only ever added, with a default; an old row must still inflate. Times are epoch seconds, durations
-    seconds. ``check()`` says whether the values make sense: the constructor must not (a trigger whose constructor
-    raises stops its whole triggerer).
+    Times are epoch seconds, durations seconds. ``check()`` refuses wrong values; the constructor must not (a trigger
+    whose constructor raises stops its whole triggerer).
     """
 
     operation_name: str
@@ -55,62 +55,62 @@ class WaitArgs:
     type_modules: str | None = None
 
     def schedule(self) -> Schedule:
-        """Return the schedule; raises ValueError for values that make none."""
+        """Return the schedule of the polls."""
+        from airflow_provider_lro._core.schedule import Schedule
+
         return Schedule(
             interval=self.interval, initial=self.initial_delay, multiplier=self.multiplier, jitter=self.jitter
         )
 
-    def parent(self) -> str:
-        """Return what to list to find the operation; "" where its name does not tell: it is asked for singly."""
-        return self.list_parent or self.operation_name.rpartition("/operations/")[0]
-
     def check(self) -> None:
-        """Raise ValueError, saying which value is wrong and what would do."""
-        check_name(self.operation_name)
-        fastest = self.max_polls_per_second
-        if fastest is not None and not is_number(fastest, least=SLOWEST_PACE):
-            raise ValueError(f"max_polls_per_second must be None or a number above {SLOWEST_PACE:g}, not {fastest!r}")
-        # The schedule has other names for these.
-        for name, remark in (("interval", " (of a sensor: poke_interval)"), ("initial_delay", "")):
+        """Raise ValueError for the first wrong value: what it is, and what it must be."""
+        for name, is_right, expected in RULES:
             value = getattr(self, name)
-            if not is_number(value, least=MINIMUM_INTERVAL):
-                raise ValueError(
-                    f"{name} must be a number of seconds from {MINIMUM_INTERVAL:g} to {MAXIMUM_INTERVAL:g}{remark}, not"
-                    f" {value!r}"
-                )
-        self.schedule()
-        for name, exclusive in (("rpc_timeout", True), ("not_found_grace", False), ("cancel_grace", False)):
-            value = getattr(self, name)
-            if not is_number(value, least=0) or (exclusive and value == 0):
-                expected = "above 0" if exclusive else "of at least 0"
-                raise ValueError(f"{name} must be a number of seconds {expected}, not {value!r}")
-        for name in ("started_at", "deadline"):
-            value = getattr(self, name)
-            if value is not None and not is_number(value, most=LATEST):
-                raise ValueError(f"{name} must be None or epoch seconds up to {LATEST:g}, not {value!r}")
-        most = self.max_consecutive_errors
-        if most is not None and not is_whole(most):
-            raise ValueError(f"max_consecutive_errors must be None or a whole number of at least 0, not {most!r}")
-        self._check_texts()
+            if not is_right(value):
+                raise ValueError(f"{name}={value!r}, but it must be {expected}")
 
-    def _check_texts(self) -> None:
-        if not isinstance(self.cancel_on_kill, bool):
-            raise ValueError(f"cancel_on_kill must be True or False, not {self.cancel_on_kill!r}")  # noqa: TRY004
-        if self.list_parent is not None:
-            check_name(self.list_parent, what="list_parent")
-        for name in ("metadata_type", "type_modules"):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, str):
-                raise ValueError(f"{name} must be None or a text, not {value!r}")
-        if self.poll_method not in POLL_METHODS:
-            known = ", ".join(map(repr, POLL_METHODS))
-            raise ValueError(f"poll_method must be one of {known}, not {self.poll_method!r}")
-        if self.on_timeout not in ON_TIMEOUT:
-            raise ValueError(f"on_timeout must be one of {', '.join(map(repr, ON_TIMEOUT))}, not {self.on_timeout!r}")
+
+def _between(least: float, most: float = MAX_SECONDS) -> Callable[[Any], bool]:
+    return lambda value: is_number(value, least=least, most=most)
+
+
+def _or_none(is_right: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or is_right(value)
+
+
+def _one_of(*choices: str) -> tuple[Callable[[Any], bool], str]:
+    return lambda value: value in choices, f"one of {', '.join(map(repr, choices))}"
+
+
+_PAUSE = f"a number of seconds from {MIN_INTERVAL:g} to {MAX_SECONDS:g}"
+_MOMENT = (_or_none(_between(-MAX_SECONDS, MAX_EPOCH)), f"None or epoch seconds up to {MAX_EPOCH:g}")
+_TEXT = (_or_none(is_text), "None or a text in UTF-8")
+
+RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("interval", _between(MIN_INTERVAL), f"{_PAUSE} (a sensor calls it poke_interval)"),
+    ("initial_delay", _between(MIN_INTERVAL), _PAUSE),
+    ("multiplier", _between(1.0, 1000.0), "a number from 1 to 1000"),
+    ("jitter", _between(0.0, 1.0), "a number from 0 to 1"),
+    ("rpc_timeout", lambda value: is_number(value, least=0) and value > 0, "a number of seconds above 0"),
+    ("not_found_grace", _between(0.0), "a number of seconds of at least 0"),
+    ("max_consecutive_errors", _or_none(is_whole), "None or a whole number of at least 0"),
+    ("on_timeout", *_one_of("fail", "cancel")),
+    ("cancel_grace", _between(0.0), "a number of seconds of at least 0"),
+    ("started_at", *_MOMENT),
+    ("deadline", *_MOMENT),
+    ("cancel_on_kill", lambda value: isinstance(value, bool), "True or False"),
+    ("consecutive_errors", is_whole, "a whole number of at least 0"),
+    ("max_polls_per_second", _or_none(_between(MIN_RATE)), f"None or a number of at least {MIN_RATE:g}"),
+    ("poll_method", *_one_of("get", "wait", "auto", "list")),
+    ("list_parent", _or_none(lambda value: is_text(value) and value.strip()), "None or a non-empty text in UTF-8"),
+    ("metadata_type", *_TEXT),
+    ("type_modules", *_TEXT),
+)
+"""Each argument with its check and, in words, what it must be; the connection's own are checked by the connection."""
 
 
 def row_of(trigger: DataclassInstance) -> tuple[str, dict[str, Any]]:
-    """Return the class path and the arguments; what equals its default is left out, so that older code reads it."""
+    """Return the class path and the arguments that Airflow stores; what equals its default is left out."""
     kind = type(trigger)
     values = {field.name: getattr(trigger, field.name) for field in fields(trigger)}
     defaults = {field.name: field.default for field in fields(trigger) if field.default is not MISSING}

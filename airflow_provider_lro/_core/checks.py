@@ -1,29 +1,94 @@
-"""What arguments are checked with, wherever they come from. Floor 0: imports floor 0."""
+"""Checks of single values, and how text that comes from elsewhere is shown."""
 
 from __future__ import annotations
 
 import math
+from typing import TypeGuard
 
-from airflow_provider_lro._core.schedule import MAXIMUM_INTERVAL
-from airflow_provider_lro._core.text import is_text
+__all__ = [
+    "MAX_LINE",
+    "MAX_SAID",
+    "MAX_SECONDS",
+    "MIN_INTERVAL",
+    "check_choice",
+    "check_flag",
+    "check_name",
+    "check_wait_timeout",
+    "is_number",
+    "is_text",
+    "is_whole",
+    "one_line",
+    "without_user",
+]
 
-__all__ = ["check_name", "is_number", "is_whole"]
+MAX_SECONDS = 1e9
+"""31 years: what keeps the arithmetic inside the floats."""
+MIN_INTERVAL = 0.1
+"""Seconds. Below it a wait would be a denial of service, and the answer would still travel longer than that."""
+MAX_LINE = 400
+"""Characters of a line."""
+MAX_SAID = 2000
+"""Characters of a service's message in the text of an error; its ``message`` has all of them."""
 
 
-def is_number(value: object, *, least: float = -MAXIMUM_INTERVAL, most: float = MAXIMUM_INTERVAL) -> bool:
-    """Tell whether a value is a number in a range; NaN, True and False are none."""
+def is_number(value: object, *, least: float = -MAX_SECONDS, most: float = MAX_SECONDS) -> bool:
+    """Return True for a number in a range; NaN, True and False are not numbers."""
     return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
 
 
 def is_whole(value: object, *, least: int = 0, most: float = math.inf) -> bool:
-    """Tell whether a value is a whole number in a range; True and False are none."""
+    """Return True for a whole number in a range; True and False are not numbers."""
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
+def is_text(value: object) -> TypeGuard[str]:
+    """Return True for text that can be sent: UTF-8 has no lone surrogates."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
 def check_name(
-    name: object, *, what: str = "the operation's name", example: str = "projects/p/locations/l/operations/o"
+    name: object, *, what: str = "operation_name", example: str = "projects/p/locations/l/operations/o"
 ) -> str:
-    """Return a resource's name; raises ValueError for what can be none."""
+    """Return a resource's name; raise ValueError for a value that cannot be one."""
     if not is_text(name) or not name.strip():
-        raise ValueError(f"{what} must be a non-empty text, in UTF-8, such as {example!r}, not {name!r}")
+        raise ValueError(f"{what}={name!r}, but it must be a non-empty text in UTF-8, such as {example!r}")
     return name
+
+
+def check_flag(value: bool, *, what: str) -> bool:  # noqa: FBT001
+    """Return True or False; raise ValueError for all else: a None that was meant for a dry run would delete."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{what}={value!r}, but it must be True or False")  # noqa: TRY004
+    return value
+
+
+def check_choice(value: str, choices: tuple[str, ...], *, what: str) -> str:
+    """Return one of some texts; raise ValueError for all else."""
+    if value not in choices:
+        raise ValueError(f"{what}={value!r}, but it must be one of {', '.join(map(repr, choices))}")
+    return value
+
+
+def check_wait_timeout(value: float | None) -> float | None:
+    """Return ``wait_timeout`` in seconds, None for no limit; raise ValueError for all else."""
+    if value is not None and not is_number(value, least=0):
+        raise ValueError(f"wait_timeout={value!r}, but it must be None or a number of seconds of at least 0")
+    return value
+
+
+def without_user(text: str) -> str:
+    """Return a wrong address as it may be shown: without a user and a password that stand before its host."""
+    before, at, host = text.rpartition("@")
+    return f"{'…@' if before else at}{host}"
+
+
+def one_line(text: str, longest: int = MAX_LINE) -> str:
+    """Return a text fit for a log: one line, printable (no control or direction characters), of bounded length."""
+    text = text[: 4 * longest]  # the rest cannot be seen, however much of this is space
+    if not text.isprintable():
+        text = "".join(letter if letter.isprintable() else " " for letter in text)
+    line = " ".join(text.split())
+    return line if len(line) <= longest else line[: longest - 1] + "…"

@@ -1,4 +1,4 @@
-"""What is kept for each event loop is forgotten when the loop is closed. Floor 0: the standard library alone."""
+"""Values that are kept for each event loop, and forgotten when the loop is closed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["forget_closed"]
 
 
 def forget_closed(kept: dict[Any, Any]) -> None:
-    """Delete what belongs to closed event loops.
+    """Delete the values of closed event loops.
 
     Args:
         kept: by the loop, or by a tuple that begins with it.

@@ -1,4 +1,4 @@
-"""Names of operations and of their parents, in whatever another task has left them. Floor 0: imports floor 0."""
+"""Names: of operations and their parents, in whatever form another task has left them, and of message types."""
 
 from __future__ import annotations
 
@@ -7,12 +7,22 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 
-from airflow_provider_lro._core.checks import check_name
+from airflow_provider_lro._core.checks import check_name, is_text
 
-__all__ = ["are_many", "check_literal", "name_of", "pack", "parent_of", "unpack"]
+__all__ = [
+    "are_many",
+    "check_literal",
+    "module_names",
+    "name_of",
+    "names_of",
+    "pack",
+    "parent_in",
+    "parent_of",
+    "type_name",
+    "unpack",
+]
 
-
-DEEPEST = 10
+MAX_DEPTH = 10
 """Mappings in one another that ``name_of`` looks into; one that contains itself has no end."""
 
 
@@ -21,26 +31,31 @@ def name_of(value: object, *, what: str = "operation_name") -> str:
 
     Args:
         value: the one or the other.
-        what: what it is called where it was given, for the error.
+        what: the argument's name, for the error.
 
     Raises:
         ValueError: there is none in it.
     """
-    for _ in range(DEEPEST):
+    for _ in range(MAX_DEPTH):
         if not isinstance(value, Mapping):
             return check_name(_rendered(value, what=what), what=what)
         if "name" not in value:
             raise ValueError(f"{what} is a mapping without a 'name': it has {sorted(map(str, value))}")
         value = value["name"]
-    raise ValueError(f"{what} is a mapping whose 'name' is a mapping, and so on, more than {DEEPEST} deep")
+    raise ValueError(f"{what} is a mapping whose 'name' is a mapping, and so on, more than {MAX_DEPTH} deep")
+
+
+def names_of(value: object) -> list[str]:
+    """Return the names from one of what ``name_of`` takes, or from a sequence of them."""
+    return [name_of(item) for item in value] if are_many(value) else [name_of(value)]  # type: ignore[attr-defined]
 
 
 def check_literal(value: object) -> None:
-    """Raise ValueError for what can be no name of an operation, nor a sequence of them, whatever is rendered later."""
+    """Raise ValueError for a value that cannot name an operation, or several, whatever is rendered later."""
     if are_many(value):
         for each in value:  # type: ignore[attr-defined]
             check_literal(each)
-    elif isinstance(value, str):  # what is a template, the DAG's own environment says
+    elif isinstance(value, str):  # the DAG's own environment decides what is a template
         if value.strip() in ("", "None", "null"):
             name_of(value)
     elif isinstance(value, bytes | int | float | set) or (isinstance(value, Mapping) and "name" not in value):
@@ -51,13 +66,18 @@ def parent_of(value: object) -> str:
     """Return the parent of a listing.
 
     Raises:
-        ValueError: it is none, or what a template leaves that went wrong.
+        ValueError: it is not a name, or a template that went wrong.
     """
     return check_name(_rendered(value, what="parent"), what="parent", example="projects/p/locations/l")
 
 
+def parent_in(name: str, list_parent: str | None) -> str:
+    """Return the parent to list to find an operation; "" where its name does not say: it is polled by itself."""
+    return list_parent or name.rpartition("/operations/")[0]
+
+
 def _rendered(value: object, *, what: str) -> object:
-    """Return a value without space around it; raises ValueError for what a template leaves that went wrong."""
+    """Return a value without space around it; raise ValueError for the remains of a template that went wrong."""
     if not isinstance(value, str):
         return value
     value = value.strip()
@@ -75,7 +95,7 @@ def _rendered(value: object, *, what: str) -> object:
 
 
 def are_many(value: object) -> bool:
-    """Tell whether a value is a sequence of what ``name_of`` takes, rather than one of it."""
+    """Return True for a sequence of names, or of mappings with one."""
     return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
@@ -88,10 +108,45 @@ def unpack(text: str) -> list[str]:
     """Return the names that ``pack`` was given.
 
     Raises:
-        ValueError: it is no such text.
+        ValueError: ``pack`` has not made this text.
     """
     try:
         names = json.loads(zlib.decompress(base64.b64decode(text, validate=True)))
     except (TypeError, ValueError, zlib.error) as error:
-        raise ValueError(f"these are no packed names ({type(error).__name__}: {error}): {text!r:.80}") from error
+        raise ValueError(f"these are not packed names ({type(error).__name__}: {error}): {text!r:.80}") from error
     return [check_name(name) for name in names]
+
+
+def type_name(value: object, *, what: str) -> str | None:
+    """Return the text for a message type: ``module:Class`` for a class. Text is all that crosses to a trigger.
+
+    Args:
+        value: None, a class, or a text: an import path, ``module:Class``, or the message's full name.
+        what: the argument's name, for the error.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if isinstance(value, type):
+        return f"{value.__module__}:{value.__qualname__}"
+    if value is None or (is_text(value) and value.strip()):
+        return value if value is None else value.strip()
+    raise ValueError(
+        f"{what}={value!r}, but it must be a message class, its import path ('google.cloud.dataplex_v1.types.Lake',"
+        " 'module:Class') or its full name ('google.cloud.dataplex.v1.Lake')"
+    )
+
+
+def module_names(value: object) -> tuple[str, ...]:
+    """Return module paths from one, several with commas between, or a sequence.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    modules = value.split(",") if isinstance(value, str) else () if value is None else value
+    if not isinstance(modules, Sequence) or not all(map(is_text, modules)):
+        raise ValueError(
+            f"type_modules={value!r}, but it must be module paths such as ['google.cloud.dataplex_v1'], or a text with"
+            " commas between them"
+        )
+    return tuple(module.strip() for module in modules if module.strip())

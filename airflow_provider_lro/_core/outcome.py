@@ -1,84 +1,177 @@
-"""What a poll or a whole wait came to. Values only: floor 0, standard library alone.
-
-``operation`` is whatever the caller wraps (here an ``Operation`` message); nothing on this floor looks inside it.
-"""
+"""The outcome of a poll or of a whole wait, of many waits together, and the rule that makes a skip of one."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+
+from airflow_provider_lro._core.checks import is_whole
+from airflow_provider_lro.exceptions import (
+    Code,
+    LroError,
+    MalformedOperation,
+    OperationCancelled,
+    OperationFailed,
+    OperationNotFound,
+    OperationsFailed,
+    OperationTimeout,
+)
 
 if TYPE_CHECKING:
-    from airflow_provider_lro.exceptions import LroError
+    from airflow_provider_lro._core.state import OperationState
 
-__all__ = ["Broken", "CancelEffect", "Cancelled", "Failed", "NotFound", "Outcome", "Running", "Succeeded", "TimedOut"]
+__all__ = [
+    "ABOUT_OPERATION",
+    "CallFailed",
+    "CancelEffect",
+    "Cancelled",
+    "Done",
+    "Failed",
+    "NotFound",
+    "Outcome",
+    "Quorum",
+    "Running",
+    "Succeeded",
+    "TimedOut",
+    "is_skip",
+    "outcome_of",
+]
 
 CancelEffect: TypeAlias = Literal["none", "took effect", "asked", "refused"]
-"""What a cancel at the deadline did: none was asked for, it took effect, it was accepted without effect so far, or
-the service refused it."""
+"""The effect of a cancel at the deadline: nobody asked, it took effect, it was accepted without effect so far, or the
+service refused it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
     """Not done yet."""
 
-    operation: Any
+    word: ClassVar[str] = "running"
+    operation: OperationState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Succeeded:
-    """Done, with a response or (which is legal) with neither response nor error."""
+    """Done, with a response or (which is legal) with neither response nor error.
 
-    operation: Any
+    ``operation`` is None where it was too large to be kept, here and in the other two that are done.
+    """
+
+    word: ClassVar[str] = "succeeded"
+    operation: OperationState | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
     """Done, with an error."""
 
-    operation: Any
+    word: ClassVar[str] = "failed"
+    operation: OperationState | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cancelled:
     """Done, with the error CANCELLED (1)."""
 
-    operation: Any
+    word: ClassVar[str] = "cancelled"
+    operation: OperationState | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimedOut:
     """Not done at the deadline; it may still succeed.
 
-    ``operation`` is its last known state, if any poll ever answered; ``error`` what the last poll failed with, if it
-    did; ``cancel`` what asking to cancel did, and ``cancel_error`` what the service answered if it refused.
+    ``operation`` is its last known state, if any poll ever answered; ``error`` that of the last poll, if it failed;
+    ``cancel`` the effect of asking to cancel, and ``cancel_error`` the service's refusal.
     """
 
-    operation: Any = None
+    word: ClassVar[str] = "timed_out"
+    operation: OperationState | None = None
     error: LroError | None = None
     cancel: CancelEffect = "none"
     cancel_error: LroError | None = None
 
     @property
-    def is_unseen(self) -> bool:
-        """Whether the last poll had no turn, so that nobody has looked what had become of it by the deadline."""
-        return bool(getattr(self.error, "unsent", False))
+    def was_not_sent(self) -> bool:
+        """Whether the poll at the deadline was never sent, so that the operation may have ended long before."""
+        return bool(getattr(self.error, "not_sent", False))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotFound:
     """The service does not know the name (any more). ``operation`` is its last known state, if there was one."""
 
+    word: ClassVar[str] = "not_found"
     error: LroError
-    operation: Any = None
+    operation: OperationState | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Broken:
-    """The operation could not be read: what became of it is not known. ``operation`` is its last known state."""
+class CallFailed:
+    """The operation could not be read: whether it is done is not known. ``operation`` is its last known state."""
 
+    word: ClassVar[str] = "call_failed"
     error: LroError
-    operation: Any = None
+    operation: OperationState | None = None
 
 
-Outcome: TypeAlias = Succeeded | Failed | Cancelled | TimedOut | NotFound | Broken
+Done: TypeAlias = Succeeded | Failed | Cancelled
+Outcome: TypeAlias = Succeeded | Failed | Cancelled | TimedOut | NotFound | CallFailed
+
+
+def outcome_of(state: OperationState) -> Running | Done:
+    """Return what a poll found. The error decides, whatever is in it; its message may well be empty."""
+    if not state.done:
+        return Running(operation=state)
+    if state.code is None:
+        return Succeeded(operation=state)
+    return Cancelled(operation=state) if state.code == Code.CANCELLED else Failed(operation=state)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quorum:
+    """How many of ``total`` operations must succeed. ``wanted`` 0: all, and each is waited for, come what may."""
+
+    total: int
+    wanted: int = 0
+
+    @staticmethod
+    def wanted_by(wait_for: object) -> int:
+        """Return how many successes ``wait_for`` asks for; 0 for all, to the end.
+
+        Raises:
+            ValueError: it is not "all", "any" or a whole number of at least 1.
+        """
+        if wait_for == "all":
+            return 0
+        if wait_for == "any":
+            return 1
+        if is_whole(wait_for, least=1):
+            return int(wait_for)  # type: ignore[call-overload,no-any-return]
+        raise ValueError(f'wait_for={wait_for!r}, but it must be "all", "any" or a whole number of at least 1')
+
+    def is_met(self, succeeded: int) -> bool:
+        """Return True if so many successes are enough."""
+        return succeeded >= (self.wanted or self.total)
+
+    def is_over(self, *, succeeded: int, failed: int) -> bool:
+        """Return True if nothing that is still to come can change the verdict."""
+        if succeeded + failed >= self.total:
+            return True
+        return bool(self.wanted) and (succeeded >= self.wanted or self.total - failed < self.wanted)
+
+
+ABOUT_OPERATION = (OperationFailed, OperationNotFound, MalformedOperation, OperationTimeout)
+"""Errors that say something about the operation itself; all others are about reaching it."""
+
+
+def is_skip(error: Exception, *, on_cancelled: str, soft_fail: bool, never_fail: bool) -> bool:
+    """Return True if an error of a wait is a skip; the arguments are the sensor's."""
+    if never_fail or (isinstance(error, OperationCancelled) and on_cancelled == "skip"):
+        return True
+    if isinstance(error, OperationsFailed):  # one that is not a skip makes a failure of all
+        return bool(error.errors) and all(
+            is_skip(each, on_cancelled=on_cancelled, soft_fail=soft_fail, never_fail=never_fail)
+            for each in error.errors.values()
+        )
+    return soft_fail and isinstance(error, ABOUT_OPERATION)

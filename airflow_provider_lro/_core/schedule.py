@@ -1,7 +1,7 @@
-"""When to poll: exponential backoff up to an interval, then that interval for ever.
+"""The schedule of the polls: exponential backoff up to an interval, then that interval for ever.
 
 The schedule of Go's ``longrunning.WaitWithInterval``, as it is documented. Pure arithmetic: no clock, no I/O, no
-random source; whoever sleeps picks the moment inside a window. Floor 0: imports the standard library alone.
+random source; whoever sleeps picks the moment inside a window.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from airflow_provider_lro._core.checks import MAX_SECONDS, MIN_INTERVAL, is_number
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["MAXIMUM_INTERVAL", "MINIMUM_INTERVAL", "Schedule", "Window"]
+__all__ = ["MAX_RETRY_INFO", "Schedule", "Window"]
 
-MINIMUM_INTERVAL = 0.1
-"""Seconds. Below it a wait would be a denial of service, and the answer would still travel longer than that."""
-MAXIMUM_INTERVAL = 1e9
-"""Seconds, 31 years: what keeps the arithmetic inside the floats."""
-_LONGEST_ELAPSED = 1e15
+MAX_RETRY_INFO = 300.0
+"""Seconds: the most that a server's RetryInfo may delay a poll."""
+_MAX_ELAPSED = 1e15
 """Seconds; any backoff that these arguments allow is over long before."""
 
 
@@ -70,15 +70,14 @@ class Schedule:
 
     def __post_init__(self) -> None:
         for name, least, most in (
-            ("interval", MINIMUM_INTERVAL, MAXIMUM_INTERVAL),
-            ("initial", MINIMUM_INTERVAL, MAXIMUM_INTERVAL),
+            ("interval", MIN_INTERVAL, MAX_SECONDS),
+            ("initial", MIN_INTERVAL, MAX_SECONDS),
             ("multiplier", 1.0, 1000.0),
             ("jitter", 0.0, 1.0),
         ):
             value = getattr(self, name)
-            # A NaN is in no range; a bool is a number to Python, but never what was meant.
-            if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-                raise ValueError(f"the schedule's {name} must be a number from {least:g} to {most:g}, not {value!r}")
+            if not is_number(value, least=least, most=most):
+                raise ValueError(f"{name}={value!r}, but it must be a number from {least:g} to {most:g}")
 
     def bounds(self, *, elapsed: float = 0.0) -> Iterator[float]:
         """Yield the longest each pause may be, in seconds, without end.
@@ -124,6 +123,6 @@ class Schedule:
         rate = math.log(self.multiplier)
         to_reach_interval = math.ceil(math.log(self.interval / self.initial) / rate)
         # n bounds last initial * (multiplier**n - 1) / (multiplier - 1). Capped, lest an absurd time overflow.
-        growth = math.log1p(min(elapsed, _LONGEST_ELAPSED) * (self.multiplier - 1.0) / self.initial)
+        growth = math.log1p(min(elapsed, _MAX_ELAPSED) * (self.multiplier - 1.0) / self.initial)
         # The rounding error of two logarithms must not hide a bound that is used up to the very second.
         return min(math.floor(growth / rate + 1e-9), to_reach_interval)

@@ -1,20 +1,19 @@
-"""The policy of a wait: when to poll, what to make of each answer, when to give up. Written once, here.
+"""The policy of a wait: when to poll, how to read each answer, when to give up; and of the cancel after a kill.
 
-A generator that does no I/O and knows no clock, like h11 and h2: it yields what is to be done (``Get``, ``Pause``,
-``Cancel``) and is sent an ``Answer`` with the time at which it came; its return value is the outcome. Its two drivers,
-sync and aio, are in ``_drivers.py``; the tests drive it in virtual time. Floor 0: imports floor 0.
+Generators that do no I/O and know no clock, like h11 and h2: they yield what is to be done (``Get``, ``Pause``,
+``Cancel``) and are sent an ``Answer`` with the time at which it came; the return value is the outcome. Whoever drives
+them does the I/O; the tests drive them in virtual time.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from airflow_provider_lro._core.args import WaitArgs
-from airflow_provider_lro._core.commands import Cancel, Get, Pause
 from airflow_provider_lro._core.outcome import (
-    Broken,
+    CallFailed,
     CancelEffect,
     Cancelled,
     Failed,
@@ -24,15 +23,25 @@ from airflow_provider_lro._core.outcome import (
     Succeeded,
     TimedOut,
 )
+from airflow_provider_lro._core.schedule import MAX_RETRY_INFO, Window
 from airflow_provider_lro.exceptions import Code, EndpointError, LroError, OperationNotFound, RpcError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from airflow_provider_lro._core.commands import Answer, Command
-    from airflow_provider_lro._core.schedule import Window
+    from airflow_provider_lro._core.args import WaitArgs
 
-__all__ = ["Start", "WaitArgs", "is_transient", "wait"]
+__all__ = [
+    "Answer",
+    "Cancel",
+    "Command",
+    "Get",
+    "Pause",
+    "Start",
+    "cancel_after_kill",
+    "is_transient",
+    "wait",
+]
 
 TRANSIENT_CODES = frozenset(
     {
@@ -45,14 +54,68 @@ TRANSIENT_CODES = frozenset(
         Code.CANCELLED,  # by a proxy: nobody else cancels a poll
     }
 )
-LONGEST_OUTAGE = 24 * 3600.0
+MAX_OUTAGE = 24 * 3600.0
 """Seconds of nothing but errors after which a wait without deadline gives up."""
-LONGEST_RETRY_INFO = 300.0
-"""Seconds: the most that a server's RetryInfo may delay a poll."""
-SHORTEST_CALL = 1.0
+MIN_CALL = 1.0
 """Seconds: the least a call gets, however near the deadline is."""
-LONGEST_HOLD = 60.0
+MAX_LONG_POLL = 60.0
 """Seconds that a server is asked to hold a long poll."""
+_BETWEEN_TRIES = Window(shortest=0.25, longest=0.5)
+"""Seconds between two requests to cancel after a kill, which waits for nobody."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Get:
+    """Poll the operation, within ``timeout`` seconds.
+
+    ``queue``: seconds that it may wait for its turn besides, as many waits share a channel. ``prompt``: fail at once
+    where nobody answers. ``long_poll``: seconds for which the server may be asked to hold the answer until the
+    operation is done; 0 for an ordinary poll. ``listed``: a listing will do, if it is as fresh as a poll would be. The
+    answer's value: Running, Succeeded, Failed, Cancelled or an LroError.
+    """
+
+    timeout: float
+    queue: float = math.inf
+    prompt: bool = False
+    long_poll: float = 0.0
+    listed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """Let time pass, to any moment of the window.
+
+    ``final`` pauses are short ones, after a cancel at the deadline. ``errors`` counts the polls that failed in a row.
+    ``listed``: the backoff is over, so the next listing will do. ``delayed``: seconds by which a server's RetryInfo
+    makes it longer than the schedule would.
+    """
+
+    window: Window
+    final: bool = False
+    errors: int = 0
+    listed: bool = False
+    delayed: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancel:
+    """Ask to cancel, within ``timeout`` seconds (None: those of a call). The answer's value: None, or an LroError."""
+
+    because: str = "its time is up"
+    timeout: float | None = None
+
+
+Command: TypeAlias = Get | Pause | Cancel
+
+
+class Answer(NamedTuple):
+    """The result of a command, and when it came: epoch seconds by one clock that never steps back.
+
+    A tuple, so that the policy takes it apart as it comes: a sleeping wait keeps nothing that it does not need.
+    """
+
+    now: float
+    value: Any = None
 
 
 class Start(Enum):
@@ -65,7 +128,7 @@ class Start(Enum):
 
 
 def is_transient(error: LroError) -> bool:
-    """Tell whether a later call may succeed where this one failed.
+    """Return True if a later call may succeed where this one failed.
 
     An endpoint that was right before is a transport fault like any other: name servers and certificates have outages.
     """
@@ -85,11 +148,8 @@ def wait(args: WaitArgs, *, now: float, start: Start = Start.FRESH) -> Generator
     Returns:
         The outcome, as the generator's return value.
 
-    Raises:
-        ValueError: ``args.check()`` failed.
     """
-    args.check()
-    reading = _Reading(args, started_at=now if args.started_at is None else args.started_at)
+    reading = _Reading(args, now=now)
     deadline = math.inf if args.deadline is None else args.deadline
     elapsed = max(0.0, now - reading.started_at)
     # A wait that is taken up again after its deadline may have asked to cancel before it was lost: what it finds
@@ -121,7 +181,7 @@ def wait(args: WaitArgs, *, now: float, start: Start = Start.FRESH) -> Generator
         late = max(0.0, now - deadline)
         window = reading.delay(next(windows))
         listed = _is_listed(args, window)
-        if get.hold and isinstance(value, Running):
+        if get.long_poll and isinstance(value, Running):
             window = window.earlier(now - asked)  # the server has done the pausing
         if pause := _pause(
             window, now=now, end=deadline, errors=reading.errors, listed=listed, delayed=reading.delayed
@@ -139,15 +199,15 @@ def _get(args: WaitArgs, *, now: float, end: float, late: float, prompt: bool = 
     """
     left = end - now
     most = args.rpc_timeout - late if left <= 0 else left
-    timeout = min(args.rpc_timeout, max(most, SHORTEST_CALL))
+    timeout = min(args.rpc_timeout, max(most, MIN_CALL))
     if left > 0:
-        hold = min(left, LONGEST_HOLD) if args.poll_method in ("wait", "auto") and not prompt else 0.0
-        return Get(timeout=timeout, queue=left, prompt=prompt, hold=hold, listed=listed)
+        long_poll = min(left, MAX_LONG_POLL) if args.poll_method in ("wait", "auto") and not prompt else 0.0
+        return Get(timeout=timeout, queue=left, prompt=prompt, long_poll=long_poll, listed=listed)
     return Get(timeout=timeout, queue=timeout, prompt=True)
 
 
 def _is_listed(args: WaitArgs, window: Window) -> bool:
-    """Tell whether the next poll may be a look at a listing: only when the backoff is over is it as early as a poll."""
+    """Return True if a listing will do for the next poll: only when the backoff is over is it as early as a poll."""
     return args.poll_method == "list" and window.longest >= args.interval
 
 
@@ -202,15 +262,15 @@ def _cancel(args: WaitArgs, reading: _Reading, *, now: float) -> Generator[Comma
 
 
 class _Reading:
-    """What the polls of one wait have said so far."""
+    """The answers to the polls of one wait so far."""
 
-    def __init__(self, args: WaitArgs, *, started_at: float) -> None:
-        self.started_at = started_at
+    def __init__(self, args: WaitArgs, *, now: float) -> None:
+        self.started_at = now if args.started_at is None else args.started_at
         self._args = args
         self._last: Running | None = None
         self._error: LroError | None = None
         self.errors = args.consecutive_errors
-        self._errors_since = 0.0
+        self._errors_since = now
         self.delayed = 0.0
 
     def take(self, value: Any, *, now: float, asked: float, cut: bool, strict: bool = False) -> Outcome | None:
@@ -228,23 +288,23 @@ class _Reading:
             # Several services create the operation some time after they have named it.
             return None if asked - self.started_at < self._args.not_found_grace else self._lost(NotFound, value)
         if not is_transient(value) or (strict and isinstance(value, EndpointError)):
-            return self._lost(Broken, value)
+            return self._lost(CallFailed, value)
         self._error = value
-        if (cut and value.code == Code.DEADLINE_EXCEEDED) or getattr(value, "unsent", False):
-            return None  # our own doing, so it counts for nothing
+        if (cut and value.code == Code.DEADLINE_EXCEEDED) or getattr(value, "not_sent", False):
+            return None  # our own doing, so it does not count
         if not self.errors:
             self._errors_since = asked
         self.errors += 1
-        return self._lost(Broken, value) if self._gave_up(now) else None
+        return self._lost(CallFailed, value) if self._gave_up(now) else None
 
-    def _lost(self, kind: type[NotFound | Broken], error: LroError) -> NotFound | Broken:
+    def _lost(self, kind: type[NotFound | CallFailed], error: LroError) -> NotFound | CallFailed:
         return kind(error=error, operation=None if self._last is None else self._last.operation)
 
     def _gave_up(self, now: float) -> bool:
         most = self._args.max_consecutive_errors
         if most is not None:
             return self.errors > most
-        return self._args.deadline is None and now - self._errors_since >= LONGEST_OUTAGE
+        return self._args.deadline is None and now - self._errors_since >= MAX_OUTAGE
 
     def delay(self, window: Window) -> Window:
         """Push the next poll back as far as the service asked for with its last error."""
@@ -252,7 +312,7 @@ class _Reading:
         if retry_after is None:
             self.delayed = 0.0
             return window
-        later = window.at_least(min(retry_after, LONGEST_RETRY_INFO))
+        later = window.at_least(min(retry_after, MAX_RETRY_INFO))
         self.delayed = later.longest - window.longest
         return later
 
@@ -260,3 +320,26 @@ class _Reading:
         """Return the verdict at the deadline."""
         operation = None if self._last is None else self._last.operation
         return TimedOut(operation=operation, error=self._error, cancel=effect, cancel_error=refusal)
+
+
+def cancel_after_kill(*, now: float, within: float) -> Generator[Command, Answer, bool]:
+    """Ask to cancel until the service has heard it, refused it, or the time is over.
+
+    The driver logs the service's answer; an operation that is gone or done, or a service that cannot
+    cancel, is nothing to fail over.
+
+    Args:
+        now: epoch seconds, by the clock of the answers.
+        within: seconds that all of it may take.
+
+    Returns:
+        Whether the service has accepted it, as the generator's return value.
+    """
+    end = now + within
+    while True:
+        now, refusal = yield Cancel(because="its task was killed", timeout=max(MIN_CALL, end - now))
+        if refusal is None:
+            return True
+        if not is_transient(refusal) or now + _BETWEEN_TRIES.longest + MIN_CALL > end:
+            return False
+        now, _ = yield Pause(window=_BETWEEN_TRIES)

@@ -1,217 +1,149 @@
-"""Between ``Operation`` messages, results and JSON: outcomes, payloads and error details.
+"""Payloads as messages, and messages as JSON.
 
-An ``Any`` is unpacked where its type is known to the process; where it is not, or its bytes do not parse, it stays
-``{"@type": …, "value": base64}`` and never becomes an exception. Floor ½.
+A payload is unpacked where its type is known to the process; where it is not, or its bytes do not parse, it stays
+``{"@type": …, "value": base64}`` and never becomes an exception.
 """
 
 from __future__ import annotations
 
 import base64
-import logging
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from google.protobuf import any_pb2, descriptor_pool, empty_pb2, json_format, message_factory, struct_pb2
+from google.protobuf import any_pb2, descriptor_pool, json_format, message_factory, struct_pb2
 from google.protobuf.message import DecodeError, Message
+from google.rpc import status_pb2
 
-from airflow_provider_lro._core.outcome import Cancelled, Failed, Running, Succeeded
-from airflow_provider_lro._core.text import LONGEST_SAID, one_line
-from airflow_provider_lro._messages.types import message_type as type_of
+from airflow_provider_lro._core.state import JsonPayload, Payload
 from airflow_provider_lro._messages.types import plain
-from airflow_provider_lro.exceptions import (
-    Code,
-    MalformedOperation,
-    NoMetadataError,
-    OperationCancelled,
-    OperationFailed,
-    PayloadTypeError,
-)
+from airflow_provider_lro.exceptions import PayloadTypeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
-    from google.longrunning import operations_proto_pb2 as pb
-
+    from airflow_provider_lro._core.state import OperationState
     from airflow_provider_lro._messages.types import MessageType
 
 __all__ = [
-    "any_to_json",
     "details_to_json",
-    "failure",
     "is_repeated",
-    "metadata",
     "opaque_to_json",
     "operation_to_json",
-    "read",
-    "response",
+    "parse_payload",
+    "payload_to_json",
     "response_to_json",
+    "unpack",
 ]
 
-_LONGEST_DETAILS = 1000
-"""Characters of error details in the text of an error; the whole of them is in its ``details``."""
-
 _UNSAYABLE = (ValueError, TypeError, DecodeError, json_format.Error, RecursionError)
-"""What json_format raises for an unknown Any, for bytes that do not parse, for a value that ProtoJSON cannot say, such
-as a timestamp beyond the year 9999, and for messages in messages without end."""
-
-log = logging.getLogger(__name__)
-
-
-# ── what an operation came to ──
+"""The errors of json_format for an unknown Any, for bytes that do not parse, for a value that ProtoJSON cannot say (a
+timestamp beyond the year 9999), and for messages in messages without end."""
+_JSON = (dict, list, str, int, float, bool, type(None))
 
 
-def read(operation: pb.Operation) -> Running | Succeeded | Failed | Cancelled:
-    """Tell what a poll found. The error field decides, set or not; its message may well be empty."""
-    if not operation.done:
-        return Running(operation=operation)
-    if operation.WhichOneof("result") != "error":
-        return Succeeded(operation=operation)
-    if operation.error.code == Code.CANCELLED:
-        return Cancelled(operation=operation)
-    return Failed(operation=operation)
-
-
-def failure(operation: pb.Operation) -> OperationFailed:
-    """Return the error of an operation that failed or was cancelled."""
-    code = Code.of(operation.error.code)
-    number = f"{code.name} ({code.value})" if isinstance(code, Code) else f"code {code}"
-    details = details_to_json(operation.error.details)
-    said = one_line(operation.error.message, LONGEST_SAID) or "the service gave no message"
-    verb = "was cancelled" if code == Code.CANCELLED else f"failed with {number}"
-    text = f"operation {operation.name!r} {verb}: {said}"
-    if details:
-        shown = str(details)
-        text += f" {shown if len(shown) <= _LONGEST_DETAILS else shown[:_LONGEST_DETAILS] + '…'}"
-    kind = OperationCancelled if code == Code.CANCELLED else OperationFailed
-    return kind(
-        text,
-        code=operation.error.code,
-        message=operation.error.message,
-        details=details,
-        operation=operation_to_json(operation),
-    )
-
-
-def response(operation: pb.Operation, response_type: Any = None, *, require_result: bool = False) -> Any:
-    """Return the response of an operation that succeeded.
+def unpack(payload: Payload | JsonPayload, expected: MessageType | None, *, what: str) -> Any:
+    """Return a payload as a message; the raw ``Any`` if its type is not known here, JSON as it is.
 
     Args:
-        operation: done, without error.
-        response_type: the message class that is expected, or its name, as ``_types.message_type`` takes it; None for
-            the one that the payload names.
-        require_result: take "done with neither response nor error", which is legal, for a fault.
-
-    Returns:
-        The unpacked response; an ``Any`` if its type is not known here; ``response_type()`` or ``Empty()`` if there is
-        none. A proto-plus class makes it one of its own.
+        payload: the response or the metadata of an operation.
+        expected: its type; None for the one that it names.
+        what: what it is, for an error.
 
     Raises:
-        PayloadTypeError: the response is of another type than ``response_type``.
-        MalformedOperation: there is none, and one is required.
-        ValueError: there is no such type here.
+        PayloadTypeError: it is of another type than ``expected``.
     """
-    expected = type_of(response_type)
-    if operation.WhichOneof("result") == "response":
-        return _unpack(operation.response, expected, what=f"the response of operation {operation.name!r}")
-    if require_result:
-        raise MalformedOperation(
-            f"operation {operation.name!r} is done with neither response nor error, and require_result asks for a"
-            " result; some services never give one",
-            operation=operation_to_json(operation),
-        )
-    log.warning("operation %r is done with neither response nor error: taken for an empty response", operation.name)
-    return empty_pb2.Empty() if expected is None else expected.empty()
-
-
-def metadata(operation: pb.Operation, message_type: Any = None) -> Any:
-    """Return the metadata of an operation, unpacked; an ``Any`` if its type is not known here.
-
-    ``message_type`` is as in ``response``.
-
-    Raises:
-        NoMetadataError: the operation has none.
-        PayloadTypeError: it is of another type than ``message_type``.
-        ValueError: there is no such type here.
-    """
-    expected = type_of(message_type, what="message_type")
-    if not operation.HasField("metadata"):
-        raise NoMetadataError(f"operation {operation.name!r} has no metadata")
-    return _unpack(operation.metadata, expected, what=f"the metadata of operation {operation.name!r}")
-
-
-def _unpack(payload: any_pb2.Any, expected: MessageType | None, *, what: str) -> Any:
+    if isinstance(payload, JsonPayload):
+        return payload.json
     if expected is None:
-        known = _parse(payload)
-        return payload if known is None else known
+        known = parse_payload(payload)
+        return _any(payload) if known is None else known
     name = expected.full_name
-    if payload.TypeName() != name:
-        raise PayloadTypeError(f"{what} is a {payload.TypeName()!r}, not the {name!r} that was asked for")
+    if payload.type_name != name:
+        raise PayloadTypeError(f"{what} is a {payload.type_name!r}, not the {name!r} that was asked for")
     try:
         return expected.parse(payload.value)
     except DecodeError as error:
         raise PayloadTypeError(f"{what} calls itself {name!r}, but its bytes do not parse as one") from error
 
 
-def _parse(payload: any_pb2.Any) -> Message | None:
-    """Return the message inside, or None when its type is not known here or its bytes do not parse."""
+def parse_payload(payload: Payload | JsonPayload | None) -> Message | None:
+    """Return the message inside, or None where there is none that can be read here."""
+    return _parse(payload.type_name, payload.value) if isinstance(payload, Payload) else None
+
+
+def _parse(name: str, value: bytes) -> Message | None:
     try:
-        descriptor = descriptor_pool.Default().FindMessageTypeByName(payload.TypeName())
-        return message_factory.GetMessageClass(descriptor).FromString(payload.value)
+        descriptor = descriptor_pool.Default().FindMessageTypeByName(name)
+        return message_factory.GetMessageClass(descriptor).FromString(value)
     except (KeyError, DecodeError):
         return None
 
 
-# ── JSON for people and XComs ──
+def _any(payload: Payload) -> any_pb2.Any:
+    return any_pb2.Any(type_url=payload.type_url, value=payload.value)
 
 
-def response_to_json(payload: Any) -> Any:
+def response_to_json(response: Any) -> Any:
     """Return a response as JSON: ProtoJSON, snake_case, without a top-level ``@type``; ``{}`` for Empty."""
-    payload = plain(payload)
-    if isinstance(payload, any_pb2.Any):
-        return opaque_to_json(payload)
+    if isinstance(response, _JSON):
+        return response
+    message = plain(response)
+    if isinstance(message, any_pb2.Any):
+        return _opaque(message.type_url, message.value)
     try:
-        return _message_to_json(payload)
+        return _message_to_json(message)
     except _UNSAYABLE:
         wrapped = any_pb2.Any()
-        wrapped.Pack(payload)
-        return opaque_to_json(wrapped)
+        wrapped.Pack(message)
+        return _opaque(wrapped.type_url, wrapped.value)
 
 
-def any_to_json(payload: any_pb2.Any) -> dict[str, Any]:
-    """Return an Any as ProtoJSON with its ``@type``; opaque where its type is not known here."""
+def payload_to_json(payload: Payload | JsonPayload) -> Any:
+    """Return a payload as ProtoJSON with its ``@type``; opaque where its type is not known here."""
+    return payload.json if isinstance(payload, JsonPayload) else _any_to_json(_any(payload))
+
+
+def _any_to_json(payload: any_pb2.Any) -> dict[str, Any]:
     try:
         return _message_to_json(payload)  # type: ignore[no-any-return]
     except _UNSAYABLE:
-        return opaque_to_json(payload)
+        return _opaque(payload.type_url, payload.value)
 
 
-def details_to_json(details: Iterable[any_pb2.Any]) -> list[dict[str, Any]]:
-    """Return ``google.rpc`` error details (ErrorInfo, RetryInfo, BadRequest, …) as JSON."""
-    return [any_to_json(detail) for detail in details]
+def details_to_json(details: Payload | JsonPayload | None) -> list[dict[str, Any]]:
+    """Return the ``google.rpc`` details of an error (ErrorInfo, RetryInfo, BadRequest, …) as JSON."""
+    if details is None:
+        return []
+    if isinstance(details, JsonPayload):
+        return list(details.json)
+    try:
+        status = status_pb2.Status.FromString(details.value)
+    except DecodeError:
+        return [opaque_to_json(details)]
+    return [_any_to_json(detail) for detail in status.details]
 
 
 def operation_to_json(
-    operation: pb.Operation, payload_to_json: Callable[[any_pb2.Any], dict[str, Any]] = any_to_json
+    state: OperationState, to_json: Callable[[Payload | JsonPayload], Any] = payload_to_json
 ) -> dict[str, Any]:
     """Return an operation as JSON, its payloads unpacked where their types are known here."""
-    result: dict[str, Any] = {"name": operation.name, "done": operation.done}
-    if operation.HasField("metadata"):
-        result["metadata"] = payload_to_json(operation.metadata)
-    kind = operation.WhichOneof("result")
-    if kind == "response":
-        result["response"] = payload_to_json(operation.response)
-    elif kind == "error":
-        result["error"] = {
-            "code": operation.error.code,
-            "message": operation.error.message,
-            "details": [payload_to_json(detail) for detail in operation.error.details],
-        }
+    result: dict[str, Any] = {"name": state.name, "done": state.done}
+    if state.metadata is not None:
+        result["metadata"] = to_json(state.metadata)
+    if state.code is not None:
+        result["error"] = {"code": state.code, "message": state.message, "details": details_to_json(state.details)}
+    elif state.response is not None:
+        result["response"] = to_json(state.response)
     return result
 
 
-def opaque_to_json(payload: any_pb2.Any) -> dict[str, Any]:
-    """Return an Any as ``{"@type", "value"}`` with its bytes in base64, whatever they are."""
-    return {"@type": payload.type_url, "value": base64.b64encode(payload.value).decode("ascii")}
+def opaque_to_json(payload: Payload | JsonPayload) -> Any:
+    """Return a payload without a look inside it: ``{"@type", "value"}`` with its bytes in base64, or its JSON."""
+    return payload.json if isinstance(payload, JsonPayload) else _opaque(payload.type_url, payload.value)
+
+
+def _opaque(type_url: str, value: bytes) -> dict[str, Any]:
+    return {"@type": type_url, "value": base64.b64encode(value).decode("ascii")}
 
 
 def _message_to_json(message: Message) -> Any:
@@ -235,10 +167,10 @@ def _plain_to_json(message: Message) -> Any:
 
 def _hide_unknown(message: Message, hidden: dict[str, dict[str, Any]]) -> None:
     if isinstance(message, any_pb2.Any):
-        known = _parse(message)
+        known = _parse(message.TypeName(), message.value)
         if known is None:
             mark = uuid.uuid4().hex
-            hidden[mark] = opaque_to_json(message)
+            hidden[mark] = _opaque(message.type_url, message.value)
             message.Pack(struct_pb2.Value(string_value=mark))
         else:
             _hide_unknown(known, hidden)
@@ -256,7 +188,7 @@ def _hide_unknown(message: Message, hidden: dict[str, dict[str, Any]]) -> None:
 
 
 def is_repeated(field: Any) -> bool:
-    """Tell whether a field of a descriptor holds many values."""
+    """Return True if a field of a descriptor holds many values."""
     # protobuf 6 brought is_repeated and protobuf 7 took label away.
     return bool(field.is_repeated) if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED
 

@@ -1,7 +1,8 @@
-"""The event of a trigger: an outcome as JSON on its way from the triggerer to the worker.
+"""The event of a trigger: the outcomes of one operation or many, as JSON on their way to the worker.
 
-An event is stored in the database and logged, so it is small and holds no secret; payloads travel opaque and are
-decoded on the worker, where the user's protobuf classes are. Floor ½.
+An event is stored in the database and logged, so it is small and holds no secret. There is a letter for each operation,
+and of results and errors as much as there is room for; the worker reads the rest again. Payloads travel opaque and are
+decoded on the worker, where the user's protobuf classes are.
 """
 
 from __future__ import annotations
@@ -11,107 +12,223 @@ import json
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from google.longrunning import operations_proto_pb2 as pb
-from google.protobuf import any_pb2
-from google.rpc import status_pb2
-
 from airflow_provider_lro import exceptions
 from airflow_provider_lro._core import outcome as outcomes
-from airflow_provider_lro._messages.encoding import opaque_to_json, operation_to_json, read
-from airflow_provider_lro.exceptions import LroError
+from airflow_provider_lro._core.state import JsonPayload, OperationState, Payload
+from airflow_provider_lro._messages.encoding import opaque_to_json
+from airflow_provider_lro.exceptions import LroError, OperationNotFound, RpcError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from airflow_provider_lro._core.outcome import Outcome
+    from airflow_provider_lro._core.outcome import CancelEffect, Outcome
 
-__all__ = ["LARGEST_EVENT", "event_from_outcome", "must_read_again", "outcome_from_event"]
+__all__ = ["MAX_EVENT", "MAX_OPERATIONS", "event_from_outcomes", "outcomes_from_event", "to_read_again"]
 
-LARGEST_EVENT = 64 * 1024
-"""Bytes of JSON. A larger event leaves payloads out, and the worker reads the operation again."""
-LONGEST_TEXT = 8 * 1024
-"""Bytes of JSON for one message in an event that is too large."""
+MAX_EVENT = 64 * 1024
+"""Bytes of JSON."""
+MAX_OPERATIONS = 50_000
+"""Operations of one task, whose letters leave room in an event."""
+MAX_ENTRY = 4096
+"""Bytes of JSON for one operation of many that did not succeed: the others need room, too."""
+MAX_TEXT = 8 * 1024
+"""Bytes of JSON for one text of an operation that is alone …"""
+MAX_TEXT_OF_MANY = 300
+"""… and for one of many."""
+MAX_MISFITS = 100
+"""Entries in a row without room, after which no more are made: each takes time of the event loop."""
+NOT_DONE = "."
 
-_DONE = (outcomes.Succeeded, outcomes.Failed, outcomes.Cancelled)
-_BY_NAME: dict[str, Any] = {
-    kind.__name__: kind
-    for kind in (
-        outcomes.Succeeded,
-        outcomes.Failed,
-        outcomes.Cancelled,
-        outcomes.TimedOut,
-        outcomes.NotFound,
-        outcomes.Broken,
-    )
+_LETTERS: dict[type[Any], str] = {
+    outcomes.Succeeded: "S",
+    outcomes.Failed: "F",
+    outcomes.Cancelled: "C",
+    outcomes.NotFound: "N",
+    outcomes.CallFailed: "B",
 }
+_TIMED_OUT: dict[CancelEffect, str] = {"none": "T", "took effect": "K", "asked": "A", "refused": "R"}
+_EFFECTS = {letter: effect for effect, letter in _TIMED_OUT.items()}
+_DONE = {letter: kind for kind, letter in _LETTERS.items() if letter in "SFC"}
 
 
-def event_from_outcome(outcome: Outcome, *, name: str) -> dict[str, Any]:
-    """Return the event for an operation's outcome: ``{"name", "outcome", …its fields}``, at most 64 KiB."""
-    event: dict[str, Any] = {"name": name, "outcome": type(outcome).__name__}
-    for field in fields(outcome):
-        value = getattr(outcome, field.name)
-        if value is not None and value != field.default:
-            event[field.name] = _ENCODE.get(field.name, _unchanged)(value)
-    _cut(event)
+def event_from_outcomes(found: Sequence[Outcome | None], names: Sequence[str], *, started_at: float) -> dict[str, Any]:
+    """Return the event, at most 64 KiB: ``{"name", "outcomes": letters, "known": {index: entry}, "started_at"}``.
+
+    ``name`` is that of the first operation. An entry has the fields of its outcome, and ``cut`` where a done operation
+    has more to tell. An error that is the same for all stands once, as ``error``. What cannot be read again comes
+    first: how a call failed, then errors of operations, then results.
+    """
+    letters = "".join(map(_letter, found))
+    event: dict[str, Any] = {"name": names[0], "outcomes": letters, "known": {}, "started_at": started_at}
+    if len(names) > 1 and (error := _error_of_all(found)) is not None:
+        return {**event, "error": _error_to_wire(error)}
+    room = MAX_EVENT - len(json.dumps(event))
+    ranks: tuple[list[int], ...] = ([], [], [])
+    for index, outcome in enumerate(found):
+        if outcome is not None and not _is_bare(outcome):
+            ranks[2 if letters[index] == "S" else letters[index] in _DONE].append(index)
+    for rank in ranks:
+        misfits = 0
+        for index in rank:
+            for entry in _entries(found[index], names[index], alone=len(names) == 1):
+                size = len(json.dumps({index: entry}))  # its braces stand for the comma and the blank
+                is_modest = len(names) == 1 or letters[index] == "S" or size <= MAX_ENTRY
+                if is_modest and size <= room:
+                    event["known"][str(index)] = entry
+                    room -= size
+                    misfits = 0
+                    break
+            else:
+                misfits += 1
+            if misfits == MAX_MISFITS:
+                break
     return event
 
 
-def outcome_from_event(event: Mapping[str, Any]) -> Outcome:
-    """Return the outcome that an event holds.
+def outcomes_from_event(event: Mapping[str, Any], names: Sequence[str]) -> list[Outcome | None]:
+    """Return the outcome of each operation; see ``to_read_again`` for those with more to tell.
 
     Raises:
-        ValueError: it is no event of this provider.
+        ValueError: it is not an event of this provider, or one about other operations.
     """
     try:
-        kind = _BY_NAME[event["outcome"]]
-        values = {field.name: event[field.name] for field in fields(kind) if field.name in event}
-        outcome: Outcome = kind(**{name: _DECODE.get(name, _unchanged)(value) for name, value in values.items()})
-        # The last gate: no outcome is taken from an operation that does not bear it out.
-        if isinstance(outcome, _DONE) and _failed(read(outcome.operation)) is not _failed(outcome):
-            raise ValueError(f"an operation that is no {kind.__name__}")  # noqa: TRY301
-        _ = event["name"]
+        letters, known = event["outcomes"], event["known"]
+        if len(letters) != len(names):
+            raise ValueError(f"it is about {len(letters)} operations, and this task about {len(names)}")  # noqa: TRY301
+        error = _error_from_wire(event["error"]) if "error" in event else None
+        return [_outcome(letter, known.get(str(index)), names[index], error) for index, letter in enumerate(letters)]
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"the trigger's event is none that this version understands ({type(error).__name__}: {error}); do the"
+            f"the trigger's event is not one that this version understands ({type(error).__name__}: {error}); do the"
             " workers and the triggerer have the same version of airflow-provider-lro?"
         ) from error
-    return outcome
 
 
-def _failed(outcome: Any) -> bool | None:
-    """Whether an operation is done with an error; None while it is not done."""
-    return isinstance(outcome, outcomes.Failed | outcomes.Cancelled) if isinstance(outcome, _DONE) else None
+def to_read_again(event: Mapping[str, Any]) -> list[int]:
+    """Return the operations that are done, and of which the event does not hold everything."""
+    known = event["known"]
+    return [
+        index
+        for index, letter in enumerate(event["outcomes"])
+        if letter in _DONE and known.get(str(index), {"cut": True}).get("cut")
+    ]
 
 
-def must_read_again(event: Mapping[str, Any]) -> bool:
-    """Tell whether the event was too large for the operation's result, so that the worker must read it again."""
-    return bool(event.get("read_again"))
+def _letter(outcome: Outcome | None) -> str:
+    if outcome is None:
+        return NOT_DONE
+    if isinstance(outcome, outcomes.TimedOut):
+        return _TIMED_OUT[outcome.cancel]
+    return _LETTERS[type(outcome)]
 
 
-def _unchanged(value: Any) -> Any:
-    return value
+def _is_bare(outcome: Outcome) -> bool:
+    """Return True if the letter says everything, or nothing more is known."""
+    if isinstance(outcome, outcomes.TimedOut):
+        return outcome == outcomes.TimedOut(cancel=outcome.cancel)
+    return _letter(outcome) in _DONE and outcome.operation is None
 
 
-def _operation_to_wire(operation: pb.Operation) -> dict[str, Any]:
-    return operation_to_json(operation, opaque_to_json)
+def _error_of_all(found: Sequence[Outcome | None]) -> LroError | None:
+    error = getattr(found[0], "error", None)
+    return error if all(isinstance(one, outcomes.CallFailed) and one.error is error for one in found) else None
 
 
-def _operation_from_wire(wire: Mapping[str, Any]) -> pb.Operation:
-    operation = pb.Operation(name=wire["name"], done=wire["done"])
-    if "metadata" in wire:
-        operation.metadata.CopyFrom(_any(wire["metadata"]))
-    if "response" in wire:
-        operation.response.CopyFrom(_any(wire["response"]))
-    elif "error" in wire:
-        status = wire["error"]
-        details = [_any(detail) for detail in status["details"]]
-        operation.error.CopyFrom(status_pb2.Status(code=status["code"], message=status["message"], details=details))
-    return operation
+def _outcome(letter: str, entry: Mapping[str, Any] | None, name: str, error: LroError | None) -> Outcome | None:
+    if letter == NOT_DONE:
+        return None
+    if letter in _DONE:
+        if entry is None:
+            return _DONE[letter](operation=None)  # type: ignore[no-any-return]
+        found = outcomes.outcome_of(_state_from_wire(entry["operation"], name))
+        # The last gate: no outcome is taken from an operation that does not bear it out.
+        if type(found) is not _DONE[letter]:
+            raise ValueError(f"it says {letter!r} of operation {name!r}, which is {found.word}")
+        return found  # type: ignore[return-value]
+    values: dict[str, Any] = {
+        key: _state_from_wire(value, name) if key == "operation" else _error_from_wire(value)
+        for key, value in (entry or {}).items()
+        if key in ("operation", "error", "cancel_error")
+    }
+    if letter in _EFFECTS:
+        return outcomes.TimedOut(cancel=_EFFECTS[letter], **values)
+    why = "there was no room in the trigger's event for its error; the triggerer's log has the last errors"
+    if letter == "N":
+        return outcomes.NotFound(**{"error": OperationNotFound(why), **values})
+    if letter == "B":
+        unread = error or RpcError(f"operation {name!r} could not be read: {why}")
+        return outcomes.CallFailed(**{"error": unread, **values})
+    raise ValueError(f"it says {letter!r} of operation {name!r}")
 
 
-def _any(wire: Mapping[str, str]) -> any_pb2.Any:
-    return any_pb2.Any(type_url=wire["@type"], value=base64.b64decode(wire["value"]))
+def _entries(outcome: Any, name: str, *, alone: bool) -> Iterator[dict[str, Any]]:
+    """Yield the entry of an outcome, whole, and then with less and less in it."""
+    entry: dict[str, Any] = {}
+    for field in fields(outcome):
+        value = getattr(outcome, field.name)
+        if field.name == "operation" and value is not None:
+            entry["operation"] = _state_to_wire(value, name)
+        elif isinstance(value, LroError):
+            entry[field.name] = _error_to_wire(value)
+    yield entry
+    operation = entry.get("operation", {})
+    if operation.pop("metadata", None):
+        if operation.get("code") is not None and operation["done"]:
+            entry["cut"] = True  # it is part of a failure
+        yield entry
+    longest = MAX_TEXT if alone else MAX_TEXT_OF_MANY
+    if isinstance(outcome, outcomes.Succeeded):
+        return
+    if isinstance(outcome, outcomes.Failed | outcomes.Cancelled):
+        operation.pop("details", None)
+        operation["message"] = _shortened(operation.get("message", ""), longest)
+        entry["cut"] = True
+    else:  # an error that cannot be read again: its beginning must do
+        entry.pop("operation", None)
+        for key in ("error", "cancel_error"):
+            if error := entry.get(key):
+                error["details"] = []
+                error.update({text: _shortened(error[text], longest) for text in ("text", "message")})
+    yield entry
+
+
+def _shortened(text: str, longest: int) -> str:
+    """Return as much of the beginning as fits; a letter takes one to twelve bytes of JSON."""
+    while len(json.dumps(text)) > longest:
+        text = text[: min(longest, len(text) * 3 // 4)]
+    return text
+
+
+# ── operations and errors as JSON ──
+
+
+def _state_to_wire(state: OperationState, name: str) -> dict[str, Any]:
+    wire: dict[str, Any] = {"done": state.done}
+    if state.name != name:
+        wire["name"] = state.name
+    if state.code is not None:
+        wire.update(code=state.code, message=state.message)
+    for key in ("details", "response", "metadata"):
+        payload = getattr(state, key)
+        if payload is not None:
+            wire[key] = {"json": payload.json} if isinstance(payload, JsonPayload) else opaque_to_json(payload)
+    return wire
+
+
+def _state_from_wire(wire: Mapping[str, Any], name: str) -> OperationState:
+    return OperationState(
+        name=wire.get("name", name),
+        done=wire["done"],
+        code=wire.get("code"),
+        message=wire.get("message", ""),
+        **{key: _payload(wire[key]) for key in ("details", "response", "metadata") if key in wire},
+    )
+
+
+def _payload(wire: Mapping[str, Any]) -> Payload | JsonPayload:
+    if "json" in wire:
+        return JsonPayload(json=wire["json"])
+    return Payload(type_url=wire["@type"], value=base64.b64decode(wire["value"]))
 
 
 def _error_to_wire(error: LroError) -> dict[str, Any]:
@@ -121,60 +238,9 @@ def _error_to_wire(error: LroError) -> dict[str, Any]:
 
 def _error_from_wire(wire: Mapping[str, Any]) -> LroError:
     state = dict(wire)
-    name = state.pop("type")
-    kind = getattr(exceptions, name) if name in exceptions.__all__ and name != "Code" else LroError
+    found = getattr(exceptions, state.pop("type"), None)
+    kind = found if isinstance(found, type) and issubclass(found, LroError) else LroError
     error: LroError = kind(state.pop("text"))
     for name, value in state.items():
         setattr(error, name, exceptions.Code.of(value) if name == "code" else value)
     return error
-
-
-_ENCODE: dict[str, Callable[[Any], Any]] = {
-    "operation": _operation_to_wire,
-    "error": _error_to_wire,
-    "cancel_error": _error_to_wire,
-}
-_DECODE: dict[str, Callable[[Any], Any]] = {
-    "operation": _operation_from_wire,
-    "error": _error_from_wire,
-    "cancel_error": _error_from_wire,
-}
-
-
-def _cut(event: dict[str, Any]) -> None:
-    """Leave out what makes the event too large, the least needed first."""
-    operation = event.get("operation", {})
-    for cut in (_cut_metadata, _cut_errors, _cut_result):
-        if len(json.dumps(event)) <= LARGEST_EVENT:
-            return
-        cut(event, operation)
-
-
-def _cut_metadata(event: dict[str, Any], operation: dict[str, Any]) -> None:
-    if operation.pop("metadata", None) and operation["done"] and "response" not in operation:
-        event["read_again"] = True  # it is part of what a failure tells
-
-
-def _cut_errors(event: dict[str, Any], _: dict[str, Any]) -> None:
-    """What a call failed with cannot be read again: its beginning must do."""
-    for name in ("error", "cancel_error"):
-        if error := event.get(name):
-            error["details"] = []
-            for key in ("text", "message"):
-                error[key] = _shortened(error[key])
-
-
-def _cut_result(event: dict[str, Any], operation: dict[str, Any]) -> None:
-    if operation.pop("response", None):
-        event["read_again"] = True
-    if error := operation.get("error"):
-        event["read_again"] = True
-        error["details"] = []
-        error["message"] = _shortened(error["message"])
-
-
-def _shortened(text: str) -> str:
-    """Return as much of the beginning as fits; a letter takes one to twelve bytes of JSON."""
-    while len(json.dumps(text)) > LONGEST_TEXT:
-        text = text[: min(LONGEST_TEXT, len(text) * 3 // 4)]
-    return text

@@ -1,6 +1,6 @@
 """Message types by class, import path or full name, and the modules that make them known to this process.
 
-Protobuf and proto-plus alike; the latter need not be installed. Floor ½.
+Protobuf and proto-plus alike; the latter need not be installed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2
 
 from airflow_provider_lro._core.loops import forget_closed
-from airflow_provider_lro._core.type_names import module_names, type_name
+from airflow_provider_lro._core.names import module_names, type_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +45,7 @@ _ALWAYS_KNOWN = (  # imported so that the descriptor pool has them: what service
     timestamp_pb2,
     wrappers_pb2,
 )
-PATIENCE = 10.0
+IMPORT_TIMEOUT = 10.0
 """Seconds that a wait in the triggerer lets its types be imported before it begins without them."""
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ def message_type(value: Any, *, what: str = "response_type") -> MessageType | No
 
 
 def load(*, response_type: Any = None, metadata_type: Any = None, type_modules: Any = ()) -> None:
-    """Import what the types are in, so that an ``Any`` of them can be unpacked.
+    """Import the modules of the types, so that an ``Any`` of them can be unpacked.
 
     Raises:
         ValueError: a module cannot be imported, or a type is not in it.
@@ -105,7 +105,7 @@ async def loaded(
     """Do as ``load`` does, in a thread, once per process for all waits that ask for the same.
 
     Returns:
-        Whether all types are known here. Why not is logged once; nothing is raised, as a wait needs no types.
+        True if all types are known here. Why not is logged once; nothing is raised, as a wait needs no types.
     """
     if response_type is metadata_type is type_modules is None:
         return True
@@ -118,7 +118,7 @@ async def loaded(
         )
     task = _loads[key]
     # Not wait_for: a wait that is cancelled must not take the import from all others.
-    await asyncio.wait([task], timeout=PATIENCE)
+    await asyncio.wait([task], timeout=IMPORT_TIMEOUT)
     return task.done() and not task.cancelled() and task.result()
 
 
@@ -144,9 +144,9 @@ def plain(message: Any) -> Message:
 def _of_class(kind: Any, *, what: str) -> MessageType:
     try:
         own = _protobuf_class(kind)
-    except (Exception, SystemExit) as error:  # a class that is none of ours does whatever it likes
+    except (Exception, SystemExit) as error:  # a foreign class does whatever it likes
         why = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{what} is no protobuf or proto-plus message class that can be used: {why}") from error
+        raise ValueError(f"{what} is not a protobuf or proto-plus message class that can be used: {why}") from error
     if own is None:
         raise ValueError(f"{what} must be a protobuf or proto-plus message class, not {kind!r}")
     read = own.FromString
@@ -208,13 +208,13 @@ def _imported(text: str, *, what: str) -> Any:
             return found
         break
     raise ValueError(
-        f"{what}={text!r} is no type that is known here: no message of this full name is (is the module that brings it"
-        f" in type_modules?), and as an import path it fails: {why or 'it is one word'}; {_ADVICE}"
+        f"{what}={text!r} is not a type that is known here: there is no message of this full name (is the module that"
+        f" brings it in type_modules?), and as an import path it fails: {why or 'it is one word'}; {_ADVICE}"
     )
 
 
 def _is_missing(module: str, error: ImportError) -> bool:
-    """Whether a module is simply not there, unlike one that is and fails."""
+    """Return True if a module is simply not there, unlike one that is and fails."""
     return isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
 
 

@@ -1,6 +1,6 @@
-"""Many waits at once: each is one of ``_wait.py``, and together they end when enough of them have.
+"""A group of waits, 1 to N: each goes by its own policy, and together they end when enough of them have.
 
-The same in the triggerer and on a worker. Floor 1: floor ½ is imported inside functions.
+The same in the triggerer and on a worker.
 """
 
 from __future__ import annotations
@@ -9,242 +9,324 @@ import asyncio
 import copy
 import logging
 import math
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from airflow_provider_lro._core import kill
-from airflow_provider_lro._core.commands import Cancel
-from airflow_provider_lro._core.outcome import Broken, Succeeded
-from airflow_provider_lro._core.quorum import Enough, until_pause
-from airflow_provider_lro._core.wait import Start, WaitArgs, wait
-from airflow_provider_lro._runner.driver import drive_async, steady_clock
-from airflow_provider_lro._runner.telemetry import OUTCOMES
+from airflow_provider_lro._core.outcome import CallFailed, Quorum, Succeeded
+from airflow_provider_lro._core.wait import Cancel, Start, cancel_after_kill, wait
+from airflow_provider_lro._runner.driver import Drive, LogObserver, steady_clock
+from airflow_provider_lro._runner.telemetry import WaitTelemetry
 from airflow_provider_lro.exceptions import CredentialsError, EndpointError, LroError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 
-    from airflow_provider_lro._core.commands import Answer, Command
+    from airflow_provider_lro._core.args import WaitArgs
     from airflow_provider_lro._core.outcome import Outcome
+    from airflow_provider_lro._core.wait import Answer, Command
+    from airflow_provider_lro._runner.driver import WaitObserver
     from airflow_provider_lro._transport.channel import ChannelConfig
+    from airflow_provider_lro._transport.client import AsyncOperationsClient
 
-__all__ = ["Gathering", "one_of"]
+__all__ = ["WaitGroup", "args_for"]
 
-AT_ONCE = 50
+STEP_SIZE = 50
 """Waits that are begun, or ended, in one step of the event loop, which others need, too."""
-SECONDS_TO_LOOK = 10.0
-"""How long a worker looks which operations are done already, before it leaves the others to the triggerer."""
+FIRST_POLLS_TIMEOUT = 10.0
+"""Seconds in which a worker polls all once, before it leaves those that are not done to the triggerer."""
+MAX_CONCURRENT_CANCELS = 32
+"""Of one task: thousands of operations may be asked to cancel in the same moment."""
+MAX_METADATA_OF_MANY = 1024
+"""Bytes of metadata of an operation that is not done: more is not kept, for ten thousand of them at the same time."""
 
 log = logging.getLogger(__name__)
 
 
-def one_of(args: WaitArgs, name: str) -> WaitArgs:
-    """Return the wait for one of the operations of ``args``."""
+def args_for(args: WaitArgs, name: str) -> WaitArgs:
+    """Return the arguments for one of the operations of ``args``."""
+    if args.operation_name == name:
+        return args
     own = copy.copy(args)
     own.operation_name = name
     return own
 
 
-class Gathering:
-    """Waits for many operations, and keeps what became of each.
+class WaitGroup:
+    """Waits for operations, and keeps the outcome of each. An async context manager.
 
     Args:
-        args: the wait for each; its ``operation_name`` counts for nothing.
+        args: the wait for each; its ``operation_name`` is one of the names, or does not matter.
         names: the operations.
+        channels: that of each.
         wanted: how many must succeed; 0 for all, and all are waited for.
-        require_result: as the sensor's: a success without a result is none.
-        keep: bytes of results to keep, of those that succeeded and of the others each; what is beyond is dropped, and
-            only the verdict kept.
+        require_result: a success without a result does not count, as for the sensor.
+        keep: bytes of results to keep, of those that succeeded and of the others each; beyond that only the verdict is
+            kept.
+        ti: the task instance, where there is one.
+        is_recheck: of operations whose outcome is known: nothing is counted once more.
     """
 
     def __init__(
         self,
         args: WaitArgs,
         names: Sequence[str],
+        channels: Sequence[ChannelConfig],
         *,
         wanted: int = 0,
         require_result: bool = False,
         keep: float = math.inf,
+        ti: Any = None,
+        is_recheck: bool = False,
     ) -> None:
-        # Plain arguments, whoever holds them: a trigger is one of them, too.
-        self.args = WaitArgs(**{field.name: getattr(args, field.name) for field in fields(WaitArgs)})
+        self.args = args
         self.names = names
         self.outcomes: list[Outcome | None] = [None] * len(names)
-        self._enough = Enough(total=len(names), wanted=wanted)
+        self._channels = channels
+        self._quorum = Quorum(total=len(names), wanted=wanted)
         self._require_result = require_result
         self._room = {True: keep, False: keep}
         self._succeeded = 0
         self._failed = 0
         self._clock = steady_clock()
-        self._report = _Report(len(names), self.args.interval)
+        self._is_recheck = is_recheck
+        self._drives: dict[int, Drive[Outcome]] = {}
+        self._clients: dict[int, AsyncOperationsClient] = {}  # by the identity of their channels, which are thousands
+        self._telemetry: WaitTelemetry | None = None
+        if self._is_single:
+            target = channels[0].target
+            self._telemetry = WaitTelemetry(args_for(args, names[0]), target, ti=ti, is_recheck=is_recheck)
+        self._observer: WaitObserver = LogObserver(names[0]) if self._is_single else GroupLog(len(names), args.interval)
+
+    @property
+    def _is_single(self) -> bool:
+        return len(self.names) == 1
+
+    async def __aenter__(self) -> Self:
+        from airflow_provider_lro._transport.client import AsyncOperationsClient
+
+        for channel in self._channels:
+            if id(channel) not in self._clients:
+                self._clients[id(channel)] = AsyncOperationsClient(
+                    channel, max_concurrent_cancels=MAX_CONCURRENT_CANCELS
+                )
+        if self._telemetry is not None:
+            self._telemetry.__enter__()
+        return self
+
+    async def __aexit__(self, *raised: object) -> None:
+        if self._telemetry is not None:
+            self._telemetry.__exit__(*raised)
+        await self._close_drives()
+        while self._clients:
+            await self._clients.popitem()[1].close()
 
     @property
     def is_over(self) -> bool:
         """Whether enough of them are done. At the deadline each has its end coming, perhaps by a cancel."""
         if self._succeeded + self._failed < len(self.names) and self._clock() >= (self.args.deadline or math.inf):
             return False
-        return self._enough.is_over(succeeded=self._succeeded, failed=self._failed)
+        return self._quorum.is_over(succeeded=self._succeeded, failed=self._failed)
 
     @property
-    def left(self) -> list[int]:
-        """Which of them are not done, as far as is known."""
+    def remaining(self) -> list[int]:
+        """The operations that are not done, as far as is known."""
         return [index for index, outcome in enumerate(self.outcomes) if outcome is None]
 
-    async def look(self, channels: Sequence[ChannelConfig]) -> None:
+    @property
+    def next_pause(self) -> Any:
+        """The pause before the next poll of the one wait that there is, after ``poll_once``."""
+        return next(iter(self._drives.values())).pause
+
+    async def poll_once(self, start: Start = Start.FRESH) -> None:
         """Poll each once, or as many as it takes to know that it is too early.
 
         Raises:
-            EndpointError, CredentialsError: some cannot be reached at all, and not enough have succeeded already.
+            EndpointError, CredentialsError: some of many cannot be reached at all, and not enough have succeeded.
         """
-        first = {id(channel): index for index, channel in reversed(list(enumerate(channels)))}
-        await self._poll_once(channels, first.values(), all_of_them=True)
+        if self._is_single:
+            await self._advance(0, start, to_pause=True)
+            return
+        first = {id(channel): index for index, channel in reversed(list(enumerate(self._channels)))}
+        await self._advance_all(first.values(), start, to_pause=True)
         unreachable = {
             channel: error
             for channel, index in first.items()
             if (error := _unreachable(self.outcomes[index])) is not None
         }
         are_done = all(self.outcomes[index] is not None for index in first.values())
-        if not self.is_over and (self._enough.wanted or (are_done and not unreachable)):
-            others = [index for index in self.left if id(channels[index]) not in unreachable]
+        needs_all = bool(self._quorum.wanted)
+        if not self.is_over and (needs_all or (are_done and not unreachable)):
+            others = [index for index in self.remaining if id(self._channels[index]) not in unreachable]
             try:
-                async with asyncio.timeout(SECONDS_TO_LOOK):
-                    await self._poll_once(channels, others, all_of_them=bool(self._enough.wanted))
+                async with asyncio.timeout(FIRST_POLLS_TIMEOUT):
+                    await self._advance_all(others, start, to_pause=True, until_one_runs=not needs_all)
             except TimeoutError:
-                log.info("not all of %d operations could be polled in %g s", len(self.names), SECONDS_TO_LOOK)
-        if unreachable and not self._enough.is_met(self._succeeded):
+                log.info("not all of %d operations could be polled in %g s", len(self.names), FIRST_POLLS_TIMEOUT)
+        if unreachable and not self._quorum.is_met(self._succeeded):
             raise next(iter(unreachable.values()))
 
-    async def run(self, channels: Sequence[ChannelConfig], *, start: Start) -> None:
-        """Wait until it is over."""
-        if not self.is_over:
-            await self._wait(channels, self.left, lambda args: wait(args, now=self._clock(), start=start))
-        self._report.say()
+    async def run(self, start: Start) -> None:
+        """Wait until it is over; a wait that was begun goes on where it was, others begin as ``start`` says."""
+        if self._is_single:  # a task of its own would cost as much as the poller
+            if self.outcomes[0] is None:
+                await self._advance(0, start)
+        elif not self.is_over:
+            await self._advance_all(self.remaining, start)
+        if isinstance(self._observer, GroupLog):
+            self._observer.log_now()
 
-    def count_ended(self, channels: Sequence[ChannelConfig]) -> None:
-        """Count what the waits have come to, for whoever reports this event loop; once, when it is over."""
-        from airflow_provider_lro._transport.limiter import pace_of
+    async def poll_last(self, deadline: float) -> None:
+        """Poll those that are not done for the last time, as the time is up."""
+        await self._close_drives()
+        self.args.deadline = deadline
+        await self.run(Start.POLL)
 
-        for channel, outcome in zip(channels, self.outcomes, strict=True):
-            if outcome is not None:
-                ended = pace_of(channel.target).counts.ended
-                kind = OUTCOMES[type(outcome)]
-                ended[kind] = ended.get(kind, 0) + 1
-
-    async def cancel(self, channels: Sequence[ChannelConfig], *, within: float) -> None:
+    async def cancel(self, *, within: float) -> None:
         """Ask to cancel all that are not done, as their task was killed."""
-        from airflow_provider_lro._transport.crowd import considerate
+        remaining = self.remaining
 
-        left = self.left
-        async with considerate(channels) as clients:
-
-            async def one(index: int) -> bool:
-                args = one_of(self.args, self.names[index])
-                steps = kill.cancel(now=self._clock(), within=within)
-                await drive_async(steps, args, clients[index], clock=self._clock, journal=self._report)
-                return False
-
+        async def cancel_one(index: int) -> bool:
+            drive = self._drive(index, cancel_after_kill(now=self._clock(), within=within), shared=False)
             try:
-                async with asyncio.timeout(within):
-                    await _all(one, left)
-            except TimeoutError:
-                log.warning("not all of %d operations could be asked to cancel in %g s", len(left), within)
-        self._report.say()
+                await drive.run()
+            finally:
+                await drive.close()
+            return False
 
-    async def _poll_once(self, channels: Sequence[ChannelConfig], which: Iterable[int], *, all_of_them: bool) -> None:
-        """Poll each up to its first pause; ``all_of_them``: though one is not done."""
-        await self._wait(
-            channels,
-            which,
-            lambda args: until_pause(wait(args, now=self._clock(), start=Start.FRESH)),
-            goes_on=all_of_them,
-        )
+        try:
+            async with asyncio.timeout(within):
+                await run_all(cancel_one, remaining)
+        except TimeoutError:
+            log.warning("not all of %d operations could be asked to cancel in %g s", len(remaining), within)
+        if isinstance(self._observer, GroupLog):
+            self._observer.log_now()
 
-    async def _wait(
-        self,
-        channels: Sequence[ChannelConfig],
-        which: Iterable[int],
-        steps_of: Callable[[WaitArgs], Generator[Command, Answer, Outcome | None]],
-        *,
-        goes_on: bool = True,
+    async def _advance_all(
+        self, which: Iterable[int], start: Start, *, to_pause: bool = False, until_one_runs: bool = False
     ) -> None:
-        from airflow_provider_lro._transport.crowd import considerate
+        async def advance(index: int) -> bool:
+            done = await self._advance(index, start, to_pause=to_pause)
+            return self.is_over if done else until_one_runs
 
-        async with considerate(channels) as clients:
+        await run_all(advance, which)
 
-            async def one(index: int) -> bool:
-                args = one_of(self.args, self.names[index])
-                outcome = await drive_async(
-                    steps_of(args), args, clients[index], clock=self._clock, shared=True, journal=self._report
-                )
-                if outcome is None:
-                    return not goes_on
-                self._took(index, outcome)
-                return self.is_over
+    async def _advance(self, index: int, start: Start, *, to_pause: bool = False) -> bool:
+        """Go on with one wait; return True if it has its outcome."""
+        drive = self._drives.get(index)
+        if drive is None:
+            args = args_for(self.args, self.names[index])
+            drive = self._drives[index] = self._drive(index, wait(args, now=self._clock(), start=start), args=args)
+        outcome = await drive.run(to_pause=to_pause)
+        if outcome is None:
+            return False
+        del self._drives[index]
+        await drive.close()
+        self._take(index, outcome)
+        return True
 
-            await _all(one, which)
+    def _drive(
+        self,
+        index: int,
+        steps: Generator[Command, Answer, Any],
+        *,
+        args: WaitArgs | None = None,
+        shared: bool = True,
+    ) -> Drive[Any]:
+        from airflow_provider_lro._transport.poller import AsyncPoller
 
-    def _took(self, index: int, outcome: Outcome) -> None:
+        poller = AsyncPoller(
+            args or args_for(self.args, self.names[index]),
+            self._clients[id(self._channels[index])],
+            shared=shared,
+            stats=None if self._telemetry is None else self._telemetry.stats,
+            max_metadata=None if self._is_single else MAX_METADATA_OF_MANY,
+        )
+        return Drive(steps, poller, clock=self._clock, observer=self._observer)
+
+    async def _close_drives(self) -> None:
+        while self._drives:
+            await self._drives.popitem()[1].close()
+
+    def _take(self, index: int, outcome: Outcome) -> None:
         succeeded = isinstance(outcome, Succeeded)
-        if succeeded and self._require_result and outcome.operation.WhichOneof("result") is None:
+        state = outcome.operation
+        if succeeded and self._require_result and state is not None and not state.has_result:
             succeeded = False
         if succeeded:
             self._succeeded += 1
         else:
             self._failed += 1
-        size = 0 if outcome.operation is None else outcome.operation.ByteSize()
-        self._room[succeeded] -= size
-        if size and self._room[succeeded] < 0:
-            self._room[succeeded] += size
-            outcome = replace(outcome, operation=None)
+        if self._telemetry is not None:
+            self._telemetry.ended(outcome)
+        if not self._is_recheck:
+            self._count(index, outcome)
+        if state is not None and not self._is_single:
+            self._room[succeeded] -= state.size
+            if self._room[succeeded] < 0:
+                self._room[succeeded] += state.size
+                outcome = replace(outcome, operation=None)
         self.outcomes[index] = outcome
-        self._report.done(failed=not succeeded)
+        if isinstance(self._observer, GroupLog):
+            self._observer.done(failed=not succeeded)
+
+    def _count(self, index: int, outcome: Outcome) -> None:
+        from airflow_provider_lro._transport.limiter import limiter_of
+
+        ended = limiter_of(self._channels[index].target).stats.ended
+        ended[outcome.word] = ended.get(outcome.word, 0) + 1
 
 
 def _unreachable(outcome: Outcome | None) -> LroError | None:
-    """Return why nothing of a channel can be reached, if that is what an outcome says."""
-    error = outcome.error if isinstance(outcome, Broken) else None
+    """Return the error of a channel behind which nothing can be reached, if that is the outcome."""
+    error = outcome.error if isinstance(outcome, CallFailed) else None
     return error if isinstance(error, EndpointError | CredentialsError) else None
 
 
-async def _all(act: Callable[[int], Coroutine[Any, Any, bool]], which: Iterable[int]) -> None:
-    """Act on many at the same time; ends with the last, or with the first that says so, and ends the others then."""
-    crew = _Crew()
+async def run_all(act: Callable[[int], Coroutine[Any, Any, bool]], which: Iterable[int]) -> None:
+    """Act on many at the same time; end with the last, or with the first that returns True, and end the others then."""
+    tasks = TaskSet()
     try:
         for number, index in enumerate(which, 1):
-            crew.add(act(index))
-            if not number % AT_ONCE:
+            tasks.add(act(index))
+            if not number % STEP_SIZE:
                 await asyncio.sleep(0)
-            if crew.over.done():
+            if tasks.over.done():
                 break
-        await crew.last()
+        await tasks.wait()
     finally:
-        await crew.dismiss()
+        await tasks.cancel()
 
 
-class _Crew:
-    """Tasks that run together until one of them says that it is over, raises, or none is left."""
+class TaskSet:
+    """Tasks that run together until one of them returns True, raises, or none is left.
+
+    Not asyncio.TaskGroup: it ends all of them in one step of the event loop, which takes seconds for ten thousand.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self.over: asyncio.Future[None] = self._loop.create_future()
         self._tasks: set[asyncio.Task[bool]] = set()
-        self._complete = False
+        self._is_complete = False
 
     def add(self, work: Coroutine[Any, Any, bool]) -> None:
+        """Start a task."""
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
-    async def last(self) -> None:
-        self._complete = True
+    async def wait(self) -> None:
+        """Wait for the end; raise what a task has raised."""
+        self._is_complete = True
         if self._tasks or self.over.done():
             await self.over
 
-    async def dismiss(self) -> None:
-        self.over.cancel()  # how they end now says nothing
+    async def cancel(self) -> None:
+        """Cancel the tasks that are left, some at a time, and wait until they are gone."""
+        self.over.cancel()  # how they end now does not matter
         try:
-            while some := list(islice(self._tasks, AT_ONCE)):
+            while some := list(islice(self._tasks, STEP_SIZE)):
                 for task in some:
                     task.cancel()
                 await asyncio.wait(some)
@@ -260,12 +342,12 @@ class _Crew:
             return
         if error is not None:
             self.over.set_exception(error)
-        elif task.result() or (self._complete and not self._tasks):
+        elif task.result() or (self._is_complete and not self._tasks):
             self.over.set_result(None)
 
 
-class _Report:
-    """Logs how far many waits are, once an interval at most: a line for each poll that fails would be thousands."""
+class GroupLog:
+    """Logs how far many waits are, once an interval at most: a line for each failed poll would be thousands."""
 
     def __init__(self, total: int, interval: float) -> None:
         self._total = total
@@ -278,16 +360,16 @@ class _Report:
         self._refused = 0
         self._errors = 0
         self._last: LroError | None = None
-        self._said = ""
+        self._logged = ""
 
     def done(self, *, failed: bool) -> None:
-        """Take note of one that is done."""
+        """Count one that is done."""
         self._done += 1
         self._failed += failed
-        self._say_at_times()
+        self._log_at_times()
 
-    def note(self, command: Command, value: Any) -> None:
-        """Take note of what one of them has met."""
+    def record(self, command: Command, value: Any) -> None:
+        """Count a failure, or a request to cancel."""
         if isinstance(command, Cancel) and value is None:
             self._asked += 1
         elif isinstance(command, Cancel):
@@ -298,10 +380,10 @@ class _Report:
             self._last = value
         else:
             return
-        self._say_at_times()
+        self._log_at_times()
 
-    def say(self) -> None:
-        """Log it now, if there is something that was not said."""
+    def log_now(self) -> None:
+        """Log it now, if there is anything new."""
         line = f"{self._done:,} of {self._total:,} operations are done"
         if self._failed:
             line += f", {self._failed:,} of them failed"
@@ -311,15 +393,15 @@ class _Report:
             line += f"; {self._refused:,} cancels were not accepted"
         if self._errors:
             line += f"; {self._errors:,} polls have failed, which says nothing about the operations"
-        if line != self._said:
-            self._said = line
+        if line != self._logged:
+            self._logged = line
             log.info("%s%s", line, "" if self._last is None else f"; the last error: {self._last}")
             self._last = None
 
-    def _say_at_times(self) -> None:
+    def _log_at_times(self) -> None:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._loop, self._next = loop, loop.time() + self._interval
         if loop.time() >= self._next:
             self._next = loop.time() + self._interval
-            self.say()
+            self.log_now()

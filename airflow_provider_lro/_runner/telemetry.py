@@ -1,7 +1,4 @@
-"""What Airflow's metrics and OpenTelemetry are told of waits: from time to time, and when one ends; never in a poll.
-
-Floor 1: floor ½ is imported inside functions.
-"""
+"""Metrics of Airflow and spans of OpenTelemetry: sent from time to time, and when a wait ends; never in a poll."""
 
 from __future__ import annotations
 
@@ -10,47 +7,37 @@ import logging
 import socket
 import time
 from functools import cache
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from airflow_provider_lro._core import outcome as outcomes
-from airflow_provider_lro._core.counters import Counts, Tally, endpoint_tag
+from airflow_provider_lro._core.counters import WaitStats, endpoint_tag
 from airflow_provider_lro._core.loops import forget_closed
 from airflow_provider_lro.exceptions import Code
 from airflow_provider_lro.version_compat import conf, stats
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
+    from airflow_provider_lro._core.args import WaitArgs
     from airflow_provider_lro._core.outcome import Outcome
-    from airflow_provider_lro._core.wait import WaitArgs
 
-__all__ = ["OUTCOMES", "Watch", "report_counts", "reporter"]
+__all__ = ["WaitTelemetry", "reporter", "send_counters"]
 
 PERIOD = 10.0
 """Seconds between two reports of the waits of a triggerer."""
 SWITCHES = ("statsd_on", "statsd_datadog_enabled", "otel_on")
-OUTCOMES: dict[type[Any], str] = {
-    outcomes.Succeeded: "succeeded",
-    outcomes.Failed: "failed",
-    outcomes.Cancelled: "cancelled",
-    outcomes.TimedOut: "timed_out",
-    outcomes.NotFound: "not_found",
-    outcomes.Broken: "broken",
-}
-
-T = TypeVar("T", bound="Outcome")
 
 log = logging.getLogger(__name__)
 
 
 @cache
 def metrics_are_on() -> bool:
-    """Tell whether Airflow sends metrics anywhere."""
+    """Return True if Airflow sends metrics anywhere."""
     return any(conf.getboolean("metrics", switch, fallback=False) for switch in SWITCHES)
 
 
-class Watch:
-    """One wait, or the part of it that this process does: a span of tracing, and what it came to is counted.
+class WaitTelemetry:
+    """The span and the timers of one wait, or of the part of it that this process does.
 
     A context manager of its own making: there are thousands at a time, and each of contextlib's takes four objects.
 
@@ -58,26 +45,19 @@ class Watch:
         args: the wait.
         target: the endpoint.
         ti: the task instance, where there is one.
-        shared: one of many waits of this event loop, whose polls ``reporter`` reports.
-        again: a wait that has ended already, of which something is read once more: its polls are all that is told.
+        is_recheck: of an operation whose outcome is known: nothing is told once more.
     """
 
-    __slots__ = ("_again", "_args", "_began", "_endpoint", "_scope", "_span", "bound", "ended_at", "outcome", "tally")
+    __slots__ = ("_args", "_began", "_endpoint", "_is_recheck", "_outcome", "_scope", "_span", "stats")
 
-    def __init__(
-        self, args: WaitArgs, target: str, *, ti: Any = None, shared: bool = False, again: bool = False
-    ) -> None:
-        self.tally = Tally()
-        if not shared:
-            self.tally.counts = Counts()
-        self.outcome: Outcome | None = None
-        self.ended_at = 0.0
-        self.bound: float | None = None
-        self._again = again
+    def __init__(self, args: WaitArgs, target: str, *, ti: Any = None, is_recheck: bool = False) -> None:
+        self.stats = WaitStats()
+        self._outcome: Outcome | None = None
+        self._is_recheck = is_recheck
         self._args = args
         self._began = time.time()
         self._endpoint = endpoint_tag(target)
-        self._span = None if again else _span(args, self._endpoint, ti)
+        self._span = None if is_recheck else _span(args, self._endpoint, ti)
         self._scope: Any = None
 
     def __enter__(self) -> Self:
@@ -89,51 +69,29 @@ class Watch:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        if metrics_are_on():
-            _send(_of_wait(self, {"endpoint": self._endpoint}))
         if self._span is not None:
             self._scope.__exit__(*raised)
-            _end_span(self._span, self.outcome, polls=self.tally.polls)
+            _end_span(self._span, self._outcome, polls=self.stats.polls)
 
-    def ends(self, outcome: T, now: float | None = None) -> T:
-        """Note the outcome. ``now``: by the clock of the tally; None for the monotonic one."""
-        if self._again:
-            return outcome
-        self.outcome = outcome
-        self.ended_at = time.time()
-        self.bound = self.tally.bound(time.monotonic() if now is None else now)
-        return outcome
+    def ended(self, outcome: Outcome) -> None:
+        """Record the outcome, and send how long it took."""
+        if self._is_recheck:
+            return
+        self._outcome = outcome
+        if metrics_are_on():
+            _send(self._timers(outcome, time.time()))
 
-    @property
-    def began(self) -> float:
-        """Epoch seconds at which the whole wait began, as far as is known."""
-        return self._began if self._args.started_at is None else self._args.started_at
+    def _timers(self, outcome: Outcome, now: float) -> Iterator[tuple[str, str, float, dict[str, str]]]:
+        began = self._began if self._args.started_at is None else self._args.started_at
+        tags = {"endpoint": self._endpoint}
+        yield "timing", "lro.wait_duration", _milliseconds(now - began), tags | {"outcome": outcome.word}
+        if outcome.operation is None or not outcome.operation.done:
+            return
+        from airflow_provider_lro._messages.metadata import ENDED, time_in
 
-    def lag(self) -> float | None:
-        """Return for how long the end went unseen, in seconds; None where the service does not say when it ended."""
-        operation = getattr(self.outcome, "operation", None)
-        if operation is None or not operation.done:
-            return None
-        from airflow_provider_lro._messages.times import ENDED, time_in
-
-        ended = time_in(operation, ENDED)
-        return None if ended is None else max(0.0, self.ended_at - max(ended, self.began))
-
-
-def _of_wait(watch: Watch, tags: dict[str, str]) -> Iterator[tuple[str, str, float, dict[str, str]]]:
-    if watch.tally.counts is not None:
-        watch.tally.counts.gets = watch.tally.polls
-        yield from (("incr", name, number, tags | more) for name, number, more in watch.tally.counts.take())
-    if watch.outcome is None:
-        return
-    came = tags | {"outcome": OUTCOMES[type(watch.outcome)]}
-    yield "incr", "lro.waits_ended", 1, came
-    yield "timing", "lro.wait_duration", _milliseconds(watch.ended_at - watch.began), came
-    if isinstance(watch.outcome, outcomes.Succeeded | outcomes.Failed | outcomes.Cancelled):
-        if watch.bound is not None:
-            yield "timing", "lro.detection_lag_bound", _milliseconds(watch.bound), tags
-        if (lag := watch.lag()) is not None:
-            yield "timing", "lro.detection_lag", _milliseconds(lag), tags
+        ended = time_in(outcome.operation, ENDED)
+        if ended is not None:  # for how long the end went unseen
+            yield "timing", "lro.detection_lag", _milliseconds(now - max(ended, began)), tags
 
 
 def _milliseconds(seconds: float) -> float:
@@ -144,7 +102,7 @@ def _milliseconds(seconds: float) -> float:
 
 
 class _Reporter:
-    """Reports what the waits of one event loop do, for as long as there are any."""
+    """Reports the waits of one event loop, for as long as there are any."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -172,27 +130,27 @@ class _Reporter:
 
     def _report(self) -> Iterator[tuple[str, str, float, dict[str, str]]]:
         from airflow_provider_lro._transport.channel import open_channels
-        from airflow_provider_lro._transport.limiter import paces
+        from airflow_provider_lro._transport.limiter import limiters
 
         host = {"hostname": endpoint_tag(self._hostname)}
         yield from _counters()
-        for target, pace in paces().items():
+        for target, limiter in limiters().items():
             tags = {"endpoint": endpoint_tag(target)}
-            yield "gauge", "lro.waits", pace.counts.waits, tags | host
-            yield "gauge", "lro.poll_spacing", round(pace.spacing, 3), tags | host
+            yield "gauge", "lro.waits", limiter.stats.waits, tags | host
+            yield "gauge", "lro.poll_spacing", round(limiter.spacing, 3), tags | host
         yield "gauge", "lro.channels", open_channels(), host
 
 
 def _counters() -> Iterator[tuple[str, str, float, dict[str, str]]]:
-    from airflow_provider_lro._transport.limiter import paces
+    from airflow_provider_lro._transport.limiter import limiters
 
-    for target, pace in paces().items():
+    for target, limiter in limiters().items():
         tags = {"endpoint": endpoint_tag(target)}
-        yield from (("incr", name, number, tags | more) for name, number, more in pace.counts.take())
+        yield from (("incr", name, number, tags | more) for name, number, more in limiter.stats.take())
 
 
-def report_counts() -> None:
-    """Report what the waits of this event loop have done: at its end on a worker, whose gauges would say nothing."""
+def send_counters() -> None:
+    """Send the counters of this event loop: at its end on a worker, whose gauges would say nothing."""
     if metrics_are_on():
         _send(_counters())
 
@@ -201,7 +159,7 @@ _reporters: dict[asyncio.AbstractEventLoop, _Reporter] = {}
 
 
 def reporter() -> _Reporter | None:
-    """Have what the waits of this event loop do reported, until the caller leaves; None where nobody wants to know."""
+    """Have the waits of this event loop reported, until the caller leaves; None where metrics are off."""
     if not metrics_are_on():
         return None
     loop = asyncio.get_running_loop()
@@ -243,9 +201,14 @@ def _span(args: WaitArgs, endpoint: str, ti: Any) -> Any:
 def _end_span(span: Any, outcome: Outcome | None, *, polls: int) -> None:
     from opentelemetry import trace
 
-    span.set_attributes({"lro.polls": polls, **_attributes(outcome)})
+    # Without an outcome it goes on elsewhere: in the triggerer, in another one, in another try.
+    word = "unfinished" if outcome is None else outcome.word
+    code = None if outcome is None else _code_of(outcome)
+    span.set_attributes({"lro.polls": polls, "lro.outcome": word})
+    if code is not None:  # texts stay out, as they may hold anything
+        span.set_attribute("lro.code", getattr(code, "name", str(code)))
     if outcome is not None and not isinstance(outcome, outcomes.Succeeded):
-        span.set_status(trace.StatusCode.ERROR, OUTCOMES[type(outcome)])
+        span.set_status(trace.StatusCode.ERROR, word)
     span.end()
 
 
@@ -260,16 +223,10 @@ def _links(ti: Any) -> list[Any]:
     return [trace.Link(of_task)] if of_task.is_valid else []
 
 
-def _attributes(outcome: Outcome | None) -> Mapping[str, str]:
-    """Return what a span says of an outcome; texts stay out, as they may hold anything."""
-    if outcome is None:  # it goes on elsewhere: in the triggerer, in another one, in another try
-        return {"lro.outcome": "unfinished"}
-    said = {"lro.outcome": OUTCOMES[type(outcome)]}
-    code: Any = Code.OK
-    if isinstance(outcome, outcomes.Failed | outcomes.Cancelled):
-        code = Code.of(outcome.operation.error.code)
-    elif isinstance(outcome, outcomes.TimedOut):
-        code = Code.DEADLINE_EXCEEDED
-    elif isinstance(outcome, outcomes.NotFound | outcomes.Broken):
-        code = outcome.error.code
-    return said if code is None else {**said, "lro.code": getattr(code, "name", str(code))}
+def _code_of(outcome: Outcome) -> Code | int | None:
+    if isinstance(outcome, outcomes.TimedOut):
+        return Code.DEADLINE_EXCEEDED
+    if isinstance(outcome, outcomes.NotFound | outcomes.CallFailed):
+        return outcome.error.code
+    code = None if outcome.operation is None else outcome.operation.code
+    return Code.OK if code is None else Code.of(code)

@@ -1,7 +1,4 @@
-"""The five RPCs of ``google.longrunning.Operations``: a sync and an aio shell, which only do the I/O.
-
-What they would decide twice stands once, in ``_rpc.py``. Floor ½.
-"""
+"""The clients of ``google.longrunning.Operations``, blocking and for asyncio; they only do the I/O."""
 
 from __future__ import annotations
 
@@ -9,97 +6,112 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
-import grpc
-
-from airflow_provider_lro._transport.channel import ChannelConfig, acquire, parse_endpoint, read_pem
-from airflow_provider_lro._transport.credentials import CredentialsConfig
-from airflow_provider_lro._transport.rpc import (
-    DEFAULT_RPC_TIMEOUT,
+from airflow_provider_lro._messages.protocol import (
     DEFAULT_SERVER_WAIT,
     Listing,
     cancel_call,
     delete_call,
     get_call,
-    headers,
-    make_stubs,
-    no_turn,
-    parse,
-    rpc_error,
+    read_answer,
     wait_call,
 )
-from airflow_provider_lro.exceptions import Code, EndpointError, RpcError
+from airflow_provider_lro._transport.channel import ChannelConfig, acquire, parse_endpoint, read_pem
+from airflow_provider_lro._transport.credentials import CredentialsConfig
+from airflow_provider_lro._transport.rpc import (
+    DEFAULT_RPC_TIMEOUT,
+    AsyncTransport,
+    Transport,
+    headers,
+    not_sent_error,
+)
+from airflow_provider_lro.exceptions import Code, CredentialsError, EndpointError, LroError, RpcError
 
 if TYPE_CHECKING:
     import os
     from collections.abc import AsyncIterator, Callable, Iterator
 
-    from google.longrunning import operations_proto_pb2 as pb
-
+    from airflow_provider_lro._core.state import OperationState
+    from airflow_provider_lro._messages.protocol import Call, Page
     from airflow_provider_lro._transport.credentials import Headers
-    from airflow_provider_lro._transport.rpc import Call, CallOptions
-    from airflow_provider_lro.exceptions import LroError
+    from airflow_provider_lro._transport.rpc import CallOptions
 
 __all__ = ["AsyncOperationsClient", "AsyncOperationsPager", "OperationsClient", "OperationsPager"]
 
-
-SHORTEST_CALL = 0.1
+MIN_CALL_LEFT = 0.1
 """Seconds that a call has, though nearly all of its time has passed until there was a token."""
-QUEUED = ("GetOperation", "ListOperations")
-"""What polls: all others are rare, and a request to cancel must not stand behind ten thousand polls."""
+POLLS = ("GetOperation", "ListOperations")
+"""The calls that share a channel's queue: a request to cancel must not stand behind ten thousand polls."""
 
 
 class _Pager:
-    """All operations of a listing, page after page, each fetched when it is reached."""
+    """The operations of a listing, page after page, each fetched when it is reached.
 
-    def __init__(self, listing: Listing, fetch: Callable[[Call], Any]) -> None:
+    Args:
+        listing: its calls.
+        fetch: makes one of them.
+        wrap: makes of each state what the caller is given.
+    """
+
+    def __init__(
+        self, listing: Listing, fetch: Callable[[Call], Any], wrap: Callable[[OperationState], Any] | None = None
+    ) -> None:
         self._listing = listing
         self._fetch = fetch
+        self._wrap = wrap
 
     @property
     def unreachable(self) -> list[str]:
-        """What the service could not reach (``return_partial_success``), according to the pages read so far."""
+        """The places that the service could not reach (``return_partial_success``), in the pages read so far."""
         return self._listing.unreachable
+
+    def wrapped(self, wrap: Callable[[OperationState], Any]) -> Self:
+        """Return the same listing, of which each operation is given to ``wrap`` first."""
+        return type(self)(self._listing, self._fetch, wrap)
+
+    def _of(self, page: Page) -> list[Any]:
+        return page.operations if self._wrap is None else list(map(self._wrap, page.operations))
 
 
 class OperationsPager(_Pager):
     """A listing to loop over with ``for``."""
 
-    def __iter__(self) -> Iterator[pb.Operation]:
+    def __iter__(self) -> Iterator[Any]:
         token: str | None = self._listing.restart()
         while token is not None:
             page = self._fetch(self._listing.call(token))
             token = self._listing.next_token(page)
-            yield from page.operations
+            yield from self._of(page)
 
 
 class AsyncOperationsPager(_Pager):
     """A listing to loop over with ``async for``."""
 
-    async def __aiter__(self) -> AsyncIterator[pb.Operation]:
+    async def __aiter__(self) -> AsyncIterator[Any]:
         token: str | None = self._listing.restart()
         while token is not None:
             page = await self._fetch(self._listing.call(token))
             token = self._listing.next_token(page)
-            for operation in page.operations:
+            for operation in self._of(page):
                 yield operation
 
 
-class _Shell:
-    """What the sync and the aio client share: a share in a channel, and the parts of a call."""
+class _Client:
+    """The part that both clients share: a share in a channel, and the arguments of a call."""
 
     def __init__(
         self,
         config: ChannelConfig,
+        make_transport: type[Transport],
         *,
         rpc_timeout: float = DEFAULT_RPC_TIMEOUT,
         loop: asyncio.AbstractEventLoop | None = None,
-        most: int | None = None,
+        max_holders: int | None = None,
     ) -> None:
         self.config = config
         self.rpc_timeout = rpc_timeout
-        self._lease = acquire(config, make_stubs, loop=loop, most=most)
+        self._lease = acquire(config, make_transport, loop=loop, max_holders=max_holders)
         self._tokens = self._lease.shared.tokens
-        self._stubs = self._lease.shared.stubs
+        self._transport = self._lease.shared.transport
 
     @classmethod
     def connect(
@@ -133,7 +145,7 @@ class _Shell:
             CredentialsError: credentials for a plaintext channel.
         """
         if not isinstance(insecure, bool):  # the text "false" is true, and would turn TLS off
-            raise EndpointError(f"insecure must be True or False, not {insecure!r}")
+            raise EndpointError(f"insecure={insecure!r}, but it must be True or False")
         config = ChannelConfig(
             target=parse_endpoint(endpoint),
             credentials=CredentialsConfig(given=credentials),
@@ -144,16 +156,12 @@ class _Shell:
             authority=authority,
             max_message_mb=max_message_mb,
         )
-        return cls(config, rpc_timeout=rpc_timeout)
+        return cls(config, rpc_timeout=rpc_timeout)  # type: ignore[call-arg]
 
-    def trimmed(self, operation: pb.Operation) -> pb.Operation:
-        """Return as much of an operation as a wait with this client keeps: here, all of it."""
-        return operation
-
-    def _call_arguments(self, call: Call, tokens: Headers, options: CallOptions, spent: float) -> dict[str, Any]:
-        """Return how to make a call; ``spent``: seconds of its time that it took to have a token."""
+    def _arguments(self, call: Call, tokens: Headers, options: CallOptions, spent: float) -> dict[str, Any]:
+        """Return the arguments of a call; ``spent``: seconds of its time that it took to have a token."""
         return {
-            "timeout": max(SHORTEST_CALL, self._timeout(call, options) - spent),
+            "timeout": max(MIN_CALL_LEFT, self._timeout(call, options) - spent),
             "metadata": headers(call, tokens, options),
             "wait_for_ready": options.get("wait_for_ready"),
         }
@@ -162,25 +170,26 @@ class _Shell:
         given = options.get("rpc_timeout")
         return given if given is not None else call.timeout or self.rpc_timeout
 
-    def _token_is_late(self, call: Call) -> RpcError:
+    def _late_token_error(self, call: Call) -> RpcError:
         """Return the error of a call whose time is up before it has a token: an endpoint may never answer."""
-        text = f"{call.method} of {call.name!r} at {self.config.target}: the token endpoint takes too long"
+        text = f"{call.rpc} of {call.name!r} at {self.config.target}: the token endpoint takes too long"
         return RpcError(text, code=Code.DEADLINE_EXCEEDED)
 
-    def _failed(self, error: grpc.RpcError, call: Call) -> LroError:
-        failed = rpc_error(error, call, target=self.config.target)
-        if failed.code == Code.UNAUTHENTICATED:
+    def _forget_refused_token(self, error: LroError) -> None:
+        if isinstance(error, CredentialsError) and error.code == Code.UNAUTHENTICATED:
             self._tokens.forget()
-        return failed
 
 
-class OperationsClient(_Shell):
+class OperationsClient(_Client):
     """``google.longrunning.Operations``, blocking. A context manager; safe to share between threads.
 
     Every method takes ``rpc_timeout`` (seconds; None: the client's) and ``metadata`` (more headers), and raises
     ``RpcError`` or one of its kin, ``CredentialsError`` or ``EndpointError``; ``ValueError`` for an empty name, before
     anything is sent. Source: ``google/longrunning/operations.proto``.
     """
+
+    def __init__(self, config: ChannelConfig, *, rpc_timeout: float = DEFAULT_RPC_TIMEOUT) -> None:
+        super().__init__(config, Transport, rpc_timeout=rpc_timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -190,11 +199,11 @@ class OperationsClient(_Shell):
 
     def close(self) -> None:
         """Give the channel back."""
-        channel = self._lease.release()
-        if channel is not None:
-            channel.close()
+        transport = self._lease.release()
+        if transport is not None:
+            transport.close()
 
-    def get_operation(self, name: str, **options: Unpack[CallOptions]) -> pb.Operation:
+    def get_operation(self, name: str, **options: Unpack[CallOptions]) -> OperationState:
         """Return the latest state of an operation."""
         return self.send(get_call(name), options)  # type: ignore[no-any-return]
 
@@ -211,16 +220,16 @@ class OperationsClient(_Shell):
         return OperationsPager(listing, lambda call: self.send(call, options))
 
     def cancel_operation(self, name: str, **options: Unpack[CallOptions]) -> None:
-        """Ask to cancel an operation; that it was asked is all that success means."""
+        """Ask to cancel an operation; success means no more than that it was asked."""
         self.send(cancel_call(name), options)
 
     def delete_operation(self, name: str, **options: Unpack[CallOptions]) -> None:
-        """Tell that nobody is interested in the result any more; does not cancel."""
+        """Tell the service that nobody is interested in the result any more; does not cancel."""
         self.send(delete_call(name), options)
 
     def wait_operation(
         self, name: str, timeout: float = DEFAULT_SERVER_WAIT, **options: Unpack[CallOptions]
-    ) -> pb.Operation:
+    ) -> OperationState:
         """Let the server hold the call until the operation is done, ``timeout`` seconds at most; it may end early."""
         return self.send(wait_call(name, timeout), options)  # type: ignore[no-any-return]
 
@@ -232,22 +241,37 @@ class OperationsClient(_Shell):
             try:
                 tokens = self._tokens.refresh(self._timeout(call, options))
             except TimeoutError:
-                raise self._token_is_late(call) from None
+                raise self._late_token_error(call) from None
             spent = time.monotonic() - began
         try:
-            raw = self._stubs[call.method](call.request, **self._call_arguments(call, tokens, options, spent))
-        except grpc.RpcError as error:
-            raise self._failed(error, call) from None
-        return parse(raw, call, target=self.config.target)
+            raw = self._transport.send(call, **self._arguments(call, tokens, options, spent))
+        except LroError as error:
+            self._forget_refused_token(error)
+            raise
+        return read_answer(call, raw, target=self.config.target)
 
 
-class AsyncOperationsClient(_Shell):
-    """``OperationsClient`` for asyncio: the same methods, awaited. Made inside a running event loop."""
+class AsyncOperationsClient(_Client):
+    """``OperationsClient`` for asyncio: the same methods, awaited. Made inside a running event loop.
+
+    Args:
+        config: the channel.
+        rpc_timeout: seconds a call may take.
+        max_concurrent_cancels: requests to cancel that this client has on their way at a time; None: no limit.
+        max_holders: clients of one channel, for calls that last long; None: any number.
+    """
 
     def __init__(
-        self, config: ChannelConfig, *, rpc_timeout: float = DEFAULT_RPC_TIMEOUT, most: int | None = None
+        self,
+        config: ChannelConfig,
+        *,
+        rpc_timeout: float = DEFAULT_RPC_TIMEOUT,
+        max_concurrent_cancels: int | None = None,
+        max_holders: int | None = None,
     ) -> None:
-        super().__init__(config, rpc_timeout=rpc_timeout, loop=asyncio.get_running_loop(), most=most)
+        loop = asyncio.get_running_loop()
+        super().__init__(config, AsyncTransport, rpc_timeout=rpc_timeout, loop=loop, max_holders=max_holders)
+        self._cancels = None if max_concurrent_cancels is None else asyncio.Semaphore(max_concurrent_cancels)
 
     async def __aenter__(self) -> Self:
         return self
@@ -257,11 +281,11 @@ class AsyncOperationsClient(_Shell):
 
     async def close(self) -> None:
         """Give the channel back."""
-        channel = self._lease.release()
-        if channel is not None:
-            await channel.close()
+        transport = self._lease.release()
+        if transport is not None:
+            await transport.close()
 
-    async def get_operation(self, name: str, **options: Unpack[CallOptions]) -> pb.Operation:
+    async def get_operation(self, name: str, **options: Unpack[CallOptions]) -> OperationState:
         """Return the latest state of an operation."""
         return await self.send(get_call(name), options)  # type: ignore[no-any-return]
 
@@ -278,11 +302,11 @@ class AsyncOperationsClient(_Shell):
         return AsyncOperationsPager(listing, lambda call: self.send(call, options))
 
     async def cancel_operation(self, name: str, **options: Unpack[CallOptions]) -> None:
-        """Ask to cancel an operation; that it was asked is all that success means."""
+        """Ask to cancel an operation; success means no more than that it was asked."""
         await self.send(cancel_call(name), options)
 
     async def delete_operation(self, name: str, **options: Unpack[CallOptions]) -> None:
-        """Tell that nobody is interested in the result any more; does not cancel."""
+        """Tell the service that nobody is interested in the result any more; does not cancel."""
         await self.send(delete_call(name), options)
 
     async def wait_operation(
@@ -290,7 +314,7 @@ class AsyncOperationsClient(_Shell):
         name: str,
         timeout: float = DEFAULT_SERVER_WAIT,
         **options: Unpack[CallOptions],
-    ) -> pb.Operation:
+    ) -> OperationState:
         """Let the server hold the call until the operation is done, ``timeout`` seconds at most; it may end early."""
         return await self.send(wait_call(name, timeout), options)  # type: ignore[no-any-return]
 
@@ -301,18 +325,22 @@ class AsyncOperationsClient(_Shell):
             began = time.monotonic()
             tokens = await self._refreshed(call, options)
             spent = time.monotonic() - began
-        arguments = self._call_arguments(call, tokens, options, spent)
-        if call.method not in QUEUED:
-            return await self._send_now(call, arguments)
-        gate = self._lease.shared.gate
-        if gate.locked():
-            await self._queue(call, gate, options.get("queue"))
+        arguments = self._arguments(call, tokens, options, spent)
+        queue: asyncio.Semaphore | None = None
+        if call.rpc in POLLS:
+            queue, patience = self._lease.shared.gate, options.get("queue")
+        elif call.rpc == "CancelOperation":
+            queue, patience = self._cancels, self._timeout(call, options)
+        if queue is None:
+            return await self._send(call, arguments)
+        if queue.locked():
+            await self._acquire(queue, call, patience)
         else:
-            await gate.acquire()
+            await queue.acquire()
         try:
-            return await self._send_now(call, arguments)
+            return await self._send(call, arguments)
         finally:
-            gate.release()
+            queue.release()
 
     async def _refreshed(self, call: Call, options: CallOptions) -> Headers:
         """Refresh the token in the time of one call."""
@@ -320,19 +348,20 @@ class AsyncOperationsClient(_Shell):
             async with asyncio.timeout(self._timeout(call, options)):
                 return await self._tokens.arefresh()
         except TimeoutError:
-            raise self._token_is_late(call) from None
+            raise self._late_token_error(call) from None
 
-    async def _send_now(self, call: Call, arguments: dict[str, Any]) -> Any:
+    async def _send(self, call: Call, arguments: dict[str, Any]) -> Any:
         try:
-            raw = await self._stubs[call.method](call.request, **arguments)
-        except grpc.RpcError as error:
-            raise self._failed(error, call) from None
-        return parse(raw, call, target=self.config.target)
+            raw = await self._transport.send(call, **arguments)
+        except LroError as error:
+            self._forget_refused_token(error)
+            raise
+        return read_answer(call, raw, target=self.config.target)
 
-    async def _queue(self, call: Call, gate: asyncio.Semaphore, seconds: float | None) -> None:
-        """Wait for one's turn where it costs nothing: not in gRPC, whose deadline would run meanwhile."""
+    async def _acquire(self, queue: asyncio.Semaphore, call: Call, seconds: float | None) -> None:
+        """Wait for a turn where it costs nothing: not in gRPC, whose deadline would run meanwhile."""
         try:
             async with asyncio.timeout(seconds):
-                await gate.acquire()
+                await queue.acquire()
         except TimeoutError:
-            raise no_turn(call, self.config.target) from None
+            raise not_sent_error(call, self.config.target) from None

@@ -1,4 +1,4 @@
-"""From configuration to google-auth credentials. Nothing is loaded before the first call needs it. Floor ½."""
+"""From configuration to google-auth credentials. Nothing is loaded before the first call needs it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Headers: TypeAlias = tuple[tuple[str, str], ...]
 
 
 def is_key(text: str) -> bool:
-    """Tell whether a text that should say where a key is looks like the key itself."""
+    """Return True for a text that looks like a key, where the path of one is expected."""
     return text.lstrip().startswith("{") or "\n" in text.strip() or "PRIVATE KEY" in text
 
 
@@ -219,7 +219,7 @@ class CredentialsConfig:
         except (google_errors.GoogleAuthError, *_UNUSABLE) as error:
             # Without its text, which may quote the key.
             raise CredentialsError(
-                f"{what} is no usable service-account key ({type(error).__name__}); expected the JSON key file that"
+                f"{what} is not a usable service-account key ({type(error).__name__}); expected the JSON key file that"
                 " the cloud console gives out, whole"
             ) from None
         return credentials
@@ -238,7 +238,7 @@ def _from_config_file(text: str | None, scopes: Sequence[str], supplier: Any = N
         raise CredentialsError(f"credential_config_file cannot be read: {error.strerror}") from None
     except (google_errors.GoogleAuthError, *_UNUSABLE) as error:
         raise CredentialsError(
-            f"credential_config_file is no usable credential configuration ({type(error).__name__}); expected the"
+            f"credential_config_file is not a usable credential configuration ({type(error).__name__}); expected the"
             " path or the JSON text of one, such as `gcloud iam workload-identity-pools create-cred-config` writes"
         ) from None
 

@@ -1,7 +1,7 @@
-"""When a poll of the triggerer may go: shared wake-ups, and how many polls a second an endpoint takes.
+"""The rate limiter of an endpoint, and the timer wheel that all waits of an event loop share.
 
-Nearly all that a lone poll costs is waking up: the same call takes 44 µs of CPU at full load and 1,300 µs at 22 a
-second. So pauses end on ticks that all waits of a process share. All of this is per event loop. Floor ½.
+Nearly all of the cost of a lone poll is waking up: the same call takes 44 µs of CPU at full load and 1,300 µs at 22 a
+second. So pauses end on ticks that all waits of a process share. All of this is per event loop.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import random
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from airflow_provider_lro._core.counters import Counts
+from airflow_provider_lro._core.counters import EndpointStats
 from airflow_provider_lro._core.loops import forget_closed
-from airflow_provider_lro._core.wait import LONGEST_RETRY_INFO
+from airflow_provider_lro._core.schedule import MAX_RETRY_INFO
 from airflow_provider_lro.exceptions import Code, RpcError
 
 if TYPE_CHECKING:
@@ -22,29 +22,25 @@ if TYPE_CHECKING:
 
     from airflow_provider_lro._core.schedule import Window
 
-__all__ = ["CALLS_IN_FLIGHT", "TICK", "Pace", "doze", "pace_of", "paces", "pause"]
+__all__ = ["TICK", "RateLimiter", "limiter_of", "limiters", "pause", "sleep"]
 
 TICK = 0.25
 """Seconds between the wake-ups that waits share; 0 turns them off."""
-CROWD = 48
+BATCH_SIZE = 48
 """Sleepers that share a wake-up before another one is opened. With 12, 16, 20, 32, 48 and 64 a poll of 1,000 waits of
 30 s was measured at 447, 420, 411, 393, 383 and 380 µs of CPU, Airflow's 165 included."""
 CHOICES = 4
 """Ticks that are looked at where all are full: the emptiest of a few is nearly as good as the emptiest of all."""
-CALLS_IN_FLIGHT = 64
-"""On one channel. Most servers take 100 (HTTP/2's usual limit of streams), but count a call as open a little longer
-than its client does, and refuse what is beyond it: of 5,000 polls at once 59 with 100 here, 2 to 8 with 80."""
-
-LONGEST_SPACING = 5.0
+MAX_SPACING = 5.0
 """Seconds between the polls of all waits: the slowest that an endpoint is ever polled because it complained."""
-SHORTEST_SPACING = 0.01
-LONGEST_NAP = 0.5
-"""Seconds until whoever is next looks again whether the pace has changed."""
+MIN_SPACING = 0.01
+MAX_NAP = 0.5
+"""Seconds until the next in line checks again whether the spacing has changed."""
 RECOVERY = 0.95
-"""What each poll that succeeds leaves of the spacing that a complaint has caused."""
+"""The share of the spacing after a complaint that each poll that succeeds leaves."""
 
 
-class _Ticks:
+class TimerWheel:
     """The sleepers of one event loop, by the tick at which they wake.
 
     One tick is filled before another one is opened, like a bus that leaves when it is full: so the number of wake-ups
@@ -57,7 +53,7 @@ class _Ticks:
         self._open: set[int] = set()
 
     def one_of(self, first: int, last: int) -> asyncio.Future[None]:
-        """Return what comes about at some tick of a range."""
+        """Return a future that is done at some tick of a range."""
         tick = self._pick(first, last)
         sleepers = self._sleepers.get(tick)
         if sleepers is None:
@@ -66,7 +62,7 @@ class _Ticks:
             self._loop.call_at(tick * TICK, self._wake, tick)
         sleeper = self._loop.create_future()
         sleepers.append(sleeper)
-        if len(sleepers) == CROWD:
+        if len(sleepers) == BATCH_SIZE:
             self._open.remove(tick)
         return sleeper
 
@@ -81,24 +77,24 @@ class _Ticks:
 
     def _wake(self, tick: int) -> None:
         self._open.discard(tick)
-        self._rouse(iter(self._sleepers.pop(tick)))
+        self._wake_next(iter(self._sleepers.pop(tick)))
 
-    def _rouse(self, sleepers: Iterator[asyncio.Future[None]]) -> None:
+    def _wake_next(self, sleepers: Iterator[asyncio.Future[None]]) -> None:
         """Wake one, and the next in the next step of the event loop: all at once would hold up everything else."""
         for sleeper in sleepers:
             if not sleeper.done():  # one that was cancelled is
                 sleeper.set_result(None)
-                self._loop.call_soon(self._rouse, sleepers)
+                self._loop.call_soon(self._wake_next, sleepers)
                 return
 
 
 class _OfLoop:
-    """What belongs to one event loop."""
+    """The wheel and the limiters of one event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.ticks = _Ticks(loop)
-        self.paces: dict[str, Pace] = {}
+        self.wheel = TimerWheel(loop)
+        self.limiters: dict[str, RateLimiter] = {}
 
 
 _of_loops: dict[asyncio.AbstractEventLoop, _OfLoop] = {}
@@ -116,7 +112,7 @@ def _here() -> _OfLoop:
 # Neither is a coroutine: a wait sleeps nearly all of its time, and all that it holds then is there thousands of times.
 
 
-def doze(window: Window) -> Awaitable[None]:
+def sleep(window: Window) -> Awaitable[None]:
     """Sleep, when awaited, to a random moment of a window."""
     return asyncio.sleep(random.uniform(window.shortest, window.longest))
 
@@ -124,14 +120,14 @@ def doze(window: Window) -> Awaitable[None]:
 def pause(window: Window) -> Awaitable[None]:
     """Sleep, when awaited, to one of the ticks in a window; if it is narrower than a tick, to a random moment of it."""
     if TICK <= 0 or window.longest - window.shortest < TICK:
-        return doze(window)
+        return sleep(window)
     here = _here()
     now = here.loop.time()
-    return here.ticks.one_of(math.ceil((now + window.shortest) / TICK), math.floor((now + window.longest) / TICK))
+    return here.wheel.one_of(math.ceil((now + window.shortest) / TICK), math.floor((now + window.longest) / TICK))
 
 
-class Pace:
-    """How fast the waits of one event loop may poll one endpoint, all together.
+class RateLimiter:
+    """The rate at which the waits of one event loop may poll one endpoint, all together.
 
     Polls take their turns in the order in which they ask, so that none starves. The endpoint's complaints
     (RESOURCE_EXHAUSTED, RetryInfo) slow all of them down, and polls that succeed speed them up again.
@@ -139,7 +135,7 @@ class Pace:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self.counts = Counts()
+        self.stats = EndpointStats()
         self._order = asyncio.Lock()  # first come, first served; who is cancelled gives it back
         self._limits: Counter[float] = Counter()  # ten thousand waits have one limit
         self._least = 0.0
@@ -150,12 +146,12 @@ class Pace:
         self._last = loop.time()
         self._gap = 0.0
 
-    def hold(self, limits: Iterable[float]) -> None:
+    def add_limits(self, limits: Iterable[float]) -> None:
         """Take limits in polls a second for as long as a wait lasts; of several the lowest holds."""
         self._limits.update(limits)
         self._least = 1.0 / min(self._limits, default=math.inf)
 
-    def let_go(self, limits: Iterable[float]) -> None:
+    def remove_limits(self, limits: Iterable[float]) -> None:
         """Give limits back."""
         self._limits.subtract(limits)
         self._limits = +self._limits  # those that somebody holds
@@ -166,8 +162,8 @@ class Pace:
         """Seconds from one poll to the next, at the moment."""
         return max(self._least, self._slow)
 
-    async def turn(self, *, within: float = math.inf) -> None:
-        """Wait for one's turn to poll.
+    async def acquire(self, *, within: float = math.inf) -> None:
+        """Wait for the turn of one poll.
 
         Raises:
             TimeoutError: it has not come within so many seconds.
@@ -178,15 +174,15 @@ class Pace:
                 async with asyncio.timeout(within), self._order:
                     # What holds may change meanwhile: nothing is booked ahead.
                     while (left := self._left()) > 0.0:  # noqa: ASYNC110  (it sleeps for as long as it knows)
-                        await asyncio.sleep(min(left, LONGEST_NAP))
+                        await asyncio.sleep(min(left, MAX_NAP))
                     self._polls()
             finally:
-                self.counts.delayed(reason, self._loop.time() - asked)
+                self.stats.delayed(reason, self._loop.time() - asked)
         else:
             self._polls()
 
     def _reason(self) -> str:
-        """Say what a poll that asks now has to wait for."""
+        """Return the reason for which a poll that asks now has to wait."""
         if self._loop.time() < self._not_before:
             return "retry_info"
         return "slow_down" if self._slow > self._least else "quota" if self._least else "retry_info"
@@ -200,8 +196,8 @@ class Pace:
             self._gap += 0.05 * (now - self._last - self._gap)
         self._last = now
 
-    def heard(self, error: Exception | None) -> None:
-        """Take note of what came of a poll."""
+    def record(self, error: Exception | None) -> None:
+        """Record the result of a poll: its error, or None."""
         if error is None:
             if self._slow:
                 self._slow *= RECOVERY
@@ -215,24 +211,24 @@ class Pace:
 
     def _complained(self, retry_after: float) -> None:
         now = self._loop.time()
-        self._not_before = max(self._not_before, now + min(retry_after, LONGEST_RETRY_INFO))
+        self._not_before = max(self._not_before, now + min(retry_after, MAX_RETRY_INFO))
         if now - self._slowed_at < max(1.0, self._slow):
             return  # the answers to polls that were on their way are one complaint
         self._slowed_at = now
-        self.counts.slow_downs += 1
+        self.stats.slow_downs += 1
         wanted = 2.0 * (self._slow or self._gap)
-        self._slow = min(max(wanted, SHORTEST_SPACING), LONGEST_SPACING)
+        self._slow = min(max(wanted, MIN_SPACING), MAX_SPACING)
         self._slow_from = self._slow
 
 
-def pace_of(target: str) -> Pace:
-    """Return the pace of an endpoint in the running event loop."""
-    paces = _here().paces
-    if target not in paces:
-        paces[target] = Pace(asyncio.get_running_loop())
-    return paces[target]
+def limiter_of(target: str) -> RateLimiter:
+    """Return the limiter of an endpoint in the running event loop."""
+    limiters = _here().limiters
+    if target not in limiters:
+        limiters[target] = RateLimiter(asyncio.get_running_loop())
+    return limiters[target]
 
 
-def paces() -> dict[str, Pace]:
-    """Return the paces of the running event loop, by their targets."""
-    return _here().paces
+def limiters() -> dict[str, RateLimiter]:
+    """Return the limiters of the running event loop, by their targets."""
+    return _here().limiters

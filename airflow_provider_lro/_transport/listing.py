@@ -1,135 +1,120 @@
-"""One listing for all who want to know: ``ListOperations`` once an interval, not a poll for each wait. Floor ½."""
+"""Shared listings: one ``ListOperations`` an interval for all who wait under a parent, instead of a poll for each."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from airflow_provider_lro._core.loops import forget_closed
 from airflow_provider_lro._core.schedule import Window
 from airflow_provider_lro._core.wait import is_transient
-from airflow_provider_lro._transport.client import AsyncOperationsClient
-from airflow_provider_lro._transport.limiter import pace_of, pause
+from airflow_provider_lro._transport.limiter import limiter_of, pause
 from airflow_provider_lro.exceptions import Code, LroError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from google.longrunning import operations_proto_pb2 as pb
-
+    from airflow_provider_lro._core.state import OperationState
     from airflow_provider_lro._transport.channel import ChannelConfig
 
-__all__ = ["Listed", "Watched"]
+__all__ = ["Subscription"]
 
-PAGE = 1000
+PAGE_SIZE = 1000
 """Operations a page, for a server that lets us choose: each page is a call."""
 JITTER = 0.1
 """Share of an interval that may be left out between two listings."""
 MARGIN = 0.05
-"""Share that is left out always: a listing that takes a little longer than the one before is not to be too late for
-all waits, which would then poll singly."""
-RETRY = 300.0
-"""Seconds, at least, until what is refused is listed again for those who watch a parent; waits poll singly then."""
+"""Share that is left out always: a listing that takes a little longer than the one before must not be too late for all
+waits, which would then poll by themselves."""
+RETRY_REFUSED = 300.0
+"""Seconds, at least, until a refused listing is tried again for watchers; waits poll by themselves then."""
 
 log = logging.getLogger(__name__)
 
+_Key: TypeAlias = "tuple[asyncio.AbstractEventLoop, ChannelConfig, str, str]"
 
-class _Lister:
-    """Lists the operations under one parent, for as long as somebody wants to know of them."""
 
-    def __init__(self, config: ChannelConfig, parent: str, filter: str = "") -> None:
+class SharedListing:
+    """Lists the operations under one parent, for as long as there are subscriptions."""
+
+    def __init__(
+        self, make_client: Callable[[ChannelConfig], Any], config: ChannelConfig, parent: str, filter: str
+    ) -> None:
+        self._make_client = make_client
         self._config = config
         self._parent = parent
         self._filter = filter
         self._task: asyncio.Task[None] | None = None
         self._interval = 0.0
         self._hurry = asyncio.Event()
-        self.waits: dict[Listed, None] = {}
-        self.watches: dict[Watched, None] = {}
-        self._page: int | None = PAGE
+        self._page_size: int | None = PAGE_SIZE
+        self.subscriptions: dict[Subscription, None] = {}
         self.refused = False
 
-    def join(self, wait: Listed) -> None:
-        self.waits[wait] = None
-        if wait.interval < self._interval:
-            self._hurry.set()
-        self._start()
-
-    def watch(self, watch: Watched) -> None:
-        if watch not in self.watches:
-            self.watches[watch] = None
-            self._hurry.set()
-        self._start()
-
-    def leave(self, wait: Listed) -> None:
-        self.waits.pop(wait, None)
-        self._end_if_idle()
-
-    def unwatch(self, watch: Watched) -> None:
-        self.watches.pop(watch, None)
-        self._end_if_idle()
-
-    def _end_if_idle(self) -> None:
-        if self.idle and self._task is not None:
-            self._task.cancel()
-            self._task = None
-
-    @property
-    def idle(self) -> bool:
-        """Whether nobody wants to know."""
-        return not self.waits and not self.watches
-
-    def _start(self) -> None:
+    def add(self, subscription: Subscription) -> None:
+        """Add a subscription; one that wants to know earlier than the others hurries the next listing."""
+        if subscription not in self.subscriptions:
+            self.subscriptions[subscription] = None
+            if subscription.is_watcher or subscription.interval < self._interval:
+                self._hurry.set()
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._run())
             self._task.add_done_callback(self._ended)
 
+    def remove(self, subscription: Subscription) -> None:
+        """Remove a subscription; the last one ends the listing."""
+        self.subscriptions.pop(subscription, None)
+        if not self.subscriptions and self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    def _watchers(self) -> list[Subscription]:
+        return [each for each in self.subscriptions if each.is_watcher]
+
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """Whatever surprise has ended the listing, those who watch must hear of it; waits poll singly."""
+        """Tell the watchers of a surprise that has ended the listing; waits poll by themselves."""
         if not task.cancelled() and (surprise := task.exception()) is not None:
             log.error("the listing of operations under %r has ended", self._parent, exc_info=surprise)
-            for watch in self.watches:
-                watch.tell([], surprise)
+            for watcher in self._watchers():
+                watcher.notify({}, surprise)
 
     async def _run(self) -> None:
-        async with AsyncOperationsClient(self._config) as client:
+        async with self._make_client(self._config) as client:
             now = asyncio.get_running_loop().time
-            while not self.refused or self.watches:
+            while not self.refused or self._watchers():
                 began = now()
                 self._hurry.clear()
                 await self._once(client)
                 await self._pause(now() - began)
 
-    async def _once(self, client: AsyncOperationsClient) -> None:
-        """List, and tell all; what was found is not kept through the pause, but by whoever was told of it."""
-        joined, watching = list(self.waits), list(self.watches)
-        found: dict[str, pb.Operation] = {}
+    async def _once(self, client: Any) -> None:
+        """List, and notify all; only those who were notified keep what was found."""
+        told = list(self.subscriptions)
+        names = {each.name for each in told}
+        finished = any(each.is_watcher for each in told)
+        found: dict[str, OperationState] = {}
         failed: LroError | None = None
         try:
-            found = await self._list(client, _wanted({wait.name for wait in joined}, finished=bool(watching)))
+            found = await self._list(client, lambda state: (finished and state.done) or state.name in names)
         except LroError as error:
-            failed = error.with_traceback(None)  # kept by those who are told, and with it the frames of the call
+            failed = error.with_traceback(None)  # else it keeps the frames of the call
         if failed is None:
             self.refused = False
         elif not is_transient(failed):
-            if joined and not self.refused:
+            if not self.refused and not all(each.is_watcher for each in told):
                 log.warning("operations under %r cannot be listed, so each is polled: %s", self._parent, failed)
             self.refused = True
-        for wait in joined:
-            wait.tell(found.get(wait.name), failed)
-        finished = [operation for operation in found.values() if operation.done]
-        for watch in watching:
-            watch.tell(finished, failed)
+        for each in told:
+            each.notify(found, failed)
 
     async def _pause(self, took: float) -> None:
-        """Pause until the next listing, so that an interval goes from one's beginning to that of the next."""
-        if self.refused and not self.watches:
+        """Pause until the next listing, so that an interval goes from the beginning of one to that of the next."""
+        if self.refused and not self._watchers():
             return
-        intervals = [wait.interval for wait in self.waits] + [watch.interval for watch in self.watches]
-        interval = min(intervals, default=0.0)
+        interval = min((each.interval for each in self.subscriptions), default=0.0)
         if self.refused:
-            interval = max(interval, RETRY)
+            interval = max(interval, RETRY_REFUSED)
         self._interval = interval
         window = Window(shortest=interval * (1.0 - JITTER), longest=interval * (1.0 - MARGIN)).earlier(took)
         pausing = asyncio.ensure_future(pause(window))
@@ -140,143 +125,135 @@ class _Lister:
             pausing.cancel()
             hurry.cancel()
 
-    async def _list(
-        self, client: AsyncOperationsClient, wanted: Callable[[pb.Operation], bool]
-    ) -> dict[str, pb.Operation]:
-        pace = pace_of(self._config.target)
-        await pace.turn()
+    async def _list(self, client: Any, wanted: Callable[[OperationState], bool]) -> dict[str, OperationState]:
+        limiter = limiter_of(self._config.target)
+        await limiter.acquire()
+        limiter.stats.lists += 1
         try:
-            pages = client.list_operations(self._parent, self._filter, page_size=self._page)
-            found = {operation.name: operation async for operation in pages if wanted(operation)}
+            pages = client.list_operations(self._parent, self._filter, page_size=self._page_size)
+            found = {state.name: state async for state in pages if wanted(state)}
         except LroError as error:
-            pace.counts.lists += 1
-            pace.counts.failed(error)
-            pace.heard(error)
-            if error.code == Code.INVALID_ARGUMENT and self._page is not None:
-                self._page = None  # one that is too large, perhaps
+            limiter.stats.failed(error)
+            limiter.record(error)
+            if error.code == Code.INVALID_ARGUMENT and self._page_size is not None:
+                self._page_size = None  # one that is too large, perhaps
                 return await self._list(client, wanted)
             raise
-        pace.counts.lists += 1
-        pace.heard(None)
+        limiter.record(None)
         return found
 
 
-def _wanted(names: set[str], *, finished: bool) -> Callable[[pb.Operation], bool]:
-    return lambda operation: (finished and operation.done) or operation.name in names
+_listings: dict[_Key, SharedListing] = {}
 
 
-_Key: TypeAlias = "tuple[asyncio.AbstractEventLoop, ChannelConfig, str, str]"
-_listers: dict[_Key, _Lister] = {}
+class Subscription:
+    """One wait's, or one watcher's, share in the listing of a parent.
 
+    Args:
+        make_client: makes the client of the listing.
+        config: its channel.
+        parent: listed.
+        interval: seconds between two listings, at most.
+        name: the operation that is waited for; empty for a watcher, who wants all that are finished.
+        filter: in the service's own syntax.
+    """
 
-def _lister_of(key: _Key) -> _Lister:
-    lister = _listers.get(key)
-    if lister is None:
-        forget_closed(_listers)
-        lister = _listers[key] = _Lister(*key[1:])
-    return lister
+    __slots__ = ("_arrived", "_failed", "_found", "_key", "_listing", "_make_client", "config", "interval", "name")
 
-
-def _left(key: _Key, lister: _Lister) -> None:
-    if lister.idle and not lister.refused and _listers.get(key) is lister:  # that it is refused is remembered
-        del _listers[key]
-
-
-class Listed:
-    """What one wait hears from the listing of its parent."""
-
-    def __init__(self, config: ChannelConfig, name: str, parent: str, interval: float) -> None:
+    def __init__(
+        self,
+        make_client: Callable[[ChannelConfig], Any],
+        config: ChannelConfig,
+        parent: str,
+        *,
+        interval: float,
+        name: str = "",
+        filter: str = "",
+    ) -> None:
+        self.config = config
         self.name = name
         self.interval = interval
-        self._key: _Key = (asyncio.get_running_loop(), config, parent, "")
-        self._lister: _Lister | None = None
-        self._told = asyncio.Event()
-        self._found: pb.Operation | None = None
-        self._failed: LroError | None = None
+        self._make_client = make_client
+        self._key: _Key = (asyncio.get_running_loop(), config, parent, filter)
+        self._listing: SharedListing | None = None
+        self._arrived = asyncio.Event()
+        self._found: list[OperationState] = []
+        self._failed: BaseException | None = None
 
-    def tell(self, found: pb.Operation | None, failed: LroError | None) -> None:
-        """Hear of a listing, and wake the wait."""
-        self._found, self._failed = found, failed
-        self._told.set()
+    @property
+    def is_watcher(self) -> bool:
+        """Whether all finished operations are wanted."""
+        return not self.name
+
+    def notify(self, found: dict[str, OperationState], failed: BaseException | None) -> None:
+        """Take a listing, and wake who waits for it; one that was not read before the next is forgotten."""
+        if self.is_watcher:
+            self._found = [state for state in found.values() if state.done]
+        else:
+            self._found = [found[self.name]] if self.name in found else []
+        self._failed = failed
+        self._arrived.set()
 
     async def pause(self, window: Window) -> None:
         """Sleep until the next listing, but not beyond the window by more than a listing may take."""
-        if self._lister is None:
-            self._join()
-        if self._lister is None or self._lister.refused:
+        if self._listing is None:
+            self._listing = self._shared()
+            if not self._listing.refused:
+                self._listing.add(self)
+        if self._listing.refused:
             await pause(window)
             return
         try:
             async with asyncio.timeout(window.longest):
-                await self._told.wait()
+                await self._arrived.wait()
         except TimeoutError:
             return
 
-    def look(self) -> pb.Operation | None:
-        """Return the operation as the last listing has it; None where it is to be asked for singly.
+    def take(self) -> OperationState | None:
+        """Return the operation as the last listing has it; None where it has to be polled.
 
-        What a listing calls done is asked for, too: some list less of an operation than they give of it singly.
+        A finished one is polled, too: some services list less of an operation than Get gives.
 
         Raises:
             LroError: the listing has failed, and may succeed the next time.
         """
-        self._told.clear()
+        self._arrived.clear()
         found, failed = self._found, self._failed
-        self._found = self._failed = None
-        if failed is not None and self._lister is not None and not self._lister.refused:
+        self._found, self._failed = [], None
+        if failed is not None and self._listing is not None and not self._listing.refused:
             raise failed
-        return None if found is None or found.done else found
+        return None if not found or found[0].done else found[0]
 
-    def leave(self) -> None:
-        """Want to know no more."""
-        if self._lister is not None:
-            self._lister.leave(self)
-            _left(self._key, self._lister)
-            self._lister = None
-
-    def _join(self) -> None:
-        self._lister = _lister_of(self._key)
-        if not self._lister.refused:
-            self._lister.join(self)
-
-
-class Watched:
-    """What one watcher hears from the listing of a parent: all that is finished."""
-
-    def __init__(self, config: ChannelConfig, parent: str, filter: str, interval: float) -> None:
-        self.config = config
-        self.interval = interval
-        self._key: _Key = (asyncio.get_running_loop(), config, parent, filter)
-        self._lister: _Lister | None = None
-        self._told = asyncio.Event()
-        self._finished: list[pb.Operation] = []
-        self._failed: BaseException | None = None
-
-    def tell(self, finished: list[pb.Operation], failed: BaseException | None) -> None:
-        """Hear of a listing; one that was not asked for before the next has come is forgotten."""
-        self._finished, self._failed = finished, failed
-        self._told.set()
-
-    async def next(self) -> list[pb.Operation]:
-        """Return the finished operations of the next listing, as it has them.
+    async def next(self) -> list[OperationState]:
+        """Return the finished operations of the next listing.
 
         Raises:
             LroError: it has failed; the next comes in due time.
         """
-        if self._lister is None:
-            self._lister = _lister_of(self._key)
-        self._lister.watch(self)
-        await self._told.wait()
-        self._told.clear()
-        finished, failed = self._finished, self._failed
-        self._finished, self._failed = [], None
+        if self._listing is None:
+            self._listing = self._shared()
+        self._listing.add(self)
+        await self._arrived.wait()
+        self._arrived.clear()
+        found, failed = self._found, self._failed
+        self._found, self._failed = [], None
         if failed is not None:
             raise failed
-        return finished
+        return found
 
-    def leave(self) -> None:
-        """Want to know no more."""
-        if self._lister is not None:
-            self._lister.unwatch(self)
-            _left(self._key, self._lister)
-            self._lister = None
+    def unsubscribe(self) -> None:
+        """Give the share back."""
+        listing, self._listing = self._listing, None
+        if listing is None:
+            return
+        listing.remove(self)
+        # That a listing is refused is remembered.
+        if not listing.subscriptions and not listing.refused and _listings.get(self._key) is listing:
+            del _listings[self._key]
+
+    def _shared(self) -> SharedListing:
+        listing = _listings.get(self._key)
+        if listing is None:
+            forget_closed(_listings)
+            listing = _listings[self._key] = SharedListing(self._make_client, *self._key[1:])
+        return listing

@@ -1,41 +1,100 @@
-"""How a wait in an event loop polls, pauses and asks to cancel: by itself, or together with the others. Floor ½."""
+"""The I/O of one wait: polls, pauses and requests to cancel, blocking or in an event loop."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import random
+import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_lro._core.counters import Tally
-from airflow_provider_lro._messages.encoding import read
-from airflow_provider_lro._transport.limiter import doze, pace_of, pause
-from airflow_provider_lro._transport.listing import Listed
-from airflow_provider_lro._transport.long_poll import Holder
-from airflow_provider_lro._transport.rpc import cancel_call, get_call, no_turn
-from airflow_provider_lro.exceptions import LroError
+from airflow_provider_lro._core.counters import WaitStats
+from airflow_provider_lro._core.names import parent_in
+from airflow_provider_lro._core.outcome import outcome_of
+from airflow_provider_lro._messages.protocol import LONG_POLL_MARGIN, cancel_call, get_call, wait_call
+from airflow_provider_lro._transport.limiter import limiter_of, pause, sleep
+from airflow_provider_lro._transport.listing import Subscription
+from airflow_provider_lro._transport.rpc import not_sent_error
+from airflow_provider_lro.exceptions import LroError, UnimplementedError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
-    from google.longrunning import operations_proto_pb2 as pb
-
-    from airflow_provider_lro._core.commands import Cancel, Get, Pause
-    from airflow_provider_lro._core.wait import WaitArgs
-    from airflow_provider_lro._transport.client import AsyncOperationsClient
+    from airflow_provider_lro._core.args import WaitArgs
+    from airflow_provider_lro._core.state import OperationState
+    from airflow_provider_lro._core.wait import Cancel, Get, Pause
+    from airflow_provider_lro._transport.client import AsyncOperationsClient, OperationsClient
     from airflow_provider_lro._transport.rpc import CallOptions
 
-__all__ = ["Poller"]
+__all__ = ["AsyncPoller", "Poller"]
+
+MAX_LONG_POLLS = 80
+"""Long polls on one channel; they come and go so rarely that more of them fit than of polls."""
+PROBE_TIME = 1.0
+"""Seconds after which a service that has not refused its first long poll is taken to have the method."""
+
+log = logging.getLogger(__name__)
 
 
 class Poller:
-    """Does what the policy of one wait says.
+    """The I/O of a wait that blocks.
 
     Args:
         args: the wait.
-        client: who makes the calls.
+        client: makes the calls.
+        metadata: more headers for each.
+    """
+
+    def __init__(
+        self, args: WaitArgs, client: OperationsClient, *, metadata: Sequence[tuple[str, str | bytes]] = ()
+    ) -> None:
+        self._args = args
+        self._client = client
+        self._metadata = metadata
+
+    def get(self, command: Get) -> Any:
+        """Poll; return the Running, Succeeded, Failed or Cancelled that was found, or raise LroError."""
+        name = self._args.operation_name
+        found = self._client.get_operation(name, rpc_timeout=command.timeout, metadata=self._metadata)
+        return outcome_of(found.named(name))
+
+    def pause(self, command: Pause) -> None:
+        """Let time pass, to a random moment of the window."""
+        time.sleep(random.uniform(command.window.shortest, command.window.longest))
+
+    def cancel(self, command: Cancel) -> None:
+        """Ask to cancel; raise LroError where it was not accepted."""
+        timeout = self._args.rpc_timeout if command.timeout is None else command.timeout
+        self._client.cancel_operation(self._args.operation_name, rpc_timeout=timeout, metadata=self._metadata)
+
+
+class AsyncPoller:
+    """The I/O of a wait in an event loop.
+
+    Args:
+        args: the wait.
+        client: makes the calls.
         metadata: more headers for each.
         shared: one of many waits of this process: they share wake-ups, and polls wait for a connection.
-        tally: what the wait does is noted there.
+        stats: its numbers; None where nobody reads them.
+        max_metadata: bytes of metadata to keep of an operation that is not done; None: all.
     """
+
+    __slots__ = (
+        "_args",
+        "_call",
+        "_client",
+        "_limiter",
+        "_limits",
+        "_listed",
+        "_long_poller",
+        "_loop",
+        "_max_metadata",
+        "_metadata",
+        "_shared",
+        "_stats",
+    )
 
     def __init__(
         self,
@@ -44,82 +103,72 @@ class Poller:
         *,
         metadata: Sequence[tuple[str, str | bytes]] = (),
         shared: bool = False,
-        tally: Tally | None = None,
+        stats: WaitStats | None = None,
+        max_metadata: int | None = None,
     ) -> None:
         self._args = args
         self._client = client
         self._loop = asyncio.get_running_loop()
         self._metadata = metadata
         self._shared = shared
+        self._stats = stats or WaitStats()
+        self._max_metadata = max_metadata
         self._call = get_call(args.operation_name)
-        self._tally = tally or Tally()
-        self._pace = pace_of(client.config.target)
-        self._counts = self._pace.counts
+        self._limiter = limiter_of(client.config.target)
         limits = (args.max_polls_per_second, client.config.max_polls_per_second)
         self._limits = tuple(limit for limit in limits if limit is not None)
         method = args.poll_method if shared else "get"
-        self._holder = Holder(client, args.operation_name) if method in ("wait", "auto") else None
-        self._listed: Listed | None = None
-        if method == "list" and (parent := args.parent()):
-            self._listed = Listed(client.config, args.operation_name, parent, args.interval)
-        self._pace.hold(self._limits)
-        self._counts.waits += 1
+        self._long_poller = LongPoller(client, args.operation_name) if method in ("wait", "auto") else None
+        self._listed: Subscription | None = None
+        if method == "list" and (parent := parent_in(args.operation_name, args.list_parent)):
+            self._listed = Subscription(
+                type(client), client.config, parent, interval=args.interval, name=args.operation_name
+            )
+        self._limiter.add_limits(self._limits)
+        self._limiter.stats.waits += 1
 
     async def get(self, command: Get) -> Any:
-        """Poll; returns what was found.
-
-        Raises:
-            LroError: the poll has failed.
-        """
-        if self._listed is not None and command.listed and (seen := self._listed.look()) is not None:
-            self._tally.sees(self._loop.time())
-            return read(self._client.trimmed(seen))
+        """Poll; return the Running, Succeeded, Failed or Cancelled that was found, or raise LroError."""
+        if self._listed is not None and command.listed and (listed := self._listed.take()) is not None:
+            return self._read(listed)
         began = self._loop.time()
-        self._tally.asks(began)
+        self._stats.polls += 1
         try:
-            await self._pace.turn(within=command.queue)
+            await self._limiter.acquire(within=command.queue)
         except TimeoutError:
-            error = no_turn(self._call, self._client.config.target)
-            self._tally.fails(error)
-            raise error from None
+            self._stats.failed_polls += 1
+            raise not_sent_error(self._call, self._client.config.target) from None
         options: CallOptions = {
             "rpc_timeout": command.timeout,
             "metadata": self._metadata,
             "wait_for_ready": self._shared and not command.prompt,
             "queue": max(0.0, command.queue - (self._loop.time() - began)),
         }
-        found: pb.Operation | None = None
+        found: OperationState | None = None
         try:
-            if self._holder is not None and command.hold:
-                found = await self._holder.send(command.hold, options)
-            if found is not None:
-                self._tally.was_held()
-                found = self._client.trimmed(found)  # the holder's own client keeps all of it
-            else:
-                self._counts.gets += 1
+            if self._long_poller is not None and command.long_poll:
+                found = await self._long_poller.send(command.long_poll, options)
+            if found is None:
+                self._limiter.stats.gets += 1
                 found = await self._client.send(self._call, options)
         except LroError as error:
-            self._counts.failed(error)
-            self._tally.fails(error)
-            self._pace.heard(error)
+            self._limiter.stats.failed(error)
+            self._stats.failed_polls += 1
+            self._limiter.record(error)
             raise
-        self._pace.heard(None)
-        return read(found)
+        self._limiter.record(None)
+        return self._read(found)
 
     def pause(self, command: Pause) -> Awaitable[None]:
-        """Let time pass, when awaited, to some moment of the window."""
+        """Return what lets time pass, when awaited, to some moment of the window."""
         if command.delayed:
-            self._counts.delayed("retry_info", command.delayed)
+            self._limiter.stats.delayed("retry_info", command.delayed)
         if self._listed is not None and command.listed:
             return self._listed.pause(command.window)
-        return pause(command.window) if self._shared else doze(command.window)
+        return pause(command.window) if self._shared else sleep(command.window)
 
     async def cancel(self, command: Cancel) -> None:
-        """Ask to cancel.
-
-        Raises:
-            LroError: it was not accepted.
-        """
+        """Ask to cancel; raise LroError where it was not accepted."""
         timeout = self._args.rpc_timeout if command.timeout is None else command.timeout
         await self._client.send(
             cancel_call(self._args.operation_name), {"rpc_timeout": timeout, "metadata": self._metadata}
@@ -127,9 +176,73 @@ class Poller:
 
     async def close(self) -> None:
         """Give back what is shared."""
-        self._counts.waits -= 1
-        self._pace.let_go(self._limits)
+        self._limiter.stats.waits -= 1
+        self._limiter.remove_limits(self._limits)
         if self._listed is not None:
-            self._listed.leave()
-        if self._holder is not None:
-            await self._holder.close()
+            self._listed.unsubscribe()
+        if self._long_poller is not None:
+            await self._long_poller.close()
+
+    def _read(self, state: OperationState) -> Any:
+        metadata = state.metadata
+        if self._max_metadata is not None and not state.done and metadata and metadata.size > self._max_metadata:
+            state = replace(state, metadata=None)
+        return outcome_of(state.named(self._args.operation_name))
+
+
+class LongPoller:
+    """The long polls of one wait, ``WaitOperation``, on channels of their own: there they starve no other polls."""
+
+    _support: dict[str, bool | float] = {}  # noqa: RUF012  (of the process: one answer holds for all waits)
+    """By endpoint: whether it has the method, or until when the first long poll is a probe for it."""
+
+    __slots__ = ("_failed", "_limiter", "_long_client", "_name", "_own_client", "_target")
+
+    def __init__(self, client: AsyncOperationsClient, name: str) -> None:
+        self._own_client = client
+        self._long_client: AsyncOperationsClient | None = None
+        self._target = client.config.target
+        self._limiter = limiter_of(self._target)
+        self._name = name
+        self._failed = False
+
+    async def send(self, seconds: float, options: CallOptions) -> OperationState | None:
+        """Ask the server to hold the answer; return None where an ordinary poll must follow.
+
+        A failed long poll decides nothing: some services have another permission for this method, and some proxies cut
+        calls that last long. An endpoint without the method is remembered for all waits of the process.
+        """
+        support = self._support.get(self._target)
+        now = time.monotonic()
+        is_probe = support is None
+        if is_probe:  # on the channel that is there: a service without the method needs no other
+            self._support[self._target] = now + PROBE_TIME
+        elif support is False or (support is not True and now < support):
+            return None
+        elif self._failed:  # once; then it may try again
+            self._failed = False
+            return None
+        if not is_probe and self._long_client is None:
+            self._long_client = type(self._own_client)(self._own_client.config, max_holders=MAX_LONG_POLLS)
+        held: CallOptions = {**options, "rpc_timeout": seconds + LONG_POLL_MARGIN}
+        self._limiter.stats.held += 1
+        try:
+            found = await (self._long_client or self._own_client).send(wait_call(self._name, seconds), held)
+        except UnimplementedError:
+            if self._support.get(self._target) is not False:
+                log.info("%s does not have WaitOperation: it is polled by GetOperation from here on", self._target)
+            self._support[self._target] = False
+            await self.close()
+        except LroError as error:
+            self._failed = True
+            log.debug("operation %r: a long poll has failed: %s", self._name, error)
+        else:
+            self._support[self._target] = True
+            return found  # type: ignore[no-any-return]
+        return None
+
+    async def close(self) -> None:
+        """Give the channel back."""
+        client, self._long_client = self._long_client, None
+        if client is not None:
+            await client.close()

@@ -3,7 +3,7 @@
 Tokens travel as per-call metadata, not through grpc's call-credentials plugin, which costs a thread per call. What
 blocks (files, the metadata server, a token endpoint) blocks in a refresh alone, which has a thread of its own: it may
 last for minutes, and nobody need wait so long, nor meet in the middle of it what a signal handler raises. However many
-calls need one, there is one refresh at a time. Floor ½.
+calls need one, there is one refresh at a time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from google.auth import exceptions as google_errors
 
-from airflow_provider_lro._core.text import LONGEST_SAID, one_line
+from airflow_provider_lro._core.checks import MAX_SAID, one_line
 from airflow_provider_lro.exceptions import Code, CredentialsError, LroError, RpcError
 
 if TYPE_CHECKING:
@@ -29,12 +29,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Tokens"]
 
-LONGEST_MARGIN = 225.0
+MAX_MARGIN = 225.0
 """Seconds before its expiry at which a token is refreshed; google-auth's own ``REFRESH_THRESHOLD``."""
 SHARE_OF_LIFE = 0.25
 """… but not before the last quarter of a token's life."""
 PAUSE_AFTER_FAILURE = 30.0
 """Seconds until a refresh is tried again that failed while its token still held."""
+MAX_START = 5.0
+"""Seconds after which a refresh counts as never begun, as its thread has not run."""
 RETRYABLE_STATUS = frozenset({408, 429})
 
 log = logging.getLogger(__name__)
@@ -50,7 +52,9 @@ class Tokens:
         self._refresh_at = math.inf
         self._expires_at = math.inf
         self._lock = threading.Lock()
-        self._flight: Future[Headers] | None = None
+        self._has_begun = False
+        self._begins_by = 0.0  # the time by which the thread of the refresh must have begun
+        self._refresh: Future[Headers] | None = None
         if config.anonymous or config.token:
             self._headers = config.static_headers()
 
@@ -59,8 +63,8 @@ class Tokens:
         now = time.monotonic()
         if now < self._refresh_at:
             return self._headers
-        # Who finds that it is time to begins a refresh; all go on with the token that still holds.
-        return self._headers if self._flight is not None and now < self._expires_at else None
+        # The first call after its time begins a refresh; all go on with the token that still holds.
+        return self._headers if self._refresh is not None and now < self._expires_at else None
 
     def forget(self) -> None:
         """Take the token for revoked: the service refused it. The next call fetches another."""
@@ -80,55 +84,63 @@ class Tokens:
             RpcError: the token endpoint could not be reached or was overloaded; worth another try.
             TimeoutError: it takes longer.
         """
-        flight = self._board()
+        refresh = self._join_refresh()
         held = self.headers()
-        return flight.result(timeout) if held is None else held
+        return refresh.result(timeout) if held is None else held
 
     async def arefresh(self) -> Headers:
         """Do as ``refresh`` does, off the event loop; the caller's own timeout ends it."""
-        flight = self._board()
+        refresh = self._join_refresh()
         held = self.headers()
-        return await asyncio.wrap_future(flight) if held is None else held
+        return await asyncio.wrap_future(refresh) if held is None else held
 
-    def _board(self) -> Future[Headers]:
-        """Return the refresh that is on its way, begun now if there is none."""
+    def _join_refresh(self) -> Future[Headers]:
+        """Return the refresh that is under way, begun now if there is none."""
         with self._lock:
-            if self._flight is not None:
-                return self._flight
-            flight: Future[Headers] = Future()
+            if self._refresh is not None:
+                if self._has_begun or time.monotonic() < self._begins_by:
+                    return self._refresh
+                # A signal handler has raised between the lines below that register a refresh and start its thread.
+                self._refresh.set_exception(RpcError("the token was not refreshed", code=Code.UNAVAILABLE))
+            refresh: Future[Headers] = Future()
             headers = self.headers()
             if headers is not None:  # refreshed between the caller's look and now
-                flight.set_result(headers)
-                return flight
-            flight.set_running_or_notify_cancel()  # a caller that is cancelled leaves the others their refresh
+                refresh.set_result(headers)
+                return refresh
+            refresh.set_running_or_notify_cancel()  # a caller that is cancelled leaves the others their refresh
+            self._refresh, self._has_begun, self._begins_by = refresh, False, time.monotonic() + MAX_START
             try:
                 # A daemon: neither the end of an event loop nor that of the process waits for it.
-                threading.Thread(target=self._fly, args=(flight,), name="lro-token", daemon=True).start()
+                threading.Thread(target=self._run_refresh, args=(refresh,), name="lro-token", daemon=True).start()
             except RuntimeError as error:
+                self._refresh = None
                 raise RpcError(f"the token cannot be refreshed: {error}", code=Code.UNAVAILABLE) from error
-            self._flight = flight  # not before: it ends with the lock that is held here
-        return flight
+        return refresh
 
-    def _fly(self, flight: Future[Headers]) -> None:
+    def _run_refresh(self, refresh: Future[Headers]) -> None:
+        with self._lock:
+            if self._refresh is not refresh:  # it began so late that another one was begun instead
+                return
+            self._has_begun = True
         failed: BaseException | None = None
         headers: Headers | None = None
         try:
             headers = self._fetch()
         except BaseException as error:  # noqa: BLE001  (whatever it is, it is every waiting caller's)
-            headers, failed = self._outlive(error), error
+            headers, failed = self._keep_on_failure(error), error
         with self._lock:
-            self._flight = None
+            self._refresh = None
         if headers is not None:
-            flight.set_result(headers)
+            refresh.set_result(headers)
         else:
-            flight.set_exception(failed)
+            refresh.set_exception(failed)
 
-    def _outlive(self, error: BaseException) -> Headers | None:
-        """A refresh ahead of expiry may fail: the token that there is still holds."""
+    def _keep_on_failure(self, error: BaseException) -> Headers | None:
+        """Return the token that still holds, where a refresh ahead of expiry has failed; None without one."""
         now = time.monotonic()
         if self._headers is None or now >= self._expires_at:
             return None
-        log.warning("%s; the token at hand holds for %.0f s more", error, self._expires_at - now)
+        log.warning("%s; the present token holds for %.0f s more", error, self._expires_at - now)
         self._refresh_at = now + min(PAUSE_AFTER_FAILURE, (self._expires_at - now) / 2)
         return self._headers
 
@@ -148,7 +160,7 @@ class Tokens:
         now = time.monotonic()
         headers = self._config.applied(self._credentials)
         self._expires_at = now + lifetime
-        self._headers, self._refresh_at = headers, self._expires_at - min(LONGEST_MARGIN, SHARE_OF_LIFE * lifetime)
+        self._headers, self._refresh_at = headers, self._expires_at - min(MAX_MARGIN, SHARE_OF_LIFE * lifetime)
         return headers
 
 
@@ -169,12 +181,12 @@ def _request() -> Any:
 
 
 def _refresh_error(error: google_errors.GoogleAuthError, status: int | None, *, whose: str) -> LroError:
-    """Tell a token endpoint that is down from one that said no; google-auth marks only some of its errors.
+    """Return our error: a token endpoint that is down is not one that refuses; google-auth marks only some.
 
     The text is the error's first argument: those behind it are whole answers.
     """
     said = str(error.args[0]) if error.args else type(error).__name__
-    shown = one_line(said, LONGEST_SAID)
+    shown = one_line(said, MAX_SAID)
     transport = any(isinstance(each, google_errors.TransportError) for each in (error, error.__cause__))
     unreached = transport and status is None
     overloaded = status is not None and (status >= 500 or status in RETRYABLE_STATUS)  # noqa: PLR2004

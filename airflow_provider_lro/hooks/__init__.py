@@ -1,7 +1,4 @@
-"""``LongRunningOperationHook``: from an Airflow connection to a client of google.longrunning.Operations.
-
-Floor 1: floor ½ is imported inside functions, so that the import of a DAG file never loads grpc.
-"""
+"""``LongRunningOperationHook``: from an Airflow connection to a client of google.longrunning.Operations."""
 
 from __future__ import annotations
 
@@ -11,10 +8,8 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
-from airflow_provider_lro._core.checks import check_name
-from airflow_provider_lro._core.links import check_template
+from airflow_provider_lro._core.checks import check_name, one_line
 from airflow_provider_lro._core.loops import forget_closed
-from airflow_provider_lro._core.text import one_line
 from airflow_provider_lro.exceptions import (
     Code,
     CredentialsError,
@@ -24,6 +19,7 @@ from airflow_provider_lro.exceptions import (
     UnimplementedError,
 )
 from airflow_provider_lro.hooks._connection import ConnectionSettings, TaskSettings
+from airflow_provider_lro.links import check_template
 from airflow_provider_lro.operation import Operation
 from airflow_provider_lro.version_compat import AirflowNotFoundException, BaseHook, aget_connection, mask_secret
 
@@ -38,11 +34,11 @@ if TYPE_CHECKING:
 __all__ = ["LongRunningOperationHook"]
 
 CONNECTION_LIFETIME = 60.0
-"""Seconds for which the waits of a triggerer share what they read of a connection."""
+"""Seconds for which the waits of a triggerer share a connection that was read."""
 PAUSES_TO_FIND = (1.0, 2.0, 4.0, 8.0)
 """Seconds between the tries to find a connection in the triggerer."""
 PROBE_NAME = "projects/airflow/locations/us-central1/operations/connection-test"
-"""An operation that exists nowhere: what a service says of it tells whether it answers at all."""
+"""An operation that exists nowhere: the service's answer shows whether it answers at all."""
 NOWHERE = "endpoint.invalid"
 """A host that no name server will ever know: in place of an endpoint that is not known yet."""
 NONE_STORED = ConnectionSettings()
@@ -66,7 +62,7 @@ class LongRunningOperationHook(BaseHook):
     conn_type = "lro"
     hook_name = "Long-running operations"
     _no_host = "give the task endpoint="
-    """What to do without a connection."""
+    """The advice where there is no connection."""
 
     def __init__(
         self,
@@ -123,9 +119,9 @@ class LongRunningOperationHook(BaseHook):
         return self._clients[config]
 
     def check(self, *, endpoint_follows: bool = False) -> bool:
-        """Raise what is wrong with connection and credentials, as far as that can be known before a call.
+        """Check connection and credentials, as far as that is possible before a call; raise the first problem.
 
-        Returns whether it is known where to call.
+        Returns True if it is known where to call.
 
         :param endpoint_follows: the endpoint may come to be known later: that there is none yet is no error.
         """
@@ -151,7 +147,7 @@ class LongRunningOperationHook(BaseHook):
             await client.close()
 
     async def aget_conn(self, name: str | None = None) -> AsyncOperationsClient:
-        """Return what ``async_client`` gives; whoever asks for it closes it.
+        """Return the client that ``async_client`` gives; the caller closes it.
 
         :param name: as in ``get_conn``.
         """
@@ -191,23 +187,29 @@ class LongRunningOperationHook(BaseHook):
         page_size: int | None = None,
         return_partial_success: bool = False,  # noqa: FBT001, FBT002  (the contract's signature)
     ) -> OperationsPager:
-        """Return the operations under a parent, to be looped over; see ``OperationsClient.list_operations``."""
-        return self.get_conn(parent).list_operations(parent, filter, page_size, return_partial_success)
+        """Return the operations under a parent, each an ``Operation``, to be looped over.
+
+        See ``OperationsClient.list_operations``.
+        """
+        client = self.get_conn(parent)
+        pager = client.list_operations(parent, filter, page_size, return_partial_success)
+        return pager.wrapped(lambda state: Operation(client, state))
 
     def cancel_operation(self, name: str) -> None:
         """Ask to cancel an operation; success means "asked"."""
         self.get_conn(name).cancel_operation(name)
 
     def delete_operation(self, name: str) -> None:
-        """Tell that nobody is interested in an operation's result any more; does not cancel it."""
+        """Tell the service that nobody is interested in an operation's result any more; does not cancel it."""
         self.get_conn(name).delete_operation(name)
 
-    def wait_operation(self, name: str, timeout: float = 60.0) -> pb.Operation:
-        """Call the service's own ``WaitOperation``; ``operation(name).wait()`` is the wait that always works.
+    def wait_operation(self, name: str, timeout: float = 60.0) -> Operation:
+        """Call the service's own ``WaitOperation`` once; ``operation(name).wait()`` works with every service.
 
         :param timeout: seconds that the server is asked to hold the call; it may answer earlier.
         """
-        return self.get_conn(name).wait_operation(name, timeout)
+        client = self.get_conn(name)
+        return Operation(client, client.wait_operation(name, timeout))
 
     def link(self, name: str) -> str | None:
         """Return the link to an operation, by the template of the connection; None where there is none.
@@ -221,7 +223,7 @@ class LongRunningOperationHook(BaseHook):
             return None
 
     def test_connection(self) -> tuple[bool, str]:
-        """Ask for an operation that exists nowhere, and tell from the answer how far the call came."""
+        """Ask for an operation that exists nowhere, and conclude from the answer how far the call came."""
         try:
             return self._probe()
         except CredentialsError as error:
@@ -295,7 +297,7 @@ class LongRunningOperationHook(BaseHook):
         advice += "" if reaches else ", or correct the id" if is_named else f", or {self._no_host}"
         raise EndpointError(f"the connection {self.lro_conn_id!r} is not stored; {advice}") from None
 
-    # What Airflow below 3.2 shows as the connection's form; newer ones read get_provider_info.
+    # The connection's form in Airflow below 3.2; newer ones read get_provider_info.
 
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
@@ -306,7 +308,7 @@ class LongRunningOperationHook(BaseHook):
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
-        """Return what the form makes of Airflow's fields."""
+        """Return how the form shows Airflow's own fields."""
         from airflow_provider_lro._core.form import field_behaviour
 
         return field_behaviour()

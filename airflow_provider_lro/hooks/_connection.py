@@ -1,7 +1,4 @@
-"""What is used of an Airflow connection, and the channel that it describes together with a task.
-
-Floor 1: floor ½ is imported inside functions.
-"""
+"""The settings in an Airflow connection, and the channel that they describe together with a task's."""
 
 from __future__ import annotations
 
@@ -11,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-from airflow_provider_lro._core.args import SLOWEST_PACE
+from airflow_provider_lro._core.args import MIN_RATE
 from airflow_provider_lro._core.checks import is_number
-from airflow_provider_lro._core.links import fill_template
 from airflow_provider_lro.exceptions import CredentialsError, EndpointError
+from airflow_provider_lro.links import fill_template
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -35,18 +32,18 @@ GOOGLE_PROVIDER_EXTRAS = (
     "client_secret",
     "idp_extra_parameters",
 )
-"""What the Google provider needs for what it alone can do: keys in Secret Manager, client credentials of an IdP."""
+"""Extras for which the Google provider is needed: keys in Secret Manager, client credentials of an IdP."""
 
 SECRET_EXTRAS = ("keyfile_dict", "credential_config_file", "client_key", "client_secret", "idp_extra_parameters")
 SECRET_KEYS = ("private_key", "client_secret", "refresh_token")
-"""What is secret inside those that are JSON."""
+"""Secrets inside those that are JSON."""
 MISTAKABLE_EXTRAS = ("key_path", "key_secret_name")
-"""What says where a key is, and has been given the key itself."""
+"""Extras that name the place of a key, and may have been given the key itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionSettings:
-    """What is used of a connection; the defaults are those of none. The repr shows no secret."""
+    """The settings in a connection; the defaults are those without one. The repr shows no secret."""
 
     conn_id: str = ""
     host: str | None = None
@@ -78,7 +75,7 @@ class ConnectionSettings:
         )
 
     def secrets(self) -> list[str]:
-        """Return what no log may show, for Airflow's masker, which knows only some of these by their names."""
+        """Return the texts that no log may show, for Airflow's masker, which knows only some of them by name."""
         from airflow_provider_lro._transport.credentials import is_key
 
         texts = [self.password]
@@ -105,7 +102,7 @@ class ConnectionSettings:
         """Return the channel that this connection and a task describe; the same object for the same, as waits are many.
 
         Args:
-            task: what the task says of it, which goes before the connection.
+            task: the task's own settings, which go before the connection's.
             name: an operation's, from which ``{location}`` in the endpoint is filled.
 
         Raises:
@@ -135,7 +132,7 @@ class ConnectionSettings:
             client_key=read_pem(_string(extra, "client_key"), what="client_key"),
             authority=_string(extra, "authority"),
             max_message_mb=_whole_number(extra, "max_message_mb", default=64),
-            max_polls_per_second=_pace(extra, "max_polls_per_second"),
+            max_polls_per_second=_rate(extra, "max_polls_per_second"),
         )
 
     def channel_configs(self, task: TaskSettings, names: Iterable[str]) -> Iterator[ChannelConfig]:
@@ -174,14 +171,14 @@ class ConnectionSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSettings:
-    """What a task says of the connection; each goes before what the connection says."""
+    """The settings of a task that go before those of its connection."""
 
     endpoint: str | None = None
     impersonation_chain: str | Sequence[str] | None = None
     quota_project_id: str | None = None
 
     def check(self) -> None:
-        """Raise EndpointError or CredentialsError for what is no text."""
+        """Raise EndpointError or CredentialsError for a value that is not text."""
         for name, kind in (("endpoint", EndpointError), ("quota_project_id", CredentialsError)):
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
@@ -230,7 +227,7 @@ def _string(extra: Mapping[str, Any], key: str) -> str | None:
 
 
 def _boolean(extra: Mapping[str, Any], key: str) -> bool:
-    """A URI gives text where JSON gives a boolean; what is neither must not turn TLS off by accident."""
+    """Return a boolean, also from the text of a URI; any other value must not turn TLS off by accident."""
     value = extra.get(key)
     if value in (None, ""):
         return False
@@ -253,14 +250,14 @@ def _whole_number(extra: Mapping[str, Any], key: str, *, default: int) -> int:
         raise EndpointError(f"{key} in the connection's extra must be a whole number, not {value!r}") from None
 
 
-def _pace(extra: Mapping[str, Any], key: str) -> float | None:
+def _rate(extra: Mapping[str, Any], key: str) -> float | None:
     value = extra.get(key)
     if value in (None, ""):
         return None
     try:
-        pace = float(value)
+        rate = float(value)
     except (TypeError, ValueError):
-        pace = math.nan
-    if not is_number(pace, least=SLOWEST_PACE):
+        rate = math.nan
+    if not is_number(rate, least=MIN_RATE):
         raise EndpointError(f"{key} in the connection's extra must be a number above 0, not {value!r}") from None
-    return pace
+    return rate

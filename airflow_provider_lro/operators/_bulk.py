@@ -1,95 +1,55 @@
-"""One act on each of several operations: one after the other or some at a time, and what failed only after all.
-
-Floor 2: imports floors 0 and 1; floor ½ inside functions.
-"""
+"""One act on each of several operations, some at a time, and their errors as one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from airflow_provider_lro._core import outcome as outcomes
-from airflow_provider_lro._core.text import one_line
-from airflow_provider_lro.exceptions import LroError, OperationNotFound, OperationsFailed, UnimplementedError
-from airflow_provider_lro.operators._cancelling import ask_to_cancel
+from airflow_provider_lro._core.checks import one_line
+from airflow_provider_lro.exceptions import (
+    Code,
+    LroError,
+    OperationNotFound,
+    OperationsFailed,
+    RpcError,
+    UnimplementedError,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterable
 
+    from airflow_provider_lro._core.outcome import Done, Running
     from airflow_provider_lro._transport.client import OperationsClient
 
-__all__ = ["AT_ONCE", "WORDS", "ask", "each", "each_at_once", "one_or_all", "raise_all"]
+__all__ = [
+    "act_on_each",
+    "ask_to_cancel",
+    "error_lines",
+    "errors_in",
+    "failed_entry",
+    "for_each",
+    "one_or_all",
+    "raise_together",
+    "word_of",
+]
 
-AT_ONCE = 16
+MAX_CONCURRENT_CALLS = 32
 """Calls on their way at a time: enough to hide the network, too few to be taken for an attack."""
-LONGEST = 500
+MAX_ERROR_TEXT = 500
 """Characters of one error in the text of one that stands for several …"""
-LINES = 100
+MAX_ERROR_LINES = 20
 """… and how many are in it; all of them are in its ``errors``."""
-WORDS: dict[type[Any], str] = {
-    outcomes.Running: "running",
-    outcomes.Succeeded: "succeeded",
-    outcomes.Failed: "failed",
-    outcomes.Cancelled: "cancelled",
-}
-"""What an operation came to, as the XComs say it."""
 
 T = TypeVar("T")
 
 
-def ask(
-    client: OperationsClient,
-    name: str,
-    *,
-    rpc_timeout: float,
-    ignore_missing: bool,
-    ignore_unimplemented: bool,
-    log: Any,
-) -> dict[str, Any]:
-    """Ask to cancel an operation that is not done yet.
-
-    Returns:
-        ``name``; ``asked``, whether it was asked; ``outcome``: ``running`` when it was, else what it had come to
-        before, ``missing`` or ``unimplemented``.
-    """
-
-    def result(outcome: str, *, asked: bool) -> dict[str, Any]:
-        log.info("operation %r: %s%s", name, "asked to cancel, " if asked else "", outcome)
-        return {"name": name, "asked": asked, "outcome": outcome}
-
-    try:
-        found = ask_to_cancel(client, name, rpc_timeout=rpc_timeout)
-    except OperationNotFound:
-        if not ignore_missing:
-            raise
-        return result("missing", asked=False)
-    except UnimplementedError:
-        if not ignore_unimplemented:
-            raise
-        return result("unimplemented", asked=False)
-    return result(WORDS[type(found)], asked=isinstance(found, outcomes.Running))
-
-
-def each(names: Sequence[str], act: Callable[[str], T], *, verb: str) -> list[T]:
-    """Act on each name, and raise what went wrong only after all were tried."""
-    results: list[T] = []
-    errors: dict[str, LroError] = {}
-    for name in names:
-        try:
-            results.append(act(name))
-        except LroError as error:
-            errors[name] = error
-    raise_all(errors, of=len(names), verb=verb, others=f"{len(results)} were")
-    return results
-
-
-def each_at_once(names: Sequence[str], act: Callable[[str], T]) -> Generator[tuple[str, T | LroError]]:
-    """Act on each name in threads, and give what came of it, in order.
+def for_each(names: Sequence[str], act: Callable[[str], T]) -> Generator[tuple[str, T | LroError]]:
+    """Act on each name, and yield the results in order; an LroError is a result.
 
     To be closed by whoever leaves it early, and Airflow's timeout may leave it anywhere: then the rest is not begun,
-    and what has begun comes to its end.
+    and those that have begun come to their end.
     """
 
     def tried(name: str) -> T | LroError:
@@ -98,34 +58,106 @@ def each_at_once(names: Sequence[str], act: Callable[[str], T]) -> Generator[tup
         except LroError as error:
             return error
 
-    pool = ThreadPoolExecutor(AT_ONCE)
+    if len(names) == 1:  # in this thread, where a signal ends it at once
+        yield names[0], tried(names[0])
+        return
+    pool = ThreadPoolExecutor(MAX_CONCURRENT_CALLS)
     try:
         yield from zip(names, pool.map(tried, names), strict=True)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def raise_all(errors: Mapping[str, LroError], *, of: int, verb: str, others: str, what: str = "operations") -> None:
-    """Raise the errors, if there are any, as one; that of an only operation as it is.
+def act_on_each(names: Sequence[str], act: Callable[[str], T]) -> tuple[list[T | dict[str, Any]], dict[str, LroError]]:
+    """Act on each name; return the results, in order, with an entry for each that failed, and the errors by name."""
+    results: list[T | dict[str, Any]] = []
+    errors: dict[str, LroError] = {}
+    with closing(for_each(names, act)) as found:
+        for name, result in found:
+            if isinstance(result, LroError):
+                errors[name] = result
+                results.append(failed_entry(name, result))
+            else:
+                results.append(result)
+    return results, errors
+
+
+def failed_entry(name: str, error: LroError) -> dict[str, Any]:
+    """Return what stands for an operation in an XCom where something about it failed."""
+    return {"name": name, "error": {"code": error.code, "message": one_line(error.message, MAX_ERROR_TEXT)}}
+
+
+def errors_in(results: Iterable[Mapping[str, Any]]) -> dict[str, LroError]:
+    """Return the errors of the entries that ``failed_entry`` has made, by name: after a deferral there is no more."""
+    return {
+        one["name"]: RpcError(one["error"]["message"], code=one["error"]["code"])
+        for one in results
+        if isinstance(one, Mapping) and "error" in one
+    }
+
+
+def raise_together(errors: Mapping[str, LroError], *, total: int, text: str) -> None:
+    """Raise the errors of several operations as one; that of an only operation, and one of all of them, as it is.
 
     Args:
-        errors: by name.
-        of: how many there were in all.
-        verb: what could not be done to them, as a participle.
-        others: what became of the rest.
-        what: what they are.
+        errors: by name; without any nothing is raised.
+        total: how many operations there are.
+        text: how many of them failed, at what, and what became of the others.
     """
-    if not errors:
+    each = list(errors.values())
+    if not each:
         return
-    if of == 1:
-        raise next(iter(errors.values()))
-    lines = "".join(f"\n- {one_line(f'{name}: {error}', LONGEST)}" for name, error in islice(errors.items(), LINES))
-    if len(errors) > LINES:
-        lines += f"\n- … and {len(errors) - LINES} more"
-    raise OperationsFailed(f"{len(errors)} of {of} {what} could not be {verb} ({others}):{lines}", errors=errors)
+    if total == 1 or (len(each) == total and all(error is each[0] for error in each)):
+        raise each[0]
+    raise OperationsFailed(f"{text}:{error_lines(each)}", errors=errors)
 
 
-def one_or_all(results: list[dict[str, Any]], given: object) -> Any:
-    """For one name its result, for a sequence of names a list."""
+def error_lines(errors: Iterable[Exception]) -> str:
+    """Return errors as lines of a list, as many as a log should have."""
+    each = list(errors)
+    more = f"\n… and {len(each) - MAX_ERROR_LINES} more" if len(each) > MAX_ERROR_LINES else ""
+    return "".join(f"\n- {one_line(str(error), MAX_ERROR_TEXT)}" for error in each[:MAX_ERROR_LINES]) + more
+
+
+def one_or_all(results: list[Any], given: object) -> Any:
+    """Return the result for one name, a list for a sequence of names."""
     several = isinstance(given, Sequence) and not isinstance(given, str | Mapping)
     return results if several else results[0]
+
+
+def ask_to_cancel(
+    client: OperationsClient, name: str, *, rpc_timeout: float | None = None
+) -> tuple[bool, Running | Done]:
+    """Ask to cancel an operation, unless it is done.
+
+    Returns:
+        Whether it was asked, and its outcome before that.
+
+    Raises:
+        LroError: a call failed; it may have been asked.
+    """
+    from airflow_provider_lro._core.outcome import outcome_of
+
+    state = client.get_operation(name, rpc_timeout=rpc_timeout)
+    if state.done:
+        return False, outcome_of(state)
+    try:
+        client.cancel_operation(name, rpc_timeout=rpc_timeout)
+    except RpcError as error:
+        if error.code != Code.FAILED_PRECONDITION:
+            raise
+        # Some services refuse to cancel what is done: has it finished since we looked?
+        since = client.get_operation(name, rpc_timeout=rpc_timeout)
+        if not since.done:
+            raise
+        return False, outcome_of(since)
+    return True, outcome_of(state)
+
+
+def word_of(error: LroError, *, ignore_missing: bool, ignore_unimplemented: bool) -> str:
+    """Return the word for an error that is to be ignored; raise all others."""
+    if isinstance(error, OperationNotFound) and ignore_missing:
+        return "missing"
+    if isinstance(error, UnimplementedError) and ignore_unimplemented:
+        return "unimplemented"
+    raise error

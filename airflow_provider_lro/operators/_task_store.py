@@ -1,7 +1,4 @@
-"""What outlives a try of a task: which operation it has started. Airflow's ``task_state_store``, where there is one.
-
-Floor 2: imports floor 0.
-"""
+"""The task store: the operation that a task has started, beyond the end of a try. Airflow's ``task_state_store``."""
 
 from __future__ import annotations
 
@@ -12,14 +9,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_lro._core.args import LATEST
+from airflow_provider_lro._core.args import MAX_EPOCH
 from airflow_provider_lro._core.checks import is_number
 from airflow_provider_lro.version_compat import FOR_EVER
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-__all__ = ["Memory", "Started"]
+__all__ = ["StartedOperation", "TaskStore"]
 
 REQUEST_NAMESPACE = uuid.UUID("5b6c8a57-3f0e-4d0c-9d6e-1f3b0c1d2a77")
 """Of the request ids, and of nothing else."""
@@ -28,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Started:
+class StartedOperation:
     """An operation that a try has started.
 
     ``max_tries`` is Airflow's at that moment: a clear raises it, a retry does not. ``killed``: a user has killed the
@@ -46,8 +43,8 @@ class Started:
     timed_out: bool = False
 
 
-class Memory:
-    """What outlives a try: the operation that it has started, and how many are over.
+class TaskStore:
+    """The operation that a task has started, and the number of those that are over.
 
     Below Airflow 3.3 there is no place for it: nothing is kept, and each try is a start of its own.
     """
@@ -62,33 +59,33 @@ class Memory:
 
     @property
     def keeps(self) -> bool:
-        """Whether anything outlives a try here."""
+        """Whether there is a store here."""
         return self._store is not None
 
-    def operation(self) -> Started | None:
+    def operation(self) -> StartedOperation | None:
         """Return the operation that an earlier try has started.
 
         Raises:
-            ValueError: what is stored is none.
+            ValueError: something else is stored.
         """
         stored = None if self._store is None else self._store.get(self.OPERATION)
         if stored is None:
             return None
         known = dict(stored) if isinstance(stored, Mapping) else {}
-        known = {field.name: known[field.name] for field in fields(Started) if field.name in known}
+        known = {field.name: known[field.name] for field in fields(StartedOperation) if field.name in known}
         if not known.get("name"):
             raise ValueError(f"the key {self.OPERATION!r} of this task's state store holds no operation: {stored!r}")
-        if not is_number(known.get("started_at"), most=LATEST):
+        if not is_number(known.get("started_at"), most=MAX_EPOCH):
             known["started_at"] = time.time()
         if not isinstance(known.get("endpoint"), str):
             known["endpoint"] = None
-        return Started(**known)
+        return StartedOperation(**known)
 
-    def was_cleared(self, known: Started) -> bool:
+    def was_cleared(self, known: StartedOperation) -> bool:
         """Whether a user has cleared the task since it has started this operation."""
         return known.max_tries is not None and known.max_tries != self._ti.max_tries
 
-    def keep(self, known: Started) -> None:
+    def keep(self, known: StartedOperation) -> None:
         """Store an operation that was just started."""
         if self._store is None:
             return
@@ -98,26 +95,26 @@ class Memory:
             # It runs, whatever became of its name here. To fail now would have a retry start a second one.
             log.exception("operation %r is started, but its name could not be stored", known.name)
 
-    def note_kill(self) -> None:
-        """Take note that a user has killed the task, and that its operation was asked to cancel."""
-        self._note(killed=True)
+    def record_kill(self) -> None:
+        """Record that a user has killed the task, and that its operation was asked to cancel."""
+        self._record(killed=True)
 
-    def note_timeout(self) -> None:
-        """Take note that the operation took too long, and was asked to cancel."""
-        self._note(timed_out=True)
+    def record_timeout(self) -> None:
+        """Record that the operation took too long, and was asked to cancel."""
+        self._record(timed_out=True)
 
-    def note_return(self) -> None:
-        """Take note that the result is known. A retry finds it again; only a clear from now on starts anew."""
-        self._note(returned=True, max_tries=self._ti.max_tries)
+    def record_return(self) -> None:
+        """Record that the result is known. A retry finds it again; only a clear from now on starts anew."""
+        self._record(returned=True, max_tries=self._ti.max_tries)
 
-    def note_nameless(self) -> None:
-        """Take note that a result was returned of an operation that has no name."""
+    def record_nameless_return(self) -> None:
+        """Record that a result was returned of an operation that has no name."""
         if self._store is None:
             return
         try:
             self._store.set(self.NAMELESS, self._ti.max_tries, **FOR_EVER)
         except Exception:  # it is no more than a request id that would be used once more
-            log.exception("that the operation has returned could not be stored")
+            log.exception("the return of the operation could not be stored")
 
     def renew(self) -> None:
         """Begin with another request id, if a user has cleared the task since a result without a name was returned."""
@@ -128,7 +125,7 @@ class Memory:
             self._store.delete(self.NAMELESS)
 
     def forget(self) -> None:
-        """Take note that the operation is over. The count rises first, lest a later start look like this one."""
+        """Record that the operation is over. The count rises first, lest a later start look like this one."""
         if self._store is not None:
             self._store.set(self.OVER, self._count() + 1, **FOR_EVER)
             self._store.delete(self.OPERATION)
@@ -140,12 +137,12 @@ class Memory:
         which = (ti.dag_id, ti.run_id, ti.task_id, ti.map_index, number)
         return str(uuid.uuid5(REQUEST_NAMESPACE, "\n".join(map(str, which))))
 
-    def _note(self, **change: Any) -> None:
+    def _record(self, **change: Any) -> None:
         known = self.operation()
         if known is not None:
             self._write(replace(known, **change))
 
-    def _write(self, known: Started) -> None:
+    def _write(self, known: StartedOperation) -> None:
         self._store.set(self.OPERATION, asdict(known), **FOR_EVER)
 
     def _count(self) -> int:

@@ -1,72 +1,80 @@
-"""Operators that cancel what runs for too long, and delete what has been done for long.
-
-Floor 2: imports floor 1, and floor ½ inside functions.
-"""
+"""Operators that cancel operations that run for too long, and delete those that have been done for long."""
 
 from __future__ import annotations
 
 import time
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow_provider_lro._core import outcome as outcomes
-from airflow_provider_lro._core.wait import Start, is_transient
-from airflow_provider_lro.exceptions import (
-    Code,
-    LroError,
-    OperationNotFound,
-    OperationTimeout,
-    RpcError,
-    UnimplementedError,
-)
-from airflow_provider_lro.operators._bulk import ask, each_at_once, raise_all
-from airflow_provider_lro.operators._deferral import WaitingOperator
-from airflow_provider_lro.operators._report import Report
-from airflow_provider_lro.operators._service import checked_wait_timeout, earliest, seconds
-from airflow_provider_lro.operators._sweep import SweepOperator, checked_flag, checked_most
+from airflow_provider_lro._core.checks import check_flag, check_wait_timeout
+from airflow_provider_lro._core.names import unpack
+from airflow_provider_lro.exceptions import Code, LroError, OperationNotFound, OperationTimeout, UnimplementedError
+from airflow_provider_lro.operators._base import DEFAULT_DEFERRABLE, WaitOperator, seconds
+from airflow_provider_lro.operators._bulk import ask_to_cancel, errors_in, raise_together, word_of
+from airflow_provider_lro.operators._cleanup import CleanupOperator, Report, check_max
 from airflow_provider_lro.version_compat import AirflowTaskTimeout
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import timedelta
 
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_lro._core.commands import Pause
+    from airflow_provider_lro._core.outcome import Outcome
+    from airflow_provider_lro._core.state import OperationState
     from airflow_provider_lro._transport.client import OperationsClient
-    from airflow_provider_lro.hooks import LongRunningOperationHook
+    from airflow_provider_lro.operation import Operation
 
 __all__ = ["CancelStaleOperationsOperator", "DeleteFinishedOperationsOperator"]
 
-NAMED = 20
+MAX_NAMED = 20
 """Operations in the text of a timeout; the report has more of them."""
-ENDED: dict[type[Any], str] = {
-    outcomes.Cancelled: "cancelled",
-    outcomes.Succeeded: "finished",
-    outcomes.Failed: "finished",
-    outcomes.NotFound: "gone",
-}
-"""The kind of what was asked to cancel, by what it came to."""
 
 
-class CancelStaleOperationsOperator(SweepOperator, WaitingOperator):
+class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
     """Asks to cancel the operations under a parent that are not done and were created too long ago.
 
     The age counts from ``create_time``, ``start_time``, ``insert_time`` or ``request_time`` in the metadata, or in its
     ``generic_metadata`` and the like. An operation without such a time is never touched. Each is looked at once more
-    before it is asked. At most 16 calls are on their way at a time; all are tried before an error is raised.
+    before it is asked. At most 32 calls are on their way at a time; all are tried before an error is raised.
 
     Its XCom, which is there when the task fails, too: ``counts`` by kind, of ``listed``, ``done`` and ``young`` (left
     alone), and with names (the first 200 of a kind) ``would_cancel`` (by a dry run), ``asked`` (and not known to be
     done), ``cancelled``, ``finished`` (before it was asked, or in spite of it), ``gone`` (NOT_FOUND meanwhile),
     ``unimplemented``, ``refused`` and ``unreadable`` since (with ``code`` and ``message``), ``unknown_age``,
-    ``left_over`` (beyond ``max_cancel``, or when told to stop) and ``unreachable``.
+    ``remaining`` (beyond ``max_cancel``, or when told to stop) and ``unreachable``.
 
+    :param parent: for example ``projects/p/locations/l``, or a sequence of such; the form differs between services.
+    :param older_than: seconds (or timedelta, or a number as text) above 0.
+    :param filter: the service's own filter language, passed on as it is; empty lists all.
     :param max_cancel: ask as many at most, the oldest; None: all.
     :param wait: wait until each is done; deferrable.
     :param wait_timeout: seconds (or timedelta) to wait before failing with ``OperationTimeout``; None: no limit. An
         ``execution_timeout`` that is shorter counts instead.
+    :param time_of: where the time is, for metadata without the usual fields: the path of a field, such as
+        ``"progress.start_time"``, or a function that is given an ``Operation`` and returns a datetime, epoch seconds, a
+        Timestamp, a text as in RFC 3339, or None where it cannot tell.
+    :param type_modules: module paths to import, such as ``"google.cloud.dataplex_v1"``, so that metadata of their types
+        can be unpacked.
+    :param dry_run: find and report, and do nothing.
+    :param on_unimplemented: about a service that cannot list, or cannot cancel: ``"fail"``; or ``"skip"`` the task if
+        there was nothing else to do, and only report it if there was.
+    :param page_size: operations a page; None leaves it to the service.
+    :param return_partial_success: list all that can be reached, and report the rest as ``unreachable``.
     :param interval: seconds (or timedelta) between polls once the backoff has reached it; at least 0.1.
+    :param deferrable: wait in the triggerer, which takes no worker. Default: ``[operators] default_deferrable``.
+    :param initial_delay: seconds (or timedelta) between the first poll and the second.
+    :param multiplier: growth of each pause over the one before, until the interval is reached.
+    :param jitter: share of each pause that may be left out, 0 to 1, so that waits spread.
+    :param rpc_timeout: seconds (or timedelta) that one call may take.
+    :param max_consecutive_errors: failed polls in a row that are tolerated; None goes on until the deadline.
+    :param max_polls_per_second: polls of this endpoint by all deferred waits of a triggerer together, at most.
+    :param poll_method: ``"get"``, ``"wait"``, ``"auto"`` or ``"list"``, as for the sensor.
+    :param list_parent: parent to list then.
+    :param lro_conn_id: connection of type ``lro`` (or ``google_cloud_platform``, then with ``endpoint``).
+    :param endpoint: host or host:port of the service, instead of the connection's; may hold ``{location}``.
+    :param impersonation_chain: service account to impersonate, or a chain of them (text with commas, or a sequence).
+    :param quota_project_id: project that quota and bills go to.
     """
 
     counted = ("done", "young")
@@ -79,224 +87,308 @@ class CancelStaleOperationsOperator(SweepOperator, WaitingOperator):
         "refused",
         "unreadable",
         "unknown_age",
-        "left_over",
+        "remaining",
     )
     verb = "cancelled"
     would = "would_cancel"
-    kinds: ClassVar[dict[str, str]] = {"running": "asked", "missing": "gone", "unimplemented": "unimplemented"}
-    """By what came of asking; the others are ``finished``, also those that somebody else has cancelled."""
+    kinds: ClassVar[dict[str, str]] = {
+        "cancelled": "cancelled",
+        "succeeded": "finished",
+        "failed": "finished",
+        "not_found": "gone",
+        "call_failed": "unreadable",
+    }
+    """By the word of their outcome, the kinds of those that were asked."""
 
     def __init__(
         self,
         *,
+        parent: str | Sequence[str],
+        older_than: float | timedelta | str,
+        filter: str = "",
         max_cancel: int | None = None,
         wait: bool = False,
         wait_timeout: float | timedelta | None = None,
+        time_of: str | Callable[[Operation], Any] | None = None,
+        type_modules: str | Sequence[str] = (),
+        dry_run: bool = False,
+        on_unimplemented: str = "fail",
+        page_size: int | None = None,
+        return_partial_success: bool = False,
         interval: float | timedelta = 60.0,
+        deferrable: bool = DEFAULT_DEFERRABLE,
+        initial_delay: float | timedelta = 1.0,
+        multiplier: float = 2.0,
+        jitter: float = 0.1,
+        rpc_timeout: float | timedelta = 30.0,
+        max_consecutive_errors: int | None = None,
+        max_polls_per_second: float | None = None,
+        poll_method: str = "get",
+        list_parent: str | None = None,
+        lro_conn_id: str = "lro_default",
+        endpoint: str | None = None,
+        impersonation_chain: str | Sequence[str] | None = None,
+        quota_project_id: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        self.max_cancel = checked_most(max_cancel, what="max_cancel")
-        self.wait = checked_flag(wait, what="wait")
-        self.wait_timeout = checked_wait_timeout(wait_timeout)
-        self.interval = seconds(interval)
-        self.wait_args("to be listed", impersonation_chain=None).check()
+        super().__init__(
+            parent=parent,
+            older_than=older_than,
+            filter=filter,
+            time_of=time_of,
+            type_modules=type_modules,
+            dry_run=dry_run,
+            on_unimplemented=on_unimplemented,
+            page_size=page_size,
+            return_partial_success=return_partial_success,
+            interval=interval,
+            deferrable=deferrable,
+            initial_delay=initial_delay,
+            multiplier=multiplier,
+            jitter=jitter,
+            rpc_timeout=rpc_timeout,
+            not_found_grace=0.0,  # it has been listed: it is not to appear
+            max_consecutive_errors=max_consecutive_errors,
+            max_polls_per_second=max_polls_per_second,
+            poll_method=poll_method,
+            list_parent=list_parent,
+            lro_conn_id=lro_conn_id,
+            endpoint=endpoint,
+            impersonation_chain=impersonation_chain,
+            quota_project_id=quota_project_id,
+            **kwargs,
+        )
+        self.max_cancel = check_max(max_cancel, what="max_cancel")
+        self.wait = check_flag(wait, what="wait")
+        self.wait_timeout = check_wait_timeout(seconds(wait_timeout))
+        self.check_args()
 
     @property
-    def most(self) -> int | None:
+    def max_acts(self) -> int | None:
         """``max_cancel``."""
         return self.max_cancel
 
     @property
+    def own_timeout(self) -> float | None:
+        """Seconds to wait."""
+        return self.wait_timeout
+
+    @property
     def times(self) -> Sequence[str]:
         """Those of creation."""
-        from airflow_provider_lro._messages.times import CREATED
+        from airflow_provider_lro._messages.metadata import CREATED
 
         return CREATED
 
-    def left_alone(self, operation: Any) -> str | None:
-        """Leave what is done alone."""
+    def left_alone(self, operation: OperationState) -> str | None:
+        """Leave an operation alone that is done."""
         return "done" if operation.done else None
 
     def act(self, client: OperationsClient, name: str) -> str:
         """Ask to cancel it, unless it is done by now."""
-        skip, timeout = self.on_unimplemented == "skip", self.rpc_timeout
-        asked = ask(client, name, rpc_timeout=timeout, ignore_missing=True, ignore_unimplemented=skip, log=self.log)
-        return self.kinds.get(asked["outcome"], "finished")
+        try:
+            asked, found = ask_to_cancel(client, name, rpc_timeout=self.rpc_timeout)
+            kind = "asked" if asked else "finished"  # also one that somebody else has cancelled
+        except LroError as error:
+            word = word_of(error, ignore_missing=True, ignore_unimplemented=self.on_unimplemented == "skip")
+            asked, kind = False, "gone" if word == "missing" else word
+        else:
+            self.log.info("operation %r: %s%s", name, "asked to cancel, " if asked else "", found.word)
+        return kind
 
     def execute(self, context: Context) -> Any:
         """List, ask to cancel; then return, or wait."""
-        report = self.sweep(context)
-        if not self.wait:
+        from airflow_provider_lro._core.wait import Start
+
+        report = self.clean_up(context)
+        waiting = report.names("asked")
+        if not self.wait or not waiting:
             return report.as_json()
-        now, limit = time.time(), earliest(self.wait_timeout, self.execution_timeout)
-        deadline = None if limit is None else now + limit
-        with self._left_behind(context, report):
-            return self._await(context, report, started_at=now, deadline=deadline)
+        now = time.time()
+        times = {"started_at": now, "deadline": None if self.limit is None else now + self.limit}
+        self.publish(context, report)
+        with self._published_on_failure(context, report):
+            outcomes = self.await_outcomes(
+                context,
+                waiting,
+                self.wait_args(waiting[0], **times),
+                start=Start.POLL,
+                defer_kwargs={"report": report.as_json(), **times},
+            )
+            return self._take(report, waiting, outcomes)
 
     def execute_complete(
         self,
         context: Context,
-        event: Mapping[str, Any],
+        event: Mapping[str, Any] | None = None,
         *,
         report: dict[str, Any] | None = None,
+        names: str | None = None,
         started_at: float | None = None,
         deadline: float | None = None,
         **_: Any,
     ) -> Any:
-        """Look at all that are left, now that one of them has ended, and wait for those that have not."""
-        from airflow_provider_lro._messages.events import outcome_from_event
-
+        """Report the outcomes that the trigger found."""
         # `airflow dags test` drops the arguments. Nothing is asked again: max_cancel would not hold.
         known = Report.of(report) if report is not None else self._published(context)
         if known is None:
             known = self.empty_report()
-            known.add("asked", event["name"])
-        started_at = time.time() if started_at is None else started_at
-        with self._left_behind(context, known):
-            self._note(known, event["name"], outcome_from_event(event))
-            self._look(known)
-            return self._await(context, known, started_at=started_at, deadline=deadline)
+            known.add("asked", (event or {})["name"])
+        if names is not None:
+            known.restore("asked", unpack(names))
+        waiting = known.names("asked")
+        with self._published_on_failure(context, known):
+            outcomes = self.outcomes_of(context, event, waiting, started_at=started_at, deadline=deadline)
+            return self._take(known, waiting, outcomes)
 
     def execute_late(self, context: Context) -> Any:
-        """Look at each once on the worker: by the deadline no trigger had told us anything."""
+        """Poll each once on the worker: by the deadline no trigger had told us anything."""
         report = self._published(context)
         if report is None:
-            raise OperationTimeout("no triggerer told in time what the operations came to that were asked to cancel")
-        with self._left_behind(context, report):
-            self._look(report)
-            return self._ended(report)
-
-    def _await(self, context: Context, report: Report, *, started_at: float, deadline: float | None) -> Any:
-        """Wait for one after the other; each time one is done, look at the others, which mostly are, too."""
-
-        def leave(hook: LongRunningOperationHook, _: Pause) -> None:
-            if self.deferrable:
-                self.publish(context, report)
-                known = {"report": report.as_json(whole="asked"), "started_at": started_at, "deadline": deadline}
-                self.defer_wait(args, hook, kwargs=known)
-
-        while waiting := report.names("asked"):
-            # The last that was asked is likely to be the last that ends. Having been listed, it is not to appear.
-            args = self.wait_args(waiting[-1], not_found_grace=0.0, started_at=started_at, deadline=deadline)
-            outcome = self.poll(context, args, start=Start.POLL, leave=leave)
-            self._note(report, waiting[-1], outcome)
-            self._look(report)
-            if isinstance(outcome, outcomes.TimedOut):
-                break
-        return self._ended(report)
+            raise OperationTimeout(
+                "no triggerer has reported on the operations that were asked to cancel, nor which they were"
+            )
+        waiting = report.names("asked")
+        outcomes: list[Outcome | None] = [None] * len(waiting)
+        with self._published_on_failure(context, report):
+            if waiting:
+                self.recheck(context, waiting, outcomes, range(len(waiting)), limit=0.0)
+            return self._take(report, waiting, outcomes)
 
     @contextmanager
-    def _left_behind(self, context: Context, report: Report) -> Iterator[None]:
-        """Leave the report as the XCom of a task that fails, too."""
+    def _published_on_failure(self, context: Context, report: Report) -> Iterator[None]:
+        """Make the report the XCom of a task that fails, too."""
         try:
             yield
         except (Exception, AirflowTaskTimeout):
             self.publish(context, report)
             raise
 
-    def _ended(self, report: Report) -> Any:
-        """Return the report; raises where it does not say of all that were asked what they came to."""
-        if not report.counts["asked"]:
-            waited_for = sum(report.counts[kind] for kind in ("cancelled", "finished", "gone", "unreadable"))
-            errors = {one["name"]: RpcError(one["message"], code=one["code"]) for one in report.entries("unreadable")}
-            raise_all(errors, of=waited_for, verb="read", others=str(report))
-            return report.as_json()
-        some = ", ".join(map(repr, report.names("asked")[:NAMED]))
-        raise OperationTimeout(
-            f"{report.counts['asked']} operations were asked to cancel and are not known to be done: {some}"
-            f"{', …' if report.counts['asked'] > NAMED else ''}; they may end yet, in any way",
-            code=Code.DEADLINE_EXCEEDED,
-        )
-
-    def _note(self, report: Report, name: str, outcome: Any) -> None:
-        """Note what became of an operation that was asked."""
-        if isinstance(outcome, outcomes.Broken):
-            error = outcome.error
-            if not isinstance(error, RpcError) or is_transient(error):
-                raise error  # not about this operation: the others could not be read, either
-            self.log.warning("operation %r: asked to cancel, and could not be read since: %s", name, error)
-            report.move(name, "asked", "unreadable", error)
-        elif (kind := ENDED.get(type(outcome))) is not None:
-            self.log.info("operation %r: asked to cancel, %s", name, kind)
-            report.move(name, "asked", kind)
-
-    def _look(self, report: Report) -> None:
-        """Poll all that were asked once, and note which are done."""
-        from airflow_provider_lro._messages.encoding import read
-
-        waiting = report.names("asked")
-        with self.hook() as hook:
-            clients = {name: hook.get_conn(name) for name in waiting}
-
-            def look(name: str) -> Any:
-                return read(clients[name].get_operation(name, rpc_timeout=self.rpc_timeout))
-
-            with closing(each_at_once(waiting, look)) as looks:
-                for name, found in looks:
-                    if isinstance(found, OperationNotFound):
-                        self._note(report, name, outcomes.NotFound(error=found))
-                    elif not isinstance(found, LroError):
-                        self._note(report, name, found)
-                    elif not is_transient(found):
-                        self._note(report, name, outcomes.Broken(error=found))
+    def _take(self, report: Report, waiting: Sequence[str], outcomes: Sequence[Outcome | None]) -> Any:
+        """Return the report; raise where it does not say of all that were asked how they ended."""
+        for name, outcome in zip(waiting, outcomes, strict=True):
+            kind = None if outcome is None else self.kinds.get(outcome.word)
+            if kind is not None:
+                self.log.info("operation %r: asked to cancel, %s", name, kind)
+                report.move(name, "asked", kind, getattr(outcome, "error", None) if kind == "unreadable" else None)
+        remaining = report.counts["asked"]
+        if remaining:
+            some = ", ".join(map(repr, report.names("asked")[:MAX_NAMED])) + (", …" if remaining > MAX_NAMED else "")
+            raise OperationTimeout(
+                f"{remaining} operations were asked to cancel and are not known to be done: {some}; they may still end",
+                code=Code.DEADLINE_EXCEEDED,
+            )
+        errors = errors_in({"name": one["name"], "error": one} for one in report.entries("unreadable"))
+        total = len(waiting)
+        raise_together(errors, total=total, text=f"{len(errors)} of {total} operations could not be read ({report})")
+        return report.as_json()
 
     def _published(self, context: Context) -> Report | None:
-        """Return the report that was left before the deferral."""
+        """Return the report that was the XCom before the deferral."""
         ti = context["ti"]
-        left = ti.xcom_pull(task_ids=ti.task_id, key="return_value", map_indexes=ti.map_index)
-        return Report.of(left) if left else None
+        published = ti.xcom_pull(task_ids=ti.task_id, key="return_value", map_indexes=ti.map_index)
+        return Report.of(published) if published else None
 
 
-class DeleteFinishedOperationsOperator(SweepOperator):
+class DeleteFinishedOperationsOperator(CleanupOperator):
     """Deletes the operations under a parent that have been done for long: their results can be read no more.
 
     The age counts from ``end_time``, ``finish_time``, ``complete_time``, ``completion_time``, ``update_time`` or
     ``last_update_time`` in the metadata, or in its ``generic_metadata`` and the like. An operation without such a time
-    is never touched: when it was created says nothing about when it ended. At most 16 calls are on their way at a time;
-    all are tried before an error is raised.
+    is never touched: a time of creation says nothing about the end. At most 32 calls are on their way at a time; all
+    are tried before an error is raised.
 
     Its XCom is as that of ``CancelStaleOperationsOperator``: ``counts`` of ``listed``, ``running``, ``kept`` and
     ``young``, and with names ``would_delete``, ``deleted``, ``gone``, ``unimplemented``, ``refused``, ``unknown_age``,
-    ``left_over`` and ``unreachable``.
+    ``remaining`` and ``unreachable``.
 
+    :param parent: for example ``projects/p/locations/l``, or a sequence of such; the form differs between services.
+    :param older_than: seconds (or timedelta, or a number as text) above 0.
+    :param filter: the service's own filter language, passed on as it is; empty lists all.
     :param max_delete: delete as many at most, the oldest; None: all.
     :param keep_failed: keep those that have failed (a cancelled one has not), for somebody to look at; each is
         read once more before it is deleted, but not by a dry run.
+    :param time_of: where the time is, for metadata without the usual fields: the path of a field, such as
+        ``"progress.end_time"``, or a function that is given an ``Operation`` and returns a datetime, epoch seconds, a
+        Timestamp, a text as in RFC 3339, or None where it cannot tell.
+    :param type_modules: module paths to import, such as ``"google.cloud.dataplex_v1"``, so that metadata of their types
+        can be unpacked.
+    :param dry_run: find and report, and do nothing.
+    :param on_unimplemented: about a service that cannot list, or cannot delete: ``"fail"``; or ``"skip"`` the task if
+        there was nothing else to do, and only report it if there was.
+    :param page_size: operations a page; None leaves it to the service.
+    :param return_partial_success: list all that can be reached, and report the rest as ``unreachable``.
+    :param lro_conn_id: connection of type ``lro`` (or ``google_cloud_platform``, then with ``endpoint``).
+    :param endpoint: host or host:port of the service, instead of the connection's; may hold ``{location}``.
+    :param impersonation_chain: service account to impersonate, or a chain of them (text with commas, or a sequence).
+    :param quota_project_id: project that quota and bills go to.
     """
 
     counted = ("running", "kept", "young")
-    named = ("deleted", "gone", "unimplemented", "refused", "unknown_age", "left_over")
+    named = ("deleted", "gone", "unimplemented", "refused", "unknown_age", "remaining")
     verb = "deleted"
     would = "would_delete"
 
-    def __init__(self, *, max_delete: int | None = None, keep_failed: bool = False, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.max_delete = checked_most(max_delete, what="max_delete")
-        self.keep_failed = checked_flag(keep_failed, what="keep_failed")
+    def __init__(
+        self,
+        *,
+        parent: str | Sequence[str],
+        older_than: float | timedelta | str,
+        filter: str = "",
+        max_delete: int | None = None,
+        keep_failed: bool = False,
+        time_of: str | Callable[[Operation], Any] | None = None,
+        type_modules: str | Sequence[str] = (),
+        dry_run: bool = False,
+        on_unimplemented: str = "fail",
+        page_size: int | None = None,
+        return_partial_success: bool = False,
+        lro_conn_id: str = "lro_default",
+        endpoint: str | None = None,
+        impersonation_chain: str | Sequence[str] | None = None,
+        quota_project_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            parent=parent,
+            older_than=older_than,
+            filter=filter,
+            time_of=time_of,
+            type_modules=type_modules,
+            dry_run=dry_run,
+            on_unimplemented=on_unimplemented,
+            page_size=page_size,
+            return_partial_success=return_partial_success,
+            lro_conn_id=lro_conn_id,
+            endpoint=endpoint,
+            impersonation_chain=impersonation_chain,
+            quota_project_id=quota_project_id,
+            **kwargs,
+        )
+        self.max_delete = check_max(max_delete, what="max_delete")
+        self.keep_failed = check_flag(keep_failed, what="keep_failed")
 
     @property
-    def most(self) -> int | None:
+    def max_acts(self) -> int | None:
         """``max_delete``."""
         return self.max_delete
 
     @property
     def times(self) -> Sequence[str]:
         """Those of the end, or of the last change."""
-        from airflow_provider_lro._messages.times import FINISHED
+        from airflow_provider_lro._messages.metadata import FINISHED
 
         return FINISHED
 
-    def left_alone(self, operation: Any) -> str | None:
-        """Leave what is not done alone, and what has failed if that is to be kept."""
-        from airflow_provider_lro._messages.encoding import read
-
+    def left_alone(self, operation: OperationState) -> str | None:
+        """Leave an operation alone that is not done, or that has failed if those are to be kept."""
         if not operation.done:
             return "running"
-        return "kept" if self.keep_failed and isinstance(read(operation), outcomes.Failed) else None
+        has_failed = operation.code is not None and operation.code != Code.CANCELLED
+        return "kept" if self.keep_failed and has_failed else None
 
     def act(self, client: OperationsClient, name: str) -> str:
-        """Delete it, unless it has failed and failures are kept: some services list less than they give singly."""
+        """Delete it, unless it has failed and failures are kept: some services list less of one than Get gives."""
         kind = "deleted"
         try:
             if self.keep_failed and self.left_alone(client.get_operation(name)):
@@ -313,4 +405,4 @@ class DeleteFinishedOperationsOperator(SweepOperator):
 
     def execute(self, context: Context) -> Any:
         """List, and delete."""
-        return self.sweep(context).as_json()
+        return self.clean_up(context).as_json()

@@ -1,7 +1,4 @@
-"""Operators that cancel, delete, get and list operations of any service.
-
-Floor 2: imports floor 1, and floor ½ inside functions.
-"""
+"""Operators that cancel, delete, get and list operations."""
 
 from __future__ import annotations
 
@@ -10,22 +7,18 @@ import time
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_lro._core import outcome as outcomes
-from airflow_provider_lro._core.checks import is_whole
-from airflow_provider_lro._core.names import parent_of
-from airflow_provider_lro._core.text import one_line
-from airflow_provider_lro._core.wait import Start
-from airflow_provider_lro._runner.driver import result_of
-from airflow_provider_lro.exceptions import OperationNotFound, UnimplementedError
-from airflow_provider_lro.operators._bulk import WORDS, ask, each, one_or_all
-from airflow_provider_lro.operators._deferral import WaitingOperator
-from airflow_provider_lro.operators._service import (
-    ServiceOperator,
-    checked_page_size,
-    checked_wait_timeout,
-    earliest,
-    names_of,
-    seconds,
+from airflow_provider_lro._core.checks import check_wait_timeout, is_whole, one_line
+from airflow_provider_lro._core.names import names_of, parent_of
+from airflow_provider_lro.exceptions import LroError
+from airflow_provider_lro.operators._base import DEFAULT_DEFERRABLE, LroOperator, WaitOperator, seconds
+from airflow_provider_lro.operators._bulk import (
+    act_on_each,
+    ask_to_cancel,
+    errors_in,
+    failed_entry,
+    one_or_all,
+    raise_together,
+    word_of,
 )
 
 if TYPE_CHECKING:
@@ -34,27 +27,34 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_lro._core.commands import Pause
+    from airflow_provider_lro._core.args import WaitArgs
     from airflow_provider_lro._core.outcome import Outcome
-    from airflow_provider_lro._core.wait import WaitArgs
     from airflow_provider_lro._transport.client import OperationsClient
-    from airflow_provider_lro.hooks import LongRunningOperationHook
 
 __all__ = [
     "CancelOperationOperator",
     "DeleteOperationOperator",
     "GetOperationOperator",
     "ListOperationsOperator",
+    "check_page_size",
 ]
 
 
-class CancelOperationOperator(WaitingOperator):
-    """Asks to cancel operations, and with ``wait=True`` waits for what comes of it.
+def check_page_size(value: int | None) -> int | None:
+    """Return a ``page_size``; raise ValueError for a wrong number. A template is checked when it is rendered."""
+    if isinstance(value, int | float) and not is_whole(value, least=1, most=2**31 - 1):
+        raise ValueError(f"page_size={value!r}, but it must be None or a whole number from 1 to 2147483647")
+    return value
+
+
+class CancelOperationOperator(WaitOperator):
+    """Asks to cancel operations, and with ``wait=True`` waits until they are done.
 
     An operation that is done already is left alone. Its XCom is a mapping for one name, a list of them for a sequence:
     ``name``; ``asked``, whether a cancel was asked for; ``outcome``: ``running`` (asked, and not waited for),
     ``cancelled``, ``succeeded`` or ``failed`` (it finished, perhaps in spite of the cancel), ``missing`` or
-    ``unimplemented``. All names are asked before an error is raised; the first wait that fails ends the others.
+    ``unimplemented``. All names are asked, and waited for, before an error is raised; the XCom is there then, too, with
+    an ``error`` for those that failed.
 
     :param operation_name: a name, a mapping with a ``name``, or a sequence of them.
     :param wait: wait until each operation is done; deferrable.
@@ -63,9 +63,23 @@ class CancelOperationOperator(WaitingOperator):
     :param interval: seconds (or timedelta) between polls once the backoff has reached it; at least 0.1.
     :param ignore_missing: take NOT_FOUND for an outcome instead of an error.
     :param ignore_unimplemented: take a service that cannot cancel for an outcome instead of an error.
+    :param deferrable: wait in the triggerer, which takes no worker. Default: ``[operators] default_deferrable``.
+    :param initial_delay: seconds (or timedelta) between the first poll and the second.
+    :param multiplier: growth of each pause over the one before, until the interval is reached.
+    :param jitter: share of each pause that may be left out, 0 to 1, so that waits spread.
+    :param rpc_timeout: seconds (or timedelta) that one call may take.
+    :param not_found_grace: seconds (or timedelta) from the first poll for which NOT_FOUND means "not yet".
+    :param max_consecutive_errors: failed polls in a row that are tolerated; None goes on until the deadline.
+    :param max_polls_per_second: polls of this endpoint by all deferred waits of a triggerer together, at most.
+    :param poll_method: ``"get"``, ``"wait"``, ``"auto"`` or ``"list"``, as for the sensor.
+    :param list_parent: parent to list then.
+    :param lro_conn_id: connection of type ``lro`` (or ``google_cloud_platform``, then with ``endpoint``).
+    :param endpoint: host or host:port of the service, instead of the connection's; may hold ``{location}``.
+    :param impersonation_chain: service account to impersonate, or a chain of them (text with commas, or a sequence).
+    :param quota_project_id: project that quota and bills go to.
     """
 
-    template_fields: Sequence[str] = ("operation_name", *ServiceOperator.template_fields)
+    template_fields: Sequence[str] = ("operation_name", *LroOperator.template_fields)
 
     def __init__(
         self,
@@ -76,25 +90,70 @@ class CancelOperationOperator(WaitingOperator):
         interval: float | timedelta = 60.0,
         ignore_missing: bool = False,
         ignore_unimplemented: bool = False,
+        deferrable: bool = DEFAULT_DEFERRABLE,
+        initial_delay: float | timedelta = 1.0,
+        multiplier: float = 2.0,
+        jitter: float = 0.1,
+        rpc_timeout: float | timedelta = 30.0,
+        not_found_grace: float | timedelta = 60.0,
+        max_consecutive_errors: int | None = None,
+        max_polls_per_second: float | None = None,
+        poll_method: str = "get",
+        list_parent: str | None = None,
+        lro_conn_id: str = "lro_default",
+        endpoint: str | None = None,
+        impersonation_chain: str | Sequence[str] | None = None,
+        quota_project_id: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(
+            interval=interval,
+            deferrable=deferrable,
+            initial_delay=initial_delay,
+            multiplier=multiplier,
+            jitter=jitter,
+            rpc_timeout=rpc_timeout,
+            not_found_grace=not_found_grace,
+            max_consecutive_errors=max_consecutive_errors,
+            max_polls_per_second=max_polls_per_second,
+            poll_method=poll_method,
+            list_parent=list_parent,
+            lro_conn_id=lro_conn_id,
+            endpoint=endpoint,
+            impersonation_chain=impersonation_chain,
+            quota_project_id=quota_project_id,
+            **kwargs,
+        )
         self.operation_name = self.checked_literal(operation_name)
         self.wait = wait
-        self.wait_timeout = checked_wait_timeout(wait_timeout)
-        self.interval = seconds(interval)
+        self.wait_timeout = check_wait_timeout(seconds(wait_timeout))
         self.ignore_missing = ignore_missing
         self.ignore_unimplemented = ignore_unimplemented
-        self.wait_args("to be rendered", impersonation_chain=None).check()
+        self.check_args()
+
+    @property
+    def own_timeout(self) -> float | None:
+        """Seconds to wait."""
+        return self.wait_timeout
 
     def execute(self, context: Context) -> Any:
         """Ask to cancel each; then return, or wait."""
-        results = self._ask_all()
-        if not self.wait:
-            return self._xcom(results)
+        from airflow_provider_lro._core.wait import Start
+
+        results, errors = self._ask_all()
+        waiting = [result["name"] for result in results if result.get("outcome") == "running"]
+        if not self.wait or not waiting:
+            return self._finish(context, results, errors)
         now = time.time()
-        limit = earliest(self.wait_timeout, self.execution_timeout)
-        return self._await(context, results, started_at=now, deadline=None if limit is None else now + limit)
+        times = {"started_at": now, "deadline": None if self.limit is None else now + self.limit}
+        outcomes = self.await_outcomes(
+            context,
+            waiting,
+            self.wait_args(waiting[0], **times),
+            start=Start.POLL,
+            defer_kwargs={"results": results, **times},
+        )
+        return self._take(context, results, errors, outcomes, self.wait_args(waiting[0], **times))
 
     def execute_complete(
         self,
@@ -106,157 +165,209 @@ class CancelOperationOperator(WaitingOperator):
         deadline: float | None = None,
         **_: Any,
     ) -> Any:
-        """Note what the trigger found, and wait for the operations that are still left."""
-        from airflow_provider_lro._messages.events import outcome_from_event
-
-        event = event or {}
-        outcome = self.seen(context, outcome_from_event(event), event["name"])
-        started_at = time.time() if started_at is None else started_at
-        # `airflow dags test` drops the arguments: then each is asked again, which changes nothing.
-        results = results if results is not None else self._ask_all()
-        args = self.wait_args(event["name"], started_at=started_at, deadline=deadline)
-        for result in results:
-            if result["name"] == event["name"] and result["outcome"] == "running":
-                result["outcome"] = self._word(outcome, args)
-        return self._await(context, results, started_at=started_at, deadline=deadline)
+        """Record what the trigger found."""
+        if results is None:  # `airflow dags test` drops the arguments: each is asked again, which changes nothing
+            results, _ = self._ask_all()
+        waiting = [result["name"] for result in results if result.get("outcome") == "running"]
+        times = {"started_at": started_at, "deadline": deadline}
+        outcomes = self.outcomes_of(context, event, waiting, **times)
+        return self._take(context, results, errors_in(results), outcomes, self.wait_args(waiting[0], **times))
 
     def execute_late(self, context: Context) -> Any:
         """Poll each once on the worker: by the deadline no trigger had told us anything."""
+        results, errors = self._ask_all()
+        waiting = [result["name"] for result in results if result.get("outcome") == "running"]
+        outcomes: list[Outcome | None] = [None] * len(waiting)
+        if waiting:
+            self.recheck(context, waiting, outcomes, range(len(waiting)), limit=0.0)
         now = time.time()
-        return self._await(context, self._ask_all(), started_at=now - (self.wait_timeout or 0.0), deadline=now)
+        args = self.wait_args("", started_at=now - (self.limit or 0.0), deadline=now)
+        return self._take(context, results, errors, outcomes, args)
 
-    def _ask_all(self) -> list[dict[str, Any]]:
+    def _ask_all(self) -> tuple[list[dict[str, Any]], dict[str, LroError]]:
+        names = names_of(self.operation_name)
         with self.hook() as hook:
-            return each(
-                names_of(self.operation_name), lambda name: self._ask(hook.get_conn(name), name), verb="cancelled"
-            )
+            clients = {name: hook.get_conn(name) for name in names}
+            return act_on_each(names, lambda name: self._ask(clients[name], name))
 
     def _ask(self, client: OperationsClient, name: str) -> dict[str, Any]:
-        return ask(
-            client,
-            name,
-            rpc_timeout=self.rpc_timeout,
-            ignore_missing=self.ignore_missing,
-            ignore_unimplemented=self.ignore_unimplemented,
-            log=self.log,
-        )
+        try:
+            asked, found = ask_to_cancel(client, name, rpc_timeout=self.rpc_timeout)
+            word = found.word
+        except LroError as error:
+            asked, word = False, self._ignored(error)
+        self.log.info("operation %r: %s%s", name, "asked to cancel, " if asked else "", word)
+        return {"name": name, "asked": asked, "outcome": word}
 
-    def _await(
-        self, context: Context, results: list[dict[str, Any]], *, started_at: float, deadline: float | None
+    def _ignored(self, error: LroError) -> str:
+        return word_of(error, ignore_missing=self.ignore_missing, ignore_unimplemented=self.ignore_unimplemented)
+
+    def _take(
+        self,
+        context: Context,
+        results: list[dict[str, Any]],
+        errors: dict[str, LroError],
+        outcomes: Sequence[Outcome | None],
+        args: WaitArgs,
     ) -> Any:
+        """Record the outcomes of those that were waited for; what succeeded stays though others failed."""
+        from airflow_provider_lro._core.outcome import Done
+        from airflow_provider_lro._runner.group import args_for
+
+        found = iter(outcomes)
         for result in results:
-            if result["outcome"] == "running":
-                args = self.wait_args(result["name"], started_at=started_at, deadline=deadline)
-                result["outcome"] = self._word(self._wait_for(context, args, results), args)
-        return self._xcom(results)
+            outcome = next(found) if result.get("outcome") == "running" else None
+            if isinstance(outcome, Done):
+                result["outcome"] = outcome.word
+            elif outcome is not None:
+                name = result["name"]
+                error = self.error_of(outcome, args_for(args, name))
+                try:
+                    result["outcome"] = self._ignored(error)
+                except LroError:
+                    errors[name] = error
+                    result.update(outcome=outcome.word, error=failed_entry(name, error)["error"])
+        return self._finish(context, results, errors)
 
-    def _wait_for(self, context: Context, args: WaitArgs, results: list[dict[str, Any]]) -> Outcome:
-        def leave(hook: LongRunningOperationHook, _: Pause) -> None:
-            if self.deferrable:
-                known = {"results": results, "started_at": args.started_at, "deadline": args.deadline}
-                self.defer_wait(args, hook, kwargs=known)
-
-        return self.poll(context, args, start=Start.POLL, leave=leave)
-
-    def _word(self, outcome: Outcome, args: WaitArgs) -> str:
-        if isinstance(outcome, outcomes.NotFound) and self.ignore_missing:
-            return "missing"
-        if type(outcome) not in WORDS:
-            result_of(outcome, args)
-        return WORDS[type(outcome)]
-
-    def _xcom(self, results: list[dict[str, Any]]) -> Any:
-        return one_or_all(results, self.operation_name)
+    def _finish(self, context: Context, results: list[dict[str, Any]], errors: dict[str, LroError]) -> Any:
+        return finish(self, context, results, errors, given=self.operation_name, verb="cancelled")
 
 
-class DeleteOperationOperator(ServiceOperator):
+def finish(
+    task: LroOperator, context: Context, results: list[Any], errors: dict[str, LroError], *, given: Any, verb: str
+) -> Any:
+    """Return the results, or push them and raise the errors."""
+    found = one_or_all(results, given)
+    if errors:
+        task.push_result(context, found)
+    done, total = len(results) - len(errors), len(results)
+    raise_together(errors, total=total, text=f"{len(errors)} of {total} operations could not be {verb} ({done} were)")
+    return found
+
+
+class DeleteOperationOperator(LroOperator):
     """Tells the service that nobody is interested in the results of operations any more. Does not cancel them.
 
     Its XCom is a mapping for one name, a list of them for a sequence: ``name``; ``outcome``: ``deleted``, ``missing``
-    or ``unimplemented``. All names are tried before an error is raised.
+    or ``unimplemented``. All names are tried before an error is raised; the XCom is there then, too, with an ``error``
+    for those that failed.
 
     :param operation_name: a name, a mapping with a ``name``, or a sequence of them.
     :param ignore_missing: take NOT_FOUND for an outcome instead of an error.
     :param ignore_unimplemented: take a service that cannot delete for an outcome instead of an error.
+    :param lro_conn_id: connection of type ``lro`` (or ``google_cloud_platform``, then with ``endpoint``).
+    :param endpoint: host or host:port of the service, instead of the connection's; may hold ``{location}``.
+    :param impersonation_chain: service account to impersonate, or a chain of them (text with commas, or a sequence).
+    :param quota_project_id: project that quota and bills go to.
     """
 
-    template_fields: Sequence[str] = ("operation_name", *ServiceOperator.template_fields)
+    template_fields: Sequence[str] = ("operation_name", *LroOperator.template_fields)
 
     def __init__(
-        self, *, operation_name: Any, ignore_missing: bool = False, ignore_unimplemented: bool = False, **kwargs: Any
+        self,
+        *,
+        operation_name: Any,
+        ignore_missing: bool = False,
+        ignore_unimplemented: bool = False,
+        lro_conn_id: str = "lro_default",
+        endpoint: str | None = None,
+        impersonation_chain: str | Sequence[str] | None = None,
+        quota_project_id: str | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(
+            lro_conn_id=lro_conn_id,
+            endpoint=endpoint,
+            impersonation_chain=impersonation_chain,
+            quota_project_id=quota_project_id,
+            **kwargs,
+        )
         self.operation_name = self.checked_literal(operation_name)
         self.ignore_missing = ignore_missing
         self.ignore_unimplemented = ignore_unimplemented
 
     def execute(self, context: Context) -> Any:
         """Delete each."""
+        names = names_of(self.operation_name)
         with self.hook() as hook:
-            results = each(
-                names_of(self.operation_name), lambda name: self._delete(hook.get_conn(name), name), verb="deleted"
-            )
-        return one_or_all(results, self.operation_name)
+            clients = {name: hook.get_conn(name) for name in names}
+            results, errors = act_on_each(names, lambda name: self._delete(clients[name], name))
+        return finish(self, context, results, errors, given=self.operation_name, verb="deleted")
 
     def _delete(self, client: OperationsClient, name: str) -> dict[str, Any]:
-        outcome = "deleted"
+        word = "deleted"
         try:
             client.delete_operation(name)
-        except OperationNotFound:
-            if not self.ignore_missing:
-                raise
-            outcome = "missing"
-        except UnimplementedError:
-            if not self.ignore_unimplemented:
-                raise
-            outcome = "unimplemented"
-        self.log.info("operation %r: %s", name, outcome)
-        return {"name": name, "outcome": outcome}
+        except LroError as error:
+            word = word_of(error, ignore_missing=self.ignore_missing, ignore_unimplemented=self.ignore_unimplemented)
+        self.log.info("operation %r: %s", name, word)
+        return {"name": name, "outcome": word}
 
 
-class GetOperationOperator(ServiceOperator):
+class GetOperationOperator(LroOperator):
     """Reads operations as they are now; one that failed is a result like any other.
 
     Its XCom is the operation as JSON for one name, a list of them for a sequence: ``name``, ``done``, and where there
     are any ``metadata``, ``response`` or ``error``. Payloads of types unknown on the worker are
-    ``{"@type", "value": base64}``.
+    ``{"@type", "value": base64}``. All names are read before an error is raised; the XCom is there then, too.
 
     :param operation_name: a name, a mapping with a ``name``, or a sequence of them.
+    :param lro_conn_id: connection of type ``lro`` (or ``google_cloud_platform``, then with ``endpoint``).
+    :param endpoint: host or host:port of the service, instead of the connection's; may hold ``{location}``.
+    :param impersonation_chain: service account to impersonate, or a chain of them (text with commas, or a sequence).
+    :param quota_project_id: project that quota and bills go to.
     """
 
-    template_fields: Sequence[str] = ("operation_name", *ServiceOperator.template_fields)
+    template_fields: Sequence[str] = ("operation_name", *LroOperator.template_fields)
 
-    def __init__(self, *, operation_name: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        *,
+        operation_name: Any,
+        lro_conn_id: str = "lro_default",
+        endpoint: str | None = None,
+        impersonation_chain: str | Sequence[str] | None = None,
+        quota_project_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            lro_conn_id=lro_conn_id,
+            endpoint=endpoint,
+            impersonation_chain=impersonation_chain,
+            quota_project_id=quota_project_id,
+            **kwargs,
+        )
         self.operation_name = self.checked_literal(operation_name)
 
     def execute(self, context: Context) -> Any:
         """Read each."""
         from airflow_provider_lro._messages.encoding import operation_to_json
 
+        names = names_of(self.operation_name)
         with self.hook() as hook:
-            results = each(
-                names_of(self.operation_name),
-                lambda name: operation_to_json(hook.get_operation(name).proto),
-                verb="read",
-            )
-        return one_or_all(results, self.operation_name)
+            clients = {name: hook.get_conn(name) for name in names}
+            results, errors = act_on_each(names, lambda name: operation_to_json(clients[name].get_operation(name)))
+        return finish(self, context, results, errors, given=self.operation_name, verb="read")
 
 
-class ListOperationsOperator(ServiceOperator):
+class ListOperationsOperator(LroOperator):
     """Lists the operations under a parent.
 
-    Its XCom is a list of operations as JSON, each as ``GetOperationOperator`` gives it; what the service could not
-    reach is the XCom ``unreachable``.
+    Its XCom is a list of operations as JSON, each as ``GetOperationOperator`` gives it; the places that the service
+    could not reach are the XCom ``unreachable``.
 
-    :param parent: for example ``projects/p/locations/l``; what a service takes differs.
+    :param parent: for example ``projects/p/locations/l``; the form differs from service to service.
     :param filter: the service's own filter language; empty lists all.
     :param page_size: operations a page; None leaves it to the service.
     :param limit: operations to list at most; None lists all.
-    :param return_partial_success: list what can be reached, and report the rest as ``unreachable``.
+    :param return_partial_success: list all that can be reached, and report the rest as ``unreachable``.
+    :param lro_conn_id: connection of type ``lro`` (or ``google_cloud_platform``, then with ``endpoint``).
+    :param endpoint: host or host:port of the service, instead of the connection's; may hold ``{location}``.
+    :param impersonation_chain: service account to impersonate, or a chain of them (text with commas, or a sequence).
+    :param quota_project_id: project that quota and bills go to.
     """
 
-    template_fields: Sequence[str] = ("parent", "filter", *ServiceOperator.template_fields)
+    template_fields: Sequence[str] = ("parent", "filter", *LroOperator.template_fields)
 
     def __init__(
         self,
@@ -266,18 +377,26 @@ class ListOperationsOperator(ServiceOperator):
         page_size: int | None = None,
         limit: int | None = None,
         return_partial_success: bool = False,
+        lro_conn_id: str = "lro_default",
+        endpoint: str | None = None,
+        impersonation_chain: str | Sequence[str] | None = None,
+        quota_project_id: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(
+            lro_conn_id=lro_conn_id,
+            endpoint=endpoint,
+            impersonation_chain=impersonation_chain,
+            quota_project_id=quota_project_id,
+            **kwargs,
+        )
         self.parent = parent
         self.filter = filter
-        self.page_size = checked_page_size(page_size)
+        self.page_size = check_page_size(page_size)
         self.limit = limit
         self.return_partial_success = return_partial_success
         if limit is not None and not is_whole(limit, most=sys.maxsize):
-            raise ValueError(
-                f"limit must be None, for all, or a whole number of at least 0 and below 2**63, not {limit!r}"
-            )
+            raise ValueError(f"limit={limit!r}, but it must be None, for all, or a whole number from 0 to 2**63 - 1")
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
         """List, page after page, until there are no more or enough."""
@@ -285,8 +404,10 @@ class ListOperationsOperator(ServiceOperator):
 
         parent = parent_of(self.parent)
         with self.hook() as hook:
-            pager = hook.list_operations(parent, self.filter, self.page_size, self.return_partial_success)
-            operations = [operation_to_json(operation) for operation in islice(pager, self.limit)]
+            pager = hook.get_conn(parent).list_operations(
+                parent, self.filter, self.page_size, self.return_partial_success
+            )
+            operations = [operation_to_json(state) for state in islice(pager, self.limit)]
             unreachable = list(pager.unreachable)
         self.log.info("%d operations under %r", len(operations), parent)
         if unreachable:

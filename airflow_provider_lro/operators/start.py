@@ -1,17 +1,17 @@
-"""``StartOperationOperator``: starts an operation once, whatever dies, and waits for it.
-
-Floor 2: imports floor 1, and floor ½ inside functions.
-"""
+"""``StartOperationOperator``: starts an operation once, whatever dies, and waits for it."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+import re
+import sys
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_lro._core import outcome as outcomes
+from airflow_provider_lro._core.checks import check_wait_timeout
 from airflow_provider_lro._core.names import name_of
-from airflow_provider_lro._core.wait import Start
 from airflow_provider_lro.exceptions import (
     EndpointError,
     LroError,
@@ -19,34 +19,35 @@ from airflow_provider_lro.exceptions import (
     OperationFailed,
     OperationNotFound,
 )
-from airflow_provider_lro.operators._conclusion import FinalResultGone, OutcomeOperator
-from airflow_provider_lro.operators._deferral import ExecutionTimeout, KilledByUser, retyped
-from airflow_provider_lro.operators._origin import endpoint_of
-from airflow_provider_lro.operators._service import checked_wait_timeout, earliest, seconds
-from airflow_provider_lro.operators._task_store import Memory, Started
+from airflow_provider_lro.operators._base import (
+    DEFAULT_DEFERRABLE,
+    FinalResultGone,
+    ResultOperator,
+    seconds,
+)
+from airflow_provider_lro.operators._task_store import StartedOperation, TaskStore
 from airflow_provider_lro.version_compat import AirflowFailException, AirflowSkipException, AirflowTaskTimeout
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import timedelta
 
     from airflow.providers.common.compat.sdk import Context
-    from google.longrunning import operations_proto_pb2 as pb
 
-    from airflow_provider_lro._core.commands import Pause
+    from airflow_provider_lro._core.args import WaitArgs
     from airflow_provider_lro._core.outcome import Outcome
-    from airflow_provider_lro._core.wait import WaitArgs
-    from airflow_provider_lro.hooks import LongRunningOperationHook
+    from airflow_provider_lro._core.state import OperationState
 
 __all__ = ["StartOperationOperator"]
 
 OVER = (OperationFailed, OperationNotFound, MalformedOperation)
 """Errors of an operation that will never bring a result: a retry starts another one."""
 CANCELLING = ("asked", "took effect")
-"""What a timeout's cancel has done where the operation ends by it, sooner or later."""
+"""The effects of a timeout's cancel by which the operation ends, sooner or later."""
 NO_RETRY = "no retry is made, as it would start another"
 
 
-class StartOperationOperator(OutcomeOperator):
+class StartOperationOperator(ResultOperator):
     """Starts a long-running operation and waits for it; its response, as JSON, is the XCom.
 
     Override ``start``. On Airflow 3.3 and newer the operation's name is stored before anything else is done, so that a
@@ -56,7 +57,31 @@ class StartOperationOperator(OutcomeOperator):
     :param interval: seconds (or timedelta) between polls once the backoff has reached it; at least 0.1.
     :param wait_timeout: seconds (or timedelta) to wait before failing with ``OperationTimeout``; None: no limit. An
         ``execution_timeout`` that is shorter counts instead.
-    :param cancel_on_kill: as in the sensor, but on unless turned off.
+    :param deferrable: wait in the triggerer, which takes no worker. Default: ``[operators] default_deferrable``.
+    :param on_timeout: ``"fail"`` leaves an operation alone that takes too long; ``"cancel"`` asks to cancel it, and
+        waits up to ``cancel_grace`` for its end.
+    :param cancel_grace: seconds (or timedelta) that a cancel may take.
+    :param on_cancelled: about an operation that somebody cancelled: ``"fail"`` or ``"skip"``.
+    :param cancel_on_kill: ask to cancel the operation when a user marks or clears the task while it waits.
+    :param require_result: fail when the operation is done with neither response nor error.
+    :param response_type: the type that the response must be of: import path (``google.cloud.dataplex_v1.types.Lake``,
+        ``module:Class``), full name (``google.cloud.dataplex.v1.Lake``), or a class, protobuf or proto-plus. Airflow
+        cannot store a class in the DAG's ``default_args``, nor for a mapped task: there only a text will do.
+    :param metadata_type: the type of the metadata, likewise, so that its progress can be read; no other is refused.
+    :param type_modules: module paths to import, so that responses and metadata of their types can be unpacked.
+    :param initial_delay: seconds (or timedelta) between the first poll and the second.
+    :param multiplier: growth of each pause over the one before, until the interval is reached.
+    :param jitter: share of each pause that may be left out, 0 to 1, so that waits spread.
+    :param rpc_timeout: seconds (or timedelta) that one call may take.
+    :param not_found_grace: seconds (or timedelta) from the first poll for which NOT_FOUND means "not yet".
+    :param max_consecutive_errors: failed polls in a row that are tolerated; None goes on until the deadline.
+    :param max_polls_per_second: polls of this endpoint by all deferred waits of a triggerer together, at most.
+    :param poll_method: ``"get"``, ``"wait"``, ``"auto"`` or ``"list"``, as for the sensor.
+    :param list_parent: parent to list then.
+    :param lro_conn_id: connection of type ``lro`` (or ``google_cloud_platform``, then with ``endpoint``).
+    :param endpoint: host or host:port of the service, instead of the connection's; may hold ``{location}``.
+    :param impersonation_chain: service account to impersonate, or a chain of them (text with commas, or a sequence).
+    :param quota_project_id: project that quota and bills go to.
     """
 
     request_id: str = ""
@@ -67,13 +92,58 @@ class StartOperationOperator(OutcomeOperator):
         *,
         interval: float | timedelta = 60.0,
         wait_timeout: float | timedelta | None = None,
+        deferrable: bool = DEFAULT_DEFERRABLE,
+        on_timeout: str = "fail",
+        cancel_grace: float | timedelta = 60.0,
+        on_cancelled: str = "fail",
         cancel_on_kill: bool = True,
+        require_result: bool = False,
+        response_type: Any = None,
+        metadata_type: Any = None,
+        type_modules: str | Sequence[str] = (),
+        initial_delay: float | timedelta = 1.0,
+        multiplier: float = 2.0,
+        jitter: float = 0.1,
+        rpc_timeout: float | timedelta = 30.0,
+        not_found_grace: float | timedelta = 60.0,
+        max_consecutive_errors: int | None = None,
+        max_polls_per_second: float | None = None,
+        poll_method: str = "get",
+        list_parent: str | None = None,
+        lro_conn_id: str = "lro_default",
+        endpoint: str | None = None,
+        impersonation_chain: str | Sequence[str] | None = None,
+        quota_project_id: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(cancel_on_kill=cancel_on_kill, **kwargs)
-        self.interval = seconds(interval)
-        self.wait_timeout = checked_wait_timeout(wait_timeout)
-        self.wait_args("to be started", impersonation_chain=None).check()
+        super().__init__(
+            interval=interval,
+            deferrable=deferrable,
+            on_timeout=on_timeout,
+            cancel_grace=cancel_grace,
+            on_cancelled=on_cancelled,
+            cancel_on_kill=cancel_on_kill,
+            require_result=require_result,
+            response_type=response_type,
+            metadata_type=metadata_type,
+            type_modules=type_modules,
+            initial_delay=initial_delay,
+            multiplier=multiplier,
+            jitter=jitter,
+            rpc_timeout=rpc_timeout,
+            not_found_grace=not_found_grace,
+            max_consecutive_errors=max_consecutive_errors,
+            max_polls_per_second=max_polls_per_second,
+            poll_method=poll_method,
+            list_parent=list_parent,
+            lro_conn_id=lro_conn_id,
+            endpoint=endpoint,
+            impersonation_chain=impersonation_chain,
+            quota_project_id=quota_project_id,
+            **kwargs,
+        )
+        self.wait_timeout = check_wait_timeout(seconds(wait_timeout))
+        self.check_args()
 
     @property
     def infers_endpoint(self) -> bool:
@@ -85,7 +155,7 @@ class StartOperationOperator(OutcomeOperator):
 
     @property
     def _starter(self) -> str:
-        """What starts the operation, for messages."""
+        """The name of what starts the operation, for messages."""
         return "start()"
 
     @property
@@ -97,7 +167,7 @@ class StartOperationOperator(OutcomeOperator):
         """Start the operation. ``self.request_id`` is for APIs that take one.
 
         Returns:
-            What the client gave: a ``google.longrunning.Operation`` (the message, google-api-core's or this provider's
+            The client's answer: a ``google.longrunning.Operation`` (the message, google-api-core's or this provider's
             ``Operation``), a mapping with a ``name``, or the name.
         """
         raise NotImplementedError(f"{type(self).__name__} must override start()")
@@ -105,16 +175,16 @@ class StartOperationOperator(OutcomeOperator):
     def execute(self, context: Context) -> Any:
         """Start, or find what an earlier try has started; then return, defer, or wait."""
         self.load_types()
-        memory = Memory(context)
-        known = memory.operation()
+        store = TaskStore(context)
+        known = store.operation()
         if known is None:
-            memory.renew()
-            return self._start(context, memory)
-        if known.returned and memory.was_cleared(known):
-            memory.forget()
-            return self._start(context, memory)
+            store.renew()
+            return self._start(context, store)
+        if known.returned and store.was_cleared(known):
+            store.forget()
+            return self._start(context, store)
         self.log.info("operation %r was started by an earlier try: it is not started again", known.name)
-        return self._wait_for(context, memory, known, found=True)
+        return self._wait_for(context, store, known, found=True)
 
     def execute_complete(
         self,
@@ -128,67 +198,59 @@ class StartOperationOperator(OutcomeOperator):
         **_: Any,
     ) -> Any:
         """Turn the trigger's event into the result, or into the error."""
-        from airflow_provider_lro._messages import events
-
         event = event or {}
-        outcome = events.outcome_from_event(event)
-        memory = Memory(context)
-        known = memory.operation() or Started(
-            name=event["name"], started_at=time.time() if started_at is None else started_at, endpoint=endpoint
+        store, name = TaskStore(context), event["name"]
+        known = store.operation() or StartedOperation(
+            name=name, started_at=time.time() if started_at is None else started_at, endpoint=endpoint
         )
-        if known.name != event["name"]:
-            raise ValueError(
-                f"the trigger tells of operation {event['name']!r}, and this task waits for {known.name!r}"
-            )
+        if known.name != name:
+            raise ValueError(f"the trigger's event is about operation {name!r}, and this task waits for {known.name!r}")
         args = self._args(known, deadline=deadline)
-        try:
-            self.load_types(outcome)
-        except ValueError as error:
-            if memory.keeps:
-                raise
-            raise AirflowFailException(
-                f"operation {known.name!r} has succeeded, and cannot be decoded: {error}; {NO_RETRY}"
-            ) from error
-        if events.must_read_again(event):
-            outcome = self._read_again(context, memory, outcome, args)
-        outcome = self.seen(context, outcome, event["name"], endpoint=args.endpoint)
-        anew = found and self._is_ours(outcome, memory, known)
-        return self._conclude(context, memory, outcome, args, anew=anew)
+        outcome = self._outcome_in(context, store, event, args)
+        return self._conclude(context, store, outcome, args, anew=found and self._is_ours(outcome, store, known))
 
-    def _read_again(self, context: Context, memory: Memory, known: Outcome, args: WaitArgs) -> Outcome:
-        """Read an operation again; whatever comes of that, the next try must not take one that succeeded for none."""
-        if not isinstance(known, outcomes.Succeeded):
-            return self.read_again(context, known, args.operation_name, endpoint=args.endpoint)
+    def _outcome_in(self, context: Context, store: TaskStore, event: Mapping[str, Any], args: WaitArgs) -> Outcome:
+        """Return the outcome in an event; the next try must not take one that succeeded for a failure."""
+        from airflow_provider_lro._core.outcome import CallFailed
+
+        name, has_succeeded = args.operation_name, event["outcomes"] == "S"
         try:
-            outcome = self.read_again(context, known, args.operation_name, endpoint=args.endpoint)
-        except (LroError, AirflowTaskTimeout) as error:
-            memory.note_return()
-            if memory.keeps:
+            (outcome,) = self.outcomes_of(context, event, [name], endpoint=args.endpoint)
+            problem: Exception | None = outcome.error if isinstance(outcome, CallFailed) else None
+        except (LroError, ValueError, AirflowTaskTimeout) as error:
+            if not has_succeeded:
                 raise
-            why = f"operation {args.operation_name!r} has succeeded, and its response could not be read: {error}"
-            raise AirflowFailException(f"{why}; {NO_RETRY}") from error
-        if isinstance(outcome, outcomes.Broken):
-            memory.note_return()
-            if not memory.keeps:
-                raise AirflowFailException(f"{outcome.error}; {NO_RETRY}") from outcome.error
+            outcome, problem = None, error  # type: ignore[assignment]
+        if has_succeeded and problem is not None:
+            store.record_return()
+            if not store.keeps:
+                why = f"operation {name!r} has succeeded, and its result could not be read: {problem}"
+                raise AirflowFailException(f"{why}; {NO_RETRY}") from problem
+            if outcome is None:
+                raise problem
+        if outcome is None:
+            raise ValueError(f"the trigger's event does not tell the outcome of operation {name!r}")
         return outcome
 
     def execute_late(self, context: Context) -> Any:
-        """Look on the worker: by the deadline no trigger had told us anything."""
-        memory = Memory(context)
-        known = memory.operation()
+        """Poll on the worker: by the deadline no trigger had told us anything."""
+        store = TaskStore(context)
+        known = store.operation()
         if known is None:
             raise LroError("no triggerer has reported in time, and the name of the operation is not stored")
         self.load_types()
-        args = self._args(known, deadline=time.time())
-        return self._conclude(context, memory, self.poll(context, args, start=Start.POLL), args, anew=False)
+        outcomes: list[Outcome | None] = [None]
+        self.recheck(context, [known.name], outcomes, [0], limit=0.0, endpoint=self.endpoint or known.endpoint)
+        if outcomes[0] is None:
+            raise LroError(f"operation {known.name!r} could not be polled")
+        return self._conclude(context, store, outcomes[0], self._args(known, deadline=time.time()), anew=False)
 
-    def _start(self, context: Context, memory: Memory) -> Any:
-        from airflow_provider_lro._messages.encoding import read
+    def _start(self, context: Context, store: TaskStore) -> Any:
+        from airflow_provider_lro._core.outcome import Running, outcome_of
 
-        with self.hook() as hook:  # what is wrong with the connection is to be known before anything runs
+        with self.hook() as hook:  # a problem of the connection must be known before anything runs
             reachable = hook.check(endpoint_follows=self.infers_endpoint)
-        self.request_id = memory.request_id()
+        self.request_id = store.request_id()
         started = self.start(context)
         operation = _operation_of(started, self._starter)
         if not operation.name and not operation.done:
@@ -197,23 +259,23 @@ class StartOperationOperator(OutcomeOperator):
                 f" started, if anything, goes on, and {NO_RETRY}"
             )
         endpoint = self._endpoint_of(started) if self.infers_endpoint and not self.endpoint else None
-        known = Started(name=operation.name, started_at=time.time(), endpoint=endpoint)
+        known = StartedOperation(name=operation.name, started_at=time.time(), endpoint=endpoint)
         if known.name:
-            memory.keep(known)
+            store.keep(known)
             self.log.info("operation %r is started%s", known.name, f" at {endpoint}" if endpoint else "")
-        outcome = read(operation)
-        if not isinstance(outcome, outcomes.Running):  # `validate_only`, perhaps: there may be nothing to poll
-            result = self._conclude(context, memory, outcome, self._args(known), anew=False)
+        outcome = outcome_of(operation)
+        if not isinstance(outcome, Running):  # `validate_only`, perhaps: there may be nothing to poll
+            result = self._conclude(context, store, outcome, self._args(known), anew=False)
             if not known.name:
-                memory.note_nameless()
+                store.record_nameless_return()
             return result
         if not (reachable or endpoint):
             why = f"what {self._starter} has returned does not tell where"
-            raise self._unreachable(memory, known, f"{why}; give the task endpoint=, or the connection a host")
+            raise self._unreachable(store, known, f"{why}; give the task endpoint=, or the connection a host")
         try:
-            return self._wait_for(context, memory, known, found=False)
+            return self._wait_for(context, store, known, found=False)
         except EndpointError as error:
-            raise self._unreachable(memory, known, str(error)) from error
+            raise self._unreachable(store, known, str(error)) from error
 
     def _endpoint_of(self, started: Any) -> str | None:
         try:
@@ -222,66 +284,72 @@ class StartOperationOperator(OutcomeOperator):
             self.log.warning("what %s has returned does not tell its endpoint", self._starter, exc_info=True)
             return None
 
-    def _unreachable(self, memory: Memory, known: Started, why: str) -> Exception:
+    def _unreachable(self, store: TaskStore, known: StartedOperation, why: str) -> Exception:
         what = f"operation {known.name!r} is started, and cannot be polled: {why}"
-        if memory.operation() is not None:
+        if store.operation() is not None:
             return EndpointError(f"{what}; a retry then waits for this operation")
         return AirflowFailException(f"{what}; the operation goes on, and {NO_RETRY}")
 
-    def _wait_for(self, context: Context, memory: Memory, known: Started, *, found: bool) -> Any:
+    def _wait_for(self, context: Context, store: TaskStore, known: StartedOperation, *, found: bool) -> Any:
+        from airflow_provider_lro._core.outcome import NotFound
+        from airflow_provider_lro._core.wait import Start
+        from airflow_provider_lro._runner.worker import KilledByUser
+
         args = self._args(known)
-        waited = False
+        was_running = False
 
-        def leave(hook: LongRunningOperationHook, _: Pause) -> None:
-            nonlocal waited
-            waited = True
-            if self.deferrable:
-                kwargs: dict[str, Any] = {"started_at": args.started_at, "deadline": args.deadline, "found": found}
-                if known.endpoint:
-                    kwargs["endpoint"] = known.endpoint
-                self.defer_wait(args, hook, kwargs=kwargs)
+        def record_pause(_: object) -> None:
+            nonlocal was_running
+            was_running = True
 
+        kwargs: dict[str, Any] = {"started_at": args.started_at, "deadline": args.deadline, "found": found}
+        if known.endpoint:
+            kwargs["endpoint"] = known.endpoint
+        start = Start.POLL if found else Start.FRESH
         try:
-            outcome = self.poll(context, args, start=Start.POLL if found else Start.FRESH, leave=leave)
+            (outcome,) = self.await_outcomes(
+                context, [known.name], args, start=start, defer_kwargs=kwargs, on_pause=record_pause
+            )
         except KilledByUser:
-            memory.note_kill()
+            store.record_kill()
             raise
-        except ExecutionTimeout as error:
-            if error.cancel in CANCELLING:
-                memory.note_timeout()
-            raise
-        if known.returned and isinstance(outcome, outcomes.NotFound):
+        if outcome is None:
+            raise AssertionError(f"the wait for operation {known.name!r} ended without an outcome")
+        if known.returned and isinstance(outcome, NotFound):
             why = f"operation {known.name!r} has succeeded, and the service does not know it any more: {outcome.error}"
-            raise retyped(outcome.error, FinalResultGone, text=f"{why}; {NO_RETRY}") from outcome.error
-        # What was over before this try has looked is an earlier try's failure; this one is there to do better.
-        anew = found and (not waited or self._is_ours(outcome, memory, known))
-        return self._conclude(context, memory, outcome, args, anew=anew)
+            raise outcome.error.as_type(FinalResultGone, text=f"{why}; {NO_RETRY}") from outcome.error
+        # An operation that was over before this try's first poll is an earlier try's failure; this one is to do better.
+        anew = found and (not was_running or self._is_ours(outcome, store, known))
+        return self._conclude(context, store, outcome, args, anew=anew)
 
-    def _is_ours(self, outcome: Outcome, memory: Memory, known: Started) -> bool:
-        """Whether an operation was cancelled by this task's own kill or timeout, in an earlier try."""
-        own = known.timed_out or (self.cancel_on_kill and (known.killed or memory.was_cleared(known)))
-        return own and isinstance(outcome, outcomes.Cancelled)
+    def _is_ours(self, outcome: Outcome, store: TaskStore, known: StartedOperation) -> bool:
+        """Return True if an operation was cancelled by this task's own kill or timeout, in an earlier try."""
+        from airflow_provider_lro._core.outcome import Cancelled
 
-    def _conclude(self, context: Context, memory: Memory, outcome: Outcome, args: WaitArgs, *, anew: bool) -> Any:
-        if isinstance(outcome, outcomes.TimedOut) and outcome.cancel in CANCELLING:
-            memory.note_timeout()
+        own = known.timed_out or (self.cancel_on_kill and (known.killed or store.was_cleared(known)))
+        return own and isinstance(outcome, Cancelled)
+
+    def _conclude(self, context: Context, store: TaskStore, outcome: Outcome, args: WaitArgs, *, anew: bool) -> Any:
+        from airflow_provider_lro._core.outcome import Cancelled, TimedOut
+
+        if isinstance(outcome, TimedOut) and outcome.cancel in CANCELLING:
+            store.record_timeout()
         try:
             result = self.result(outcome, args)
         except OVER as error:
-            memory.forget()
+            store.forget()
             if anew:
                 self.log.info("the operation of an earlier try is over, so another one is started: %s", error)
-                return self._start(context, memory)
-            if isinstance(outcome, outcomes.Cancelled) and self.on_cancelled == "skip":
+                return self._start(context, store)
+            if isinstance(outcome, Cancelled) and self.on_cancelled == "skip":
                 raise AirflowSkipException(f"skipped: {error}") from error
             raise
-        memory.note_return()
+        store.record_return()
         return result
 
-    def _args(self, known: Started, *, deadline: float | None = None) -> WaitArgs:
-        limit = earliest(self.wait_timeout, self.execution_timeout)
-        if deadline is None and limit is not None:
-            deadline = time.time() + limit
+    def _args(self, known: StartedOperation, *, deadline: float | None = None) -> WaitArgs:
+        if deadline is None and self.limit is not None:
+            deadline = time.time() + self.limit
         # Without a name it is done, and nothing is polled.
         return self.wait_args(
             known.name or "without a name",
@@ -291,30 +359,92 @@ class StartOperationOperator(OutcomeOperator):
         )
 
 
-def _operation_of(started: Any, starter: str) -> pb.Operation:
-    """Return the operation in what ``starter`` has returned.
+def _operation_of(started: Any, starter: str) -> OperationState:
+    """Return the operation in the value that ``starter`` has returned.
 
     Raises:
         AirflowFailException: there is none in it.
     """
-    from google.longrunning import operations_proto_pb2 as pb
+    from airflow_provider_lro._core.state import OperationState
+    from airflow_provider_lro._messages.protocol import is_operation, state_from_message
 
     # google-api-core's Operation and AsyncOperation hold it as `operation`, ours as `proto`, proto-plus as `_pb`.
-    for attribute in ("operation", "proto", "_pb"):
-        held = getattr(started, attribute, None)
-        if isinstance(held, pb.Operation):
-            return held
-    if isinstance(started, pb.Operation):
-        return started
+    for held in (started, *(getattr(started, attribute, None) for attribute in ("operation", "proto", "_pb"))):
+        if is_operation(held):
+            return state_from_message(held)
     goes_on = f"what it has started goes on, and {NO_RETRY}"
     if isinstance(started, str | Mapping):
         try:
-            return pb.Operation(name=name_of(started, what="what it has returned"))
+            return OperationState(name=name_of(started, what="the returned name"))
         except ValueError as error:
-            raise AirflowFailException(f"{starter} has returned no operation: {error}; {goes_on}") from None
+            raise AirflowFailException(f"{starter} has not returned an operation: {error}; {goes_on}") from None
     if started is None:
         raise AirflowFailException(f"{starter} has returned nothing; it must return the operation; {goes_on}")
     raise AirflowFailException(
         f"{starter} must return an operation (a google.longrunning.Operation, google-api-core's Operation), a mapping"
         f" with a 'name', or its name, not {type(started).__name__}; {goes_on}"
     )
+
+
+# ── where an operation came from ──
+
+_HOST = re.compile(r"(?P<host>\w[\w.-]*|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?", re.ASCII)
+_SCHEME = re.compile(r"(dns|unix|unix-abstract|vsock|ipv4|ipv6|xds|google-c2p)(-[a-z0-9-]+)?:")
+
+
+def endpoint_of(started: Any) -> str | None:
+    """Return the ``host:port`` that an operation's own client talks to; None where that is not certain.
+
+    A token will be sent there, so nothing is guessed: only objects whose making is known are looked into, and their
+    attributes are read, nothing in them is called. Of a gRPC channel that is the target as it was given; to ask the
+    channel itself (``target()``) takes the process down when it is closed, as after ``with Client() as client: …``.
+
+    Args:
+        started: google-api-core's ``Operation``, made by a client over gRPC or REST; or this provider's.
+    """
+    from airflow_provider_lro.operation import Operation
+
+    if isinstance(started, Operation):
+        return _of_target(getattr(getattr(started._client, "config", None), "target", None))  # noqa: SLF001
+    api_core = sys.modules.get("google.api_core.operation")
+    refresh = getattr(started, "_refresh", None)
+    if api_core is None or not isinstance(started, api_core.Operation) or not isinstance(refresh, functools.partial):
+        return None
+    if refresh.func is getattr(api_core, "_refresh_grpc", None):
+        return _of_stub(refresh.args[0] if refresh.args else None)
+    client = getattr(refresh.func, "__self__", None)
+    if not type(client).__module__.startswith("google.api_core.operations_v1."):
+        return None
+    stub = getattr(client, "operations_stub", None)
+    return _of_stub(stub) if stub is not None else _of_url(getattr(getattr(client, "_transport", None), "_host", None))
+
+
+def _of_stub(stub: Any) -> str | None:
+    """Return the endpoint of gRPC's generated stub, whose callables know their channel."""
+    method: Any = getattr(stub, "GetOperation", None)
+    if not type(method).__module__.startswith("grpc."):
+        return None
+    target = getattr(method, "_target", None)
+    if isinstance(target, bytes):
+        return _of_target(target.decode())
+    # An intercepted one knows how to make the next, out of the channel below.
+    thunk = getattr(method, "_thunk", None)
+    channel: Any = inspect.getclosurevars(thunk).nonlocals.get("self") if inspect.isfunction(thunk) else None
+    while type(channel).__module__.startswith("grpc."):
+        target = getattr(channel, "_target", None)
+        if target is not None:
+            return _of_target(target)
+        channel = getattr(channel, "_channel", None)
+    return None
+
+
+def _of_url(host: Any) -> str | None:
+    """Return the endpoint of a REST transport; one without TLS is no service that answers gRPC next to it."""
+    return _of_target(host.removeprefix("https://").removesuffix("/")) if isinstance(host, str) else None
+
+
+def _of_target(target: Any) -> str | None:
+    """Return the endpoint in a gRPC target; only a host is one that another machine can reach, too."""
+    text = target.removeprefix("dns:///") if isinstance(target, str) else ""
+    found = None if _SCHEME.match(text) else _HOST.fullmatch(text)
+    return f"{found['host']}:{found['port'] or 443}" if found else None

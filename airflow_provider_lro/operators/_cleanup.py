@@ -1,7 +1,4 @@
-"""What the two operators in ``stale.py`` share: list, judge the age of each, act on the oldest, and report.
-
-Floor 2: imports floor 1, and floor ½ inside functions.
-"""
+"""The base of the operators that clean up: list, judge the age of each operation, act on the oldest, and report."""
 
 from __future__ import annotations
 
@@ -10,33 +7,89 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from airflow_provider_lro._core.checks import is_whole
-from airflow_provider_lro._core.names import parent_of
-from airflow_provider_lro._core.text import one_line
-from airflow_provider_lro._core.type_names import module_names
+from airflow_provider_lro._core.checks import check_choice, check_flag, is_whole, one_line
+from airflow_provider_lro._core.names import module_names, parent_of
 from airflow_provider_lro.exceptions import CredentialsError, EndpointError, LroError, UnimplementedError
-from airflow_provider_lro.operation import Operation
-from airflow_provider_lro.operators._bulk import each_at_once, raise_all
-from airflow_provider_lro.operators._report import Report
-from airflow_provider_lro.operators._service import ServiceOperator, checked_page_size, seconds
+from airflow_provider_lro.operators._base import LroOperator, seconds
+from airflow_provider_lro.operators._bulk import for_each, raise_together
+from airflow_provider_lro.operators.manage import check_page_size
 from airflow_provider_lro.version_compat import AirflowSkipException
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
+    from datetime import timedelta
 
     from airflow.providers.common.compat.sdk import Context
 
+    from airflow_provider_lro._core.state import OperationState
     from airflow_provider_lro._transport.client import OperationsClient
     from airflow_provider_lro.hooks import LongRunningOperationHook
+    from airflow_provider_lro.operation import Operation
 
-__all__ = ["SweepOperator", "checked_flag", "checked_most"]
+__all__ = ["CleanupOperator", "Report", "check_max"]
 
-SKEW = 300.0
-"""Seconds by which a service's clock may be ahead of ours; a time later than that is none."""
-ON_UNIMPLEMENTED = ("fail", "skip")
+MAX_SKEW = 300.0
+"""Seconds by which a service's clock may be ahead of ours; a later time does not count."""
+MAX_LISTED = 200
+"""Operations of one kind that an XCom names; the numbers are of all."""
+MAX_MESSAGE = 500
+"""Characters of an error in it."""
+
+
+class Report:
+    """The number of operations of each kind, and their names; a kind that is only counted has no list.
+
+    Args:
+        counted: kinds without names.
+        named: kinds with names.
+    """
+
+    def __init__(self, *, counted: Iterable[str] = (), named: Iterable[str] = ()) -> None:
+        self._named: dict[str, list[Any]] = {kind: [] for kind in named}
+        self.counts = dict.fromkeys((*counted, *self._named), 0)
+
+    @classmethod
+    def of(cls, value: Mapping[str, Any]) -> Self:
+        """Return the report that ``as_json`` gave."""
+        report = cls()
+        report.counts.update(value["counts"])
+        report._named.update({kind: list(value[kind]) for kind in report.counts if kind in value})
+        return report
+
+    def add(self, kind: str, name: str = "", error: Any = None) -> None:
+        """Add one operation, and where it met an error its ``code`` and its ``message``."""
+        self.counts[kind] += 1
+        if kind in self._named:
+            met = {} if error is None else {"code": error.code, "message": error.message[:MAX_MESSAGE]}
+            self._named[kind].append({"name": name, **met} if met else name)
+
+    def move(self, name: str, kind: str, to: str, error: Any = None) -> None:
+        """Move one of a kind, by name or one of those that ``as_json`` left out, to another."""
+        if name in self._named[kind]:
+            self._named[kind].remove(name)
+        self.counts[kind] -= 1
+        self.add(to, name, error)
+
+    def names(self, kind: str) -> list[str]:
+        """Return the names of a kind without errors."""
+        return list(self._named[kind])
+
+    def entries(self, kind: str) -> list[dict[str, Any]]:
+        """Return name, code and message of each of a kind that met errors."""
+        return list(self._named[kind])
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it for an XCom, with at most ``MAX_LISTED`` names a kind."""
+        return {"counts": dict(self.counts), **{kind: names[:MAX_LISTED] for kind, names in self._named.items()}}
+
+    def restore(self, kind: str, names: Iterable[str]) -> None:
+        """Set the names of a kind, of which ``as_json`` had room for the first only."""
+        self._named[kind] = list(names)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{number} {kind}" for kind, number in self.counts.items() if number)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,32 +101,17 @@ class Found:
     client: OperationsClient
 
 
-class SweepOperator(ServiceOperator):
-    """An operator that acts on all operations under a parent that are old enough.
+class CleanupOperator(LroOperator):
+    """An operator that acts on all operations under a parent that are old enough."""
 
-    :param parent: for example ``projects/p/locations/l``, or a sequence of such; what a service takes differs.
-    :param filter: the service's own filter language, passed on as it is; empty lists all.
-    :param older_than: seconds (or timedelta, or a number as text) above 0.
-    :param time_of: where the time is, for metadata without the usual fields: the path of a field, such as
-        ``"progress.start_time"``, or a function that is given an ``Operation`` and returns a datetime, epoch seconds, a
-        Timestamp, a text as in RFC 3339, or None where it cannot tell.
-    :param type_modules: module paths to import, such as ``"google.cloud.dataplex_v1"``, so that metadata of their types
-        can be unpacked.
-    :param dry_run: find and report, and do nothing.
-    :param on_unimplemented: about a service that cannot list, or cannot do this: ``"fail"``; or ``"skip"`` the task if
-        there was nothing else to do, and only report it if there was.
-    :param page_size: operations a page; None leaves it to the service.
-    :param return_partial_success: list what can be reached, and report the rest as ``unreachable``.
-    """
-
-    template_fields: Sequence[str] = ("parent", "filter", "older_than", *ServiceOperator.template_fields)
+    template_fields: Sequence[str] = ("parent", "filter", "older_than", *LroOperator.template_fields)
 
     counted: ClassVar[tuple[str, ...]]
-    """Kinds of operations that are left alone without further ado."""
+    """Kinds of operations that are left alone, and counted."""
     named: ClassVar[tuple[str, ...]]
     """Kinds that are reported by name."""
     verb: ClassVar[str]
-    """What is done to them, as a participle."""
+    """The act, as a participle."""
     would: ClassVar[str]
     """The kind of those that a dry run leaves alone."""
 
@@ -97,22 +135,19 @@ class SweepOperator(ServiceOperator):
         self.older_than = older_than
         self.time_of = time_of
         self.type_modules = ",".join(module_names(type_modules)) or None  # as text, which may cross to a trigger
-        self.is_dry = checked_flag(dry_run, what="dry_run")  # BaseOperator has a method dry_run
-        self.on_unimplemented = on_unimplemented
-        self.page_size = checked_page_size(page_size)
-        self.return_partial_success = checked_flag(return_partial_success, what="return_partial_success")
+        self.is_dry = check_flag(dry_run, what="dry_run")  # BaseOperator has a method dry_run
+        self.on_unimplemented = check_choice(on_unimplemented, ("fail", "skip"), what="on_unimplemented")
+        self.page_size = check_page_size(page_size)
+        self.return_partial_success = check_flag(return_partial_success, what="return_partial_success")
         self._told_to_stop = False
-        if isinstance(older_than, int | float | timedelta | None):  # not what is rendered later
+        if not isinstance(older_than, str):  # a text may be a template
             _age(older_than)
         blank = isinstance(time_of, str) and not time_of.strip()
         if blank or (time_of is not None and not isinstance(time_of, str) and not callable(time_of)):
-            raise ValueError(f"time_of must be None, the path of a field or a function, not {time_of!r}")
-        if on_unimplemented not in ON_UNIMPLEMENTED:
-            known = ", ".join(map(repr, ON_UNIMPLEMENTED))
-            raise ValueError(f"on_unimplemented must be one of {known}, not {on_unimplemented!r}")
+            raise ValueError(f"time_of={time_of!r}, but it must be None, the path of a field or a function")
 
     @property
-    def most(self) -> int | None:
+    def max_acts(self) -> int | None:
         """How many operations to act on at most; None: all."""
         raise NotImplementedError
 
@@ -121,12 +156,12 @@ class SweepOperator(ServiceOperator):
         """Fields of the metadata, of which the first that is set says from when an age counts."""
         raise NotImplementedError
 
-    def left_alone(self, operation: Any) -> str | None:
+    def left_alone(self, operation: OperationState) -> str | None:
         """Return the kind of an operation that is not to be touched, whatever its age; None of one that may be."""
         raise NotImplementedError
 
     def act(self, client: OperationsClient, name: str) -> str:
-        """Do it to one operation; returns the kind that it is now."""
+        """Act on one operation; return the kind that it is now."""
         raise NotImplementedError
 
     def on_kill(self) -> None:
@@ -134,7 +169,7 @@ class SweepOperator(ServiceOperator):
         self._told_to_stop = True
         super().on_kill()
 
-    def sweep(self, context: Context) -> Report:
+    def clean_up(self, context: Context) -> Report:
         """List, judge, act and report.
 
         Raises:
@@ -150,9 +185,9 @@ class SweepOperator(ServiceOperator):
         errors: dict[str, LroError] = {}
         with self.hook() as hook:
             found = self._find(hook, report, errors)
-            chosen = found[: self.most]
+            chosen = found[: self.max_acts]
             for one in found[len(chosen) :]:
-                report.add("left_over", one.name)
+                report.add("remaining", one.name)
             unlisted = len(errors)
             for one in chosen if self.is_dry else ():
                 report.add(self.would, one.name)
@@ -160,14 +195,15 @@ class SweepOperator(ServiceOperator):
             if not self.is_dry:
                 self._act_on(chosen, report, errors)
         self.log.info("%s", report)
-        helpless = chosen and report.counts["unimplemented"] == len(chosen)
-        if errors or self._told_to_stop or helpless:
+        unsupported = chosen and report.counts["unimplemented"] == len(chosen)
+        if errors or self._told_to_stop or unsupported:
             self.publish(context, report)
         if self._told_to_stop:
-            raise LroError(f"told to stop: {report.counts['left_over']} operations are left over")
+            raise LroError(f"told to stop: {report.counts['remaining']} operations remain")
         what, verb = ("parents and operations", f"listed or {self.verb}") if unlisted else ("operations", self.verb)
-        raise_all(errors, of=unlisted + len(chosen), what=what, verb=verb, others=str(report))
-        if helpless:
+        total = unlisted + len(chosen)
+        raise_together(errors, total=total, text=f"{len(errors)} of {total} {what} could not be {verb} ({report})")
+        if unsupported:
             raise AirflowSkipException(f"the service does not let operations be {self.verb}")
         return report
 
@@ -181,10 +217,10 @@ class SweepOperator(ServiceOperator):
             context["ti"].xcom_push(key="return_value", value=report.as_json())
 
     def _find(self, hook: LongRunningOperationHook, report: Report, errors: dict[str, LroError]) -> list[Found]:
-        """Return what is old enough, the oldest first; of a parent whose listing breaks off, nothing."""
+        """Return those that are old enough, the oldest first; none of a parent whose listing breaks off."""
         latest = time.time() - _age(self.older_than)
         found: dict[str, Found] = {}  # by name: parents may overlap
-        untold: set[str] = set()
+        unknown: set[str] = set()
         unlistable: UnimplementedError | None = None
         timeout = getattr(self, "rpc_timeout", None)
         for parent in _parents(self.parent):
@@ -196,7 +232,7 @@ class SweepOperator(ServiceOperator):
                 here = {
                     operation.name: Found(time=moment, name=operation.name, client=client)
                     for operation in pager
-                    if (moment := self._judged(operation, latest, report, untold)) is not None
+                    if (moment := self._judged(operation, latest, report, unknown)) is not None
                 }
             except LroError as error:
                 if isinstance(error, UnimplementedError) and self.on_unimplemented == "skip":
@@ -210,27 +246,25 @@ class SweepOperator(ServiceOperator):
                 report.add("unreachable", place)
         if unlistable is not None and not (found or errors):
             raise AirflowSkipException(f"the service cannot list operations: {unlistable}") from unlistable
-        if untold:
+        if unknown:
             self.log.warning(
                 "%d operations are left alone, as their age is not known; their metadata: %s. type_modules makes types"
                 " known, time_of says where to look",
                 report.counts["unknown_age"],
-                one_line(", ".join(sorted(untold))),
+                one_line(", ".join(sorted(unknown))),
             )
         if report.counts["unreachable"]:
             self.log.warning("not reached: %s", one_line(", ".join(report.names("unreachable"))))
         return sorted(found.values(), key=lambda one: (one.time, one.name))
 
-    def _judged(self, operation: Any, latest: float, report: Report, untold: set[str]) -> float | None:
-        """Return the time of an operation that is to be acted on; of any other, note why it is not."""
-        from airflow_provider_lro._messages.times import metadata_type
-
+    def _judged(self, operation: OperationState, latest: float, report: Report, unknown: set[str]) -> float | None:
+        """Return the time of an operation that is to be acted on; report any other, and return None."""
         report.add("listed")
         kind = self.left_alone(operation)
         moment = self._time(operation) if kind is None and operation.name.strip() else None
         if kind is None and moment is None:
             kind = "unknown_age"
-            untold.add(metadata_type(operation) or "none")
+            unknown.add(getattr(operation.metadata, "type_name", "") or "none")
         elif moment is not None and moment > latest:
             kind = "young"
         if kind is not None:
@@ -238,9 +272,10 @@ class SweepOperator(ServiceOperator):
             return None
         return moment
 
-    def _time(self, operation: Any) -> float | None:
+    def _time(self, operation: OperationState) -> float | None:
         """Return the time that an operation's age counts from; None where it cannot be told."""
-        from airflow_provider_lro._messages.times import as_seconds, time_at, time_in
+        from airflow_provider_lro._messages.metadata import as_seconds, time_at, time_in
+        from airflow_provider_lro.operation import Operation
 
         if self.time_of is None:
             moment = time_in(operation, self.times)
@@ -251,16 +286,16 @@ class SweepOperator(ServiceOperator):
                 moment = as_seconds(self.time_of(Operation(None, operation)))
             except LroError:  # no metadata, or another type than the function has asked for
                 return None
-        return None if moment is None or moment > time.time() + SKEW else moment
+        return None if moment is None or moment > time.time() + MAX_SKEW else moment
 
     def _act_on(self, chosen: Sequence[Found], report: Report, errors: dict[str, LroError]) -> None:
         clients = {one.name: one.client for one in chosen}
-        barred = False
+        is_blocked = False
 
         def act(name: str) -> str:
-            return "left_over" if self._told_to_stop or barred else self.act(clients[name], name)
+            return "remaining" if self._told_to_stop or is_blocked else self.act(clients[name], name)
 
-        with closing(each_at_once(list(clients), act)) as outcomes:
+        with closing(for_each(list(clients), act)) as outcomes:
             for name, outcome in outcomes:
                 if isinstance(outcome, str):
                     report.add(outcome, name)
@@ -271,32 +306,25 @@ class SweepOperator(ServiceOperator):
                 else:
                     report.add("refused", name, outcome)
                 # Neither is about the operation: a thousand more calls would be refused, too.
-                barred = barred or isinstance(outcome, CredentialsError | EndpointError)
+                is_blocked = is_blocked or isinstance(outcome, CredentialsError | EndpointError)
 
 
-def checked_flag(value: bool, *, what: str) -> bool:  # noqa: FBT001
-    """Return True or False; raises ValueError for all else: a None that was meant for "dry" would delete."""
-    if not isinstance(value, bool):
-        raise ValueError(f"{what} must be True or False, not {value!r}")  # noqa: TRY004
-    return value
-
-
-def checked_most(value: int | None, *, what: str) -> int | None:
-    """Return how many operations to act on at most; raises ValueError for what is no such number."""
+def check_max(value: int | None, *, what: str) -> int | None:
+    """Return how many operations to act on at most; raise ValueError for a wrong number."""
     if value is not None and not is_whole(value, least=1):
-        raise ValueError(f"{what} must be None or a whole number above 0, not {value!r}; dry_run=True does nothing")
+        raise ValueError(f"{what}={value!r}, but it must be None or a whole number above 0; dry_run=True does nothing")
     return value
 
 
 def _age(value: object) -> float:
     """Return ``older_than`` in seconds."""
     try:
-        age = float("nan" if isinstance(value, bool) else seconds(value))  # type: ignore[arg-type]
+        age = float("nan" if isinstance(value, bool) else seconds(value))
     except (TypeError, ValueError, OverflowError):
         age = math.nan
     if not 0 < age < math.inf:
         raise ValueError(
-            f"older_than must be a number of seconds above 0, as such or as text, or a timedelta, not {value!r}"
+            f"older_than={value!r}, but it must be a timedelta or a number of seconds above 0, as such or as text"
         )
     return age
 

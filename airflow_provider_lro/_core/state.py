@@ -1,0 +1,83 @@
+"""The state of an operation as a service told it, whatever the protocol: all that policy, events and operators see."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+__all__ = ["JsonPayload", "OperationState", "Payload"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Payload:
+    """A message as it travels: its type and its bytes, like ``google.protobuf.Any``. Nothing inside it is parsed."""
+
+    type_url: str = ""
+    value: bytes = b""
+
+    @property
+    def type_name(self) -> str:
+        """The full name of the message's type."""
+        return self.type_url.rpartition("/")[2]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self.value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JsonPayload:
+    """A payload that a service gives as JSON, with or without a type in it."""
+
+    json: Any
+
+    @property
+    def type_name(self) -> str:
+        """The full name of the type, where the JSON names one in ``@type``; else empty."""
+        named = self.json.get("@type") if isinstance(self.json, dict) else None
+        return named.rpartition("/")[2] if isinstance(named, str) else ""
+
+    @property
+    def size(self) -> int:
+        """Bytes of JSON."""
+        return len(json.dumps(self.json))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperationState:
+    """An operation as the last answer has it.
+
+    Args:
+        name: given by the service; unique only within it.
+        done: whether it has ended.
+        code: that of its error; None where it has none. An error may have the code 0, and no message.
+        message: that of its error.
+        details: those of its error, unparsed: a ``google.rpc.Status`` with nothing else in it, or a JSON list.
+        response: its result, where it has one; a done operation may have neither error nor response.
+        metadata: its metadata, where it has any.
+    """
+
+    name: str
+    done: bool = False
+    code: int | None = None
+    message: str = ""
+    details: Payload | JsonPayload | None = None
+    response: Payload | JsonPayload | None = None
+    metadata: Payload | JsonPayload | None = None
+
+    @property
+    def has_result(self) -> bool:
+        """Whether there is a response or an error."""
+        return self.code is not None or self.response is not None
+
+    @property
+    def size(self) -> int:
+        """Bytes of all that it holds, roughly."""
+        payloads = (self.details, self.response, self.metadata)
+        return len(self.message) + sum(payload.size for payload in payloads if payload is not None)
+
+    def named(self, name: str) -> OperationState:
+        """Return the state under the name that it was asked for by, where the service left it out of its answer."""
+        return self if self.name else replace(self, name=name)

@@ -1,0 +1,296 @@
+"""The protocol, Google's over gRPC: a call as method and bytes, and an answer as an ``OperationState``.
+
+Pure functions: no I/O, no clock, no credentials. An answer's name, ``done`` and kind of result are read without a look
+at its payloads: its envelope has the same field numbers as ``google.longrunning.Operation``, and so the same wire
+format, but its payloads are bytes (17 times faster on an error of a million empty details).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlencode
+
+from google.longrunning import operations_proto_pb2 as pb
+from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool, message_factory, text_format
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+
+from airflow_provider_lro._core.checks import check_name, is_text, is_whole
+from airflow_provider_lro._core.state import OperationState, Payload
+from airflow_provider_lro.exceptions import Code, RpcError
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+__all__ = [
+    "DEFAULT_SERVER_WAIT",
+    "LONG_POLL_MARGIN",
+    "METHODS",
+    "STATUS_URL",
+    "Call",
+    "Listing",
+    "Page",
+    "cancel_call",
+    "delete_call",
+    "get_call",
+    "is_operation",
+    "read_answer",
+    "read_error",
+    "routing_header",
+    "state_from_message",
+    "state_to_message",
+    "wait_call",
+]
+
+DEFAULT_SERVER_WAIT = 60.0
+"""Seconds that WaitOperation asks the server to hold the call."""
+LONG_POLL_MARGIN = 10.0
+"""Seconds that a WaitOperation may take beyond those for which the server was asked to hold it."""
+MAX_EMPTY_PAGES = 1000
+"""Pages in a row without an operation: a filter may leave many, but a listing of nothing else never ends."""
+SERVICE = "/google.longrunning.Operations/"
+METHODS = tuple(
+    SERVICE + name for name in ("GetOperation", "ListOperations", "CancelOperation", "DeleteOperation", "WaitOperation")
+)
+STATUS_URL = "type.googleapis.com/google.rpc.Status"
+
+
+_ENVELOPES = """
+name: "lro_envelope.proto" package: "lro" syntax: "proto3"
+message_type {
+  name: "Operation"
+  field { name: "name" number: 1 type: TYPE_STRING }
+  field { name: "metadata" number: 2 type: TYPE_BYTES oneof_index: 1 proto3_optional: true }
+  field { name: "done" number: 3 type: TYPE_BOOL }
+  field { name: "error" number: 4 type: TYPE_BYTES oneof_index: 0 }
+  field { name: "response" number: 5 type: TYPE_BYTES oneof_index: 0 }
+  oneof_decl { name: "result" } oneof_decl { name: "_metadata" }
+}
+message_type {
+  name: "Status"
+  field { name: "code" number: 1 type: TYPE_INT32 } field { name: "message" number: 2 type: TYPE_STRING }
+}
+message_type {
+  name: "Page"
+  field { name: "operations" number: 1 type: TYPE_MESSAGE type_name: ".lro.Operation" label: LABEL_REPEATED }
+  field { name: "next_page_token" number: 2 type: TYPE_STRING }
+  field { name: "unreachable" number: 3 type: TYPE_STRING label: LABEL_REPEATED }
+}
+"""
+"""Operation, google.rpc.Status and ListOperationsResponse. An error's details stay unparsed, as unknown fields."""
+_pool = descriptor_pool.DescriptorPool()
+_pool.Add(text_format.Parse(_ENVELOPES, descriptor_pb2.FileDescriptorProto()))
+_Operation, _Status, _Page = (
+    message_factory.GetMessageClass(_pool.FindMessageTypeByName(f"lro.{name}"))
+    for name in ("Operation", "Status", "Page")
+)
+
+
+# ── calls ──
+
+
+def routing_header(name: str) -> tuple[str, str]:
+    """Return the header that routes a call by the resource it names.
+
+    Without it some services answer PERMISSION_DENIED or route to the wrong region. Source: google-api-core's
+    ``gapic_v1.routing_header``, which keeps "/" as it is.
+    """
+    return ("x-goog-request-params", urlencode({"name": name}, safe="/"))
+
+
+class Call:
+    """One call, before anything is sent; may be sent again and again.
+
+    Args:
+        method: its path.
+        request: its message.
+        name: the operation's or the parent's.
+        timeout: seconds that it takes by its nature; None for those of the client.
+    """
+
+    __slots__ = ("headers", "method", "name", "request", "rpc", "timeout")
+
+    def __init__(self, method: str, request: Message, *, name: str, timeout: float | None = None) -> None:
+        self.rpc = method
+        self.method = SERVICE + method
+        self.request = request.SerializeToString()
+        self.name = name
+        self.timeout = timeout
+        self.headers = (routing_header(name),)
+
+
+def get_call(name: str) -> Call:
+    """Return the call of GetOperation; raise ValueError for an empty name."""
+    return Call("GetOperation", pb.GetOperationRequest(name=check_name(name)), name=name)
+
+
+def cancel_call(name: str) -> Call:
+    """Return the call of CancelOperation; raise ValueError for an empty name."""
+    return Call("CancelOperation", pb.CancelOperationRequest(name=check_name(name)), name=name)
+
+
+def delete_call(name: str) -> Call:
+    """Return the call of DeleteOperation; raise ValueError for an empty name."""
+    return Call("DeleteOperation", pb.DeleteOperationRequest(name=check_name(name)), name=name)
+
+
+def wait_call(name: str, timeout: float) -> Call:
+    """Return the call of WaitOperation, held for ``timeout`` seconds; raise ValueError for an empty name."""
+    request = pb.WaitOperationRequest(name=check_name(name))
+    request.timeout.FromNanoseconds(round(timeout * 1e9))
+    return Call("WaitOperation", request, name=name, timeout=timeout + LONG_POLL_MARGIN)
+
+
+class Page(NamedTuple):
+    """One page of a listing."""
+
+    operations: list[OperationState]
+    next_page_token: str
+    unreachable: list[str]
+
+
+class Listing:
+    """The calls of one listing, page after page, and the places that the service could not reach."""
+
+    def __init__(self, parent: str, filter: str, page_size: int | None, return_partial_success: bool) -> None:  # noqa: FBT001
+        if page_size is not None and not is_whole(page_size, least=1, most=2**31 - 1):
+            raise ValueError(f"page_size={page_size!r}, but it must be None or a whole number above 0")
+        if not is_text(filter):
+            raise ValueError(f"filter={filter!r}, but it must be a text in UTF-8")
+        self.unreachable: list[str] = []
+        self._tokens: set[str] = set()
+        self._empty = 0
+        self._parent = check_name(parent, what="parent", example="projects/p/locations/l")
+        self._first = pb.ListOperationsRequest(
+            name=parent, filter=filter, page_size=page_size or 0, return_partial_success=return_partial_success
+        )
+
+    def restart(self) -> str:
+        """Begin again; return the token of the first page."""
+        self.unreachable.clear()
+        self._tokens.clear()
+        self._empty = 0
+        return ""
+
+    def call(self, token: str) -> Call:
+        """Return the call for the page of that token."""
+        request = pb.ListOperationsRequest()
+        request.CopyFrom(self._first)
+        request.page_token = token
+        return Call("ListOperations", request, name=self._parent)
+
+    def next_token(self, page: Page) -> str | None:
+        """Take a page; return the token of the next, or None after the last.
+
+        Raises:
+            RpcError: the next page is one that was there already, or too many were empty.
+        """
+        self._empty = 0 if page.operations else self._empty + 1
+        self.unreachable.extend(page.unreachable)
+        token = page.next_page_token
+        problem = ""
+        if token in self._tokens:
+            problem = "names a page as the next one that it has given before"
+        elif self._empty >= MAX_EMPTY_PAGES and token:
+            problem = f"has given {self._empty} pages in a row without an operation, and names another"
+        if problem:
+            text = f"ListOperations of {self._parent!r} {problem}; stopped, as it would never end"
+            raise RpcError(text, code=Code.INTERNAL)
+        self._tokens.add(token)
+        return token or None
+
+
+# ── answers ──
+
+
+def read_answer(call: Call, raw: bytes, *, target: str) -> Any:
+    """Return an answer: an OperationState, a Page, or None for an empty one.
+
+    Raises:
+        RpcError: the bytes are not such an answer.
+    """
+    try:
+        if call.rpc in ("GetOperation", "WaitOperation"):
+            return _state(_Operation.FromString(raw))
+        if call.rpc == "ListOperations":
+            page = _Page.FromString(raw)
+            return Page([_state(each) for each in page.operations], page.next_page_token, list(page.unreachable))
+    except DecodeError:
+        text = f"{call.rpc} of {call.name!r} at {target}: the answer is not a message of google.longrunning"
+        raise RpcError(text, code=Code.INTERNAL) from None
+    return None
+
+
+def read_error(raw: bytes) -> tuple[Payload | None, float | None]:
+    """Return the details of the ``google.rpc.Status`` that came with an error, and its RetryInfo in seconds.
+
+    Both are None where none came, or none that can be read.
+    """
+    status, retry_after = status_pb2.Status(), None
+    info = error_details_pb2.RetryInfo()
+    try:
+        status.ParseFromString(raw)
+    except DecodeError:
+        return None, None
+    for detail in status.details:
+        try:
+            if retry_after is None and detail.Unpack(info):
+                retry_after = max(0.0, info.retry_delay.ToTimedelta().total_seconds())
+        except (DecodeError, OverflowError):  # it asks for nothing
+            continue
+    return (Payload(type_url=STATUS_URL, value=raw) if status.details else None), retry_after
+
+
+def is_operation(value: object) -> bool:
+    """Return True for a raw ``google.longrunning.Operation``."""
+    return isinstance(value, pb.Operation)
+
+
+def state_from_message(operation: pb.Operation) -> OperationState:
+    """Return the state in a raw ``google.longrunning.Operation``."""
+    return _state(_Operation.FromString(operation.SerializeToString()))
+
+
+def state_to_message(state: OperationState) -> pb.Operation:
+    """Return the raw ``google.longrunning.Operation`` of a state."""
+    operation = pb.Operation(name=state.name, done=state.done)
+    if state.metadata is not None:
+        operation.metadata.CopyFrom(_any(state.metadata))
+    if state.code is not None:
+        operation.error.SetInParent()
+        if state.details is not None:
+            operation.error.MergeFromString(_any(state.details).value)
+        operation.error.code, operation.error.message = state.code, state.message
+    elif state.response is not None:
+        operation.response.CopyFrom(_any(state.response))
+    return operation
+
+
+def _any(payload: Any) -> any_pb2.Any:
+    return any_pb2.Any(type_url=payload.type_url, value=payload.value)
+
+
+def _state(envelope: Any) -> OperationState:
+    result = envelope.WhichOneof("result")
+    code, message, details = None, "", None
+    if result == "error":
+        status = _Status.FromString(envelope.error)
+        code, message = status.code, status.message
+        status.ClearField("code")
+        status.ClearField("message")
+        if rest := status.SerializeToString():
+            details = Payload(type_url=STATUS_URL, value=rest)
+    return OperationState(
+        name=envelope.name,
+        done=envelope.done,
+        code=code,
+        message=message,
+        details=details,
+        response=_payload(envelope.response) if result == "response" else None,
+        metadata=_payload(envelope.metadata) if envelope.HasField("metadata") else None,
+    )
+
+
+def _payload(raw: bytes) -> Payload:
+    wrapped = any_pb2.Any.FromString(raw)
+    return Payload(type_url=wrapped.type_url, value=wrapped.value)

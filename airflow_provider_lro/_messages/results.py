@@ -1,0 +1,190 @@
+"""Results: the response that an outcome brings, or the error that it is."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf import empty_pb2
+
+from airflow_provider_lro._core import outcome as outcomes
+from airflow_provider_lro._core.checks import MAX_SAID, one_line
+from airflow_provider_lro._core.state import OperationState
+from airflow_provider_lro._messages.encoding import details_to_json, operation_to_json, unpack
+from airflow_provider_lro._messages.metadata import describe
+from airflow_provider_lro._messages.types import message_type as type_of
+from airflow_provider_lro.exceptions import (
+    Code,
+    MalformedOperation,
+    NoMetadataError,
+    OperationCancelled,
+    OperationFailed,
+    OperationNotFound,
+    OperationTimeout,
+    ResultGone,
+    RpcError,
+)
+
+if TYPE_CHECKING:
+    from airflow_provider_lro._core.args import WaitArgs
+    from airflow_provider_lro._core.outcome import Outcome
+
+__all__ = ["failure", "merge_outcomes", "metadata", "response", "result_of", "timeout_error"]
+
+MAX_DETAILS = 1000
+"""Characters of error details in the text of an error; the whole of them is in its ``details``."""
+MAX_PROGRESS = 500
+"""Characters of an operation's metadata in the text of a timeout."""
+
+log = logging.getLogger(__name__)
+
+
+def result_of(outcome: Outcome, args: WaitArgs, response_type: Any = None, *, require_result: bool = False) -> Any:
+    """Return the response that an outcome brings.
+
+    Raises:
+        OperationFailed: and the others that ``Operation.wait_with_interval`` names, for every other outcome.
+    """
+    if isinstance(outcome, outcomes.TimedOut):
+        raise timeout_error(outcome, args)
+    if isinstance(outcome, outcomes.NotFound):
+        raise OperationNotFound(
+            f"operation {args.operation_name!r} is not known to the service (any more): it has expired, was deleted, or"
+            f" belongs to another service or location [{outcome.error}]",
+            code=outcome.error.code,
+            message=outcome.error.message,
+            details=outcome.error.details,
+        )
+    if isinstance(outcome, outcomes.CallFailed):
+        raise outcome.error
+    if outcome.operation is None:
+        raise AssertionError(f"the state of operation {args.operation_name!r} was not kept")
+    if isinstance(outcome, outcomes.Succeeded):
+        return response(outcome.operation, response_type, require_result=require_result)
+    raise failure(outcome.operation)
+
+
+def merge_outcomes(known: Outcome, found: Outcome, name: str) -> Outcome:
+    """Return the outcome of an operation whose outcome was ``known``, and that was then read again.
+
+    A verdict stands, whatever comes of reading it again: only its result may be missing.
+    """
+    if isinstance(known, outcomes.TimedOut):
+        return _timed_out_or(known, found)
+    if isinstance(found, outcomes.Succeeded | outcomes.Failed | outcomes.Cancelled):
+        return found
+    problem = getattr(found, "error", None)
+    if isinstance(known, outcomes.Failed | outcomes.Cancelled):
+        if known.operation is not None:
+            return known  # the beginning of its message came with the event
+        code = Code.CANCELLED if isinstance(known, outcomes.Cancelled) else Code.UNKNOWN
+        why = f"its error could not be read again: {problem}"
+        return replace(known, operation=OperationState(name=name, done=True, code=code, message=why))
+    why = f"operation {name!r} has succeeded, but its response could not be read again"
+    if problem is None:
+        return outcomes.CallFailed(error=RpcError(why), operation=found.operation)
+    kind = ResultGone if isinstance(problem, OperationNotFound) else type(problem)
+    return outcomes.CallFailed(error=problem.as_type(kind, text=f"{why}: {problem}"), operation=found.operation)
+
+
+def _timed_out_or(known: outcomes.TimedOut, found: Outcome) -> Outcome:
+    """Return the outcome of an operation whose poll at the deadline was never sent, and that was polled since."""
+    if known.cancel == "none":
+        return found
+    if isinstance(found, outcomes.Cancelled):  # the trigger has asked to cancel, and waited for the effect
+        return outcomes.TimedOut(operation=found.operation, cancel="took effect")
+    if isinstance(found, outcomes.TimedOut):
+        return replace(found, cancel=known.cancel, cancel_error=known.cancel_error)
+    return found
+
+
+def failure(state: OperationState) -> OperationFailed:
+    """Return the error of an operation that failed or was cancelled."""
+    code = Code.of(state.code or 0)
+    number = f"{code.name} ({code.value})" if isinstance(code, Code) else f"code {code}"
+    details = details_to_json(state.details)
+    said = one_line(state.message, MAX_SAID) or "the service gave no message"
+    verb = "was cancelled" if code == Code.CANCELLED else f"failed with {number}"
+    text = f"operation {state.name!r} {verb}: {said}"
+    if details:
+        shown = str(details)
+        text += f" {shown if len(shown) <= MAX_DETAILS else shown[:MAX_DETAILS] + '…'}"
+    kind = OperationCancelled if code == Code.CANCELLED else OperationFailed
+    return kind(text, code=code, message=state.message, details=details, operation=operation_to_json(state))
+
+
+def response(state: OperationState, response_type: Any = None, *, require_result: bool = False) -> Any:
+    """Return the response of an operation that succeeded.
+
+    Args:
+        state: done, without error.
+        response_type: the message class that is expected, or its name, as ``types.message_type`` takes it; None for
+            the one that the payload names.
+        require_result: take "done with neither response nor error", which is legal, for a fault.
+
+    Returns:
+        The unpacked response; an ``Any`` if its type is not known here; ``response_type()`` or ``Empty()`` if there is
+        none. A proto-plus class makes it one of its own.
+
+    Raises:
+        PayloadTypeError: the response is of another type than ``response_type``.
+        MalformedOperation: there is none, and one is required.
+        ValueError: there is no such type here.
+    """
+    expected = type_of(response_type)
+    if state.response is not None:
+        return unpack(state.response, expected, what=f"the response of operation {state.name!r}")
+    if require_result:
+        raise MalformedOperation(
+            f"operation {state.name!r} is done with neither response nor error, and require_result asks for a result;"
+            " some services never give one",
+            operation=operation_to_json(state),
+        )
+    log.warning("operation %r is done with neither response nor error: taken for an empty response", state.name)
+    return empty_pb2.Empty() if expected is None else expected.empty()
+
+
+def metadata(state: OperationState, message_type: Any = None) -> Any:
+    """Return the metadata of an operation, unpacked; an ``Any`` if its type is not known here.
+
+    ``message_type`` is as in ``response``.
+
+    Raises:
+        NoMetadataError: the operation has none.
+        PayloadTypeError: it is of another type than ``message_type``.
+        ValueError: there is no such type here.
+    """
+    expected = type_of(message_type, what="message_type")
+    if state.metadata is None:
+        raise NoMetadataError(f"operation {state.name!r} has no metadata")
+    return unpack(state.metadata, expected, what=f"the metadata of operation {state.name!r}")
+
+
+_CANCEL_TEXTS = {
+    "none": "It goes on, and may still succeed.",
+    "took effect": "It was asked to cancel then, and is cancelled.",
+    "asked": "It was asked to cancel then, which has had no effect so far: it may still succeed.",
+    "refused": "It could not be cancelled and goes on; it may still succeed.",
+}
+
+
+def timeout_error(outcome: outcomes.TimedOut, args: WaitArgs) -> OperationTimeout:
+    """Return the error of a wait whose time is up: whether it was cancelled, how far it was, which call failed last."""
+    operation = None if outcome.operation is None else operation_to_json(outcome.operation)
+    within = ""
+    if args.started_at is not None and args.deadline is not None:
+        within = f" within {args.deadline - args.started_at:.6g} s"
+    effect = _CANCEL_TEXTS.get(outcome.cancel, _CANCEL_TEXTS["asked"])
+    text = f"operation {args.operation_name!r} was not done{within}. {effect}"
+    if outcome.cancel_error is not None:
+        text += f" The cancel failed: {outcome.cancel_error}."
+    if outcome.operation is not None and operation and operation.get("metadata"):
+        progress = describe(outcome.operation) or json.dumps(operation["metadata"])[:MAX_PROGRESS]
+        text += f" Its last known progress: {progress}."
+    if outcome.error is not None:
+        text += f" The last poll failed: {outcome.error}."
+    error = OperationTimeout(text, code=Code.DEADLINE_EXCEEDED, operation=operation)
+    error.cancel = outcome.cancel
+    return error

@@ -1,0 +1,551 @@
+"""The bases of all operators: connection, waiting, results.
+
+They derive from BaseOperator, not from object: ``default_args``, ``.partial()``, templating and editors read its
+signature.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from datetime import timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow_provider_lro._core.args import WaitArgs
+from airflow_provider_lro._core.checks import check_choice
+from airflow_provider_lro._core.names import check_literal, module_names, pack, parent_in, type_name
+from airflow_provider_lro.exceptions import LroError, OperationTimeout, PayloadTypeError, ResultGone
+from airflow_provider_lro.links import XCOM_KEY, OperationLink, other_links, write_link
+from airflow_provider_lro.version_compat import (
+    TRIGGER_TIMEOUTS,
+    AirflowFailException,
+    AirflowTaskTimeout,
+    BaseOperator,
+    conf,
+    is_mapped_copy,
+    state_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_lro._core.outcome import Outcome
+    from airflow_provider_lro._core.wait import Start
+    from airflow_provider_lro._runner.group import WaitGroup
+    from airflow_provider_lro._runner.worker import WakeEvent
+    from airflow_provider_lro.hooks import LongRunningOperationHook
+
+__all__ = [
+    "DEFAULT_DEFERRABLE",
+    "ExecutionTimeout",
+    "FinalResultGone",
+    "LroOperator",
+    "ResultOperator",
+    "WaitOperator",
+    "earliest",
+    "seconds",
+]
+
+DEFAULT_DEFERRABLE: bool = conf.getboolean("operators", "default_deferrable", fallback=False)
+TIMEOUT_SLACK = 60.0
+"""Seconds by which Airflow's own timeout is later than our last event can be: it acts only if no triggerer does."""
+USERS_STATES = frozenset({None, "failed", "success", "skipped", "restarting", "removed"})
+"""States that a user puts a running task into. In the others it runs on, or another try has it: leave it alone."""
+READ_AGAIN_TIMEOUT = 300.0
+"""Seconds in which to read operations again that were too large for the trigger's event …"""
+READ_ONE_TIMEOUT = 0.1
+"""… and how many more for each; a limit of polls a second may make that more."""
+
+
+class ExecutionTimeout(OperationTimeout, AirflowTaskTimeout):
+    """``execution_timeout`` is over: the time of this try, so that Airflow's retries apply."""
+
+
+class FinalPayloadTypeError(PayloadTypeError, AirflowFailException):
+    """The operation has succeeded, and the type of its response does not change.
+
+    A retry of a sensor would find the same, and one of a task that starts operations might do the work once more.
+    """
+
+
+class FinalResultGone(ResultGone, AirflowFailException):
+    """The operation has succeeded, and its result is gone: no retry can help."""
+
+
+def seconds(value: Any) -> Any:
+    """Return a duration in seconds; a value that is not a timedelta as it is."""
+    return value.total_seconds() if isinstance(value, timedelta) else value
+
+
+def earliest(*limits: float | timedelta | None) -> float | None:
+    """Return the shortest of some limits in seconds; None where there is none."""
+    return min((seconds(limit) for limit in limits if limit is not None), default=None)
+
+
+class LroOperator(BaseOperator):
+    """An operator that calls a service; its arguments are those of the hook."""
+
+    template_fields: Sequence[str] = ("lro_conn_id", "endpoint", "impersonation_chain", "quota_project_id")
+    ui_color = "#d9e7ff"
+
+    def __init__(
+        self,
+        *,
+        lro_conn_id: str = "lro_default",
+        endpoint: str | None = None,
+        impersonation_chain: str | Sequence[str] | None = None,
+        quota_project_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.lro_conn_id = lro_conn_id
+        self.endpoint = endpoint
+        self.impersonation_chain = impersonation_chain
+        self.quota_project_id = quota_project_id
+
+    def checked_literal(self, operation_name: Any) -> Any:
+        """Return ``operation_name`` as it is given; raise ValueError where no template can make a name of it.
+
+        An error of one of a mapped task's comes from ``execute``, where it may be a skip.
+        """
+        if not is_mapped_copy(self):
+            check_literal(operation_name)
+        return operation_name
+
+    def hook(self, *, endpoint: str | None = None) -> LongRunningOperationHook:
+        """Return the hook for the connection; a context manager.
+
+        :param endpoint: where the task itself names none.
+        """
+        from airflow_provider_lro.hooks import LongRunningOperationHook
+
+        return LongRunningOperationHook(
+            self.lro_conn_id,
+            endpoint=self.endpoint or endpoint,
+            impersonation_chain=self.impersonation_chain,
+            quota_project_id=self.quota_project_id,
+        )
+
+    def push_result(self, context: Context, value: Any, key: str = "return_value") -> None:
+        """Push an XCom, unless the task pushes none; for a task that fails, or has several."""
+        if self.do_xcom_push:
+            context["ti"].xcom_push(key=key, value=value)
+
+
+class WaitOperator(LroOperator):
+    """An operator that waits for operations; its arguments are those of a wait."""
+
+    WAIT_FIELDS: ClassVar[tuple[str, ...]] = tuple(
+        name for name in WaitArgs.__annotations__ if name != "operation_name"
+    )
+
+    def __init__(
+        self,
+        *,
+        interval: float | timedelta | None = None,
+        initial_delay: float | timedelta = 1.0,
+        multiplier: float = 2.0,
+        jitter: float = 0.1,
+        rpc_timeout: float | timedelta = 30.0,
+        not_found_grace: float | timedelta = 60.0,
+        max_consecutive_errors: int | None = None,
+        max_polls_per_second: float | None = None,
+        poll_method: str = "get",
+        list_parent: str | None = None,
+        deferrable: bool = DEFAULT_DEFERRABLE,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if interval is not None:  # a sensor calls it poke_interval
+            self.interval = seconds(interval)
+        self.initial_delay = seconds(initial_delay)
+        self.multiplier = multiplier
+        self.jitter = jitter
+        self.rpc_timeout = seconds(rpc_timeout)
+        self.not_found_grace = seconds(not_found_grace)
+        self.max_consecutive_errors = max_consecutive_errors
+        self.max_polls_per_second = max_polls_per_second
+        self.poll_method = poll_method
+        self.list_parent = list_parent
+        self.deferrable = deferrable
+
+    # ── arguments ──
+
+    def wait_args(self, name: str, **more: Any) -> WaitArgs:
+        """Return the wait for one operation; ``more`` is added by the kind of operator."""
+        from airflow_provider_lro.hooks._connection import chain_of
+
+        own = {name: getattr(self, name) for name in self.WAIT_FIELDS if hasattr(self, name)}
+        own["impersonation_chain"] = ",".join(chain_of(self.impersonation_chain)) or None  # only scalars cross
+        return WaitArgs(**{**own, "operation_name": name, **more})
+
+    def check_args(self) -> None:
+        """Raise ValueError for a wrong argument of a wait, when the DAG file is read."""
+        own = {name: getattr(self, name) for name in self.WAIT_FIELDS if hasattr(self, name)}
+        WaitArgs(**{**own, "operation_name": "", **self.types_as_text()}).check()
+
+    def types_as_text(self) -> dict[str, str | None]:
+        """Return the types of messages as they cross to a trigger."""
+        return {}
+
+    # ── waiting ──
+
+    def await_outcomes(
+        self,
+        context: Context,
+        names: Sequence[str],
+        args: WaitArgs,
+        *,
+        start: Start,
+        wanted: int = 0,
+        defer_kwargs: Mapping[str, Any] | None = None,
+        trigger_kwargs: Mapping[str, Any] | None = None,
+        on_pause: Callable[[Any], None] | None = None,
+        hook: LongRunningOperationHook | None = None,
+    ) -> list[Outcome | None]:
+        """Wait for operations, and return the outcome of each; None for those that need not be waited for.
+
+        Polls each once; then it goes on in the triggerer (``deferrable``), or here.
+
+        :param names: the operations.
+        :param args: the wait for each.
+        :param start: how it begins.
+        :param wanted: how many must succeed; 0: all.
+        :param defer_kwargs: for ``execute_complete``, with the names, packed.
+        :param trigger_kwargs: for the trigger.
+        :param on_pause: called with the pause after the first poll of one that is not done; may raise, to leave.
+        :param hook: an open one; else it is opened here.
+
+        Raises:
+            KilledByUser: a user has killed the task, and ``cancel_on_kill`` heeds it.
+        """
+        if hook is None:
+            with self.hook(endpoint=args.endpoint) as opened:
+                return self.await_outcomes(
+                    context,
+                    names,
+                    args,
+                    start=start,
+                    wanted=wanted,
+                    defer_kwargs=defer_kwargs,
+                    trigger_kwargs=trigger_kwargs,
+                    on_pause=on_pause,
+                    hook=opened,
+                )
+        group = self._group(context, names, args, hook, wanted=wanted)
+        self.before_wait(context, hook, names)
+        with self._on_worker(context, group) as worker:
+            worker.poll_once(start)
+            if group.is_over:
+                return group.outcomes
+            pause = group.next_pause if len(names) == 1 else None
+            if on_pause is not None:
+                on_pause(pause)
+            if not self.deferrable:
+                if len(names) > 1:
+                    self.log.info("%d operations are not done yet: waiting for them here", len(group.remaining))
+                worker.run(start)
+                return group.outcomes
+        if pause is not None and args.max_consecutive_errors is not None:
+            args.consecutive_errors = pause.errors
+        self._defer(names, args, hook, wanted=wanted, kwargs=defer_kwargs or {}, trigger_kwargs=trigger_kwargs or {})
+        raise AssertionError("defer() returned")  # it never does; type checkers of Airflow 2 do not know
+
+    def before_wait(self, context: Context, hook: LongRunningOperationHook, names: Sequence[str]) -> None:
+        """Prepare the wait for operations that may run already; raises nothing."""
+
+    def _group(
+        self, context: Context, names: Sequence[str], args: WaitArgs, hook: LongRunningOperationHook, **more: Any
+    ) -> WaitGroup:
+        from airflow_provider_lro._runner.group import WaitGroup
+
+        require_result = getattr(self, "require_result", False)
+        ti = context.get("ti")
+        return WaitGroup(args, names, hook.channels(names), require_result=require_result, ti=ti, **more)
+
+    def _on_worker(self, context: Context, group: WaitGroup) -> Any:
+        from airflow_provider_lro._runner.worker import WorkerWait
+
+        return WorkerWait(group, wake=self._wake, was_killed=lambda: self._was_killed(context, group.args))
+
+    def _defer(
+        self,
+        names: Sequence[str],
+        args: WaitArgs,
+        hook: LongRunningOperationHook,
+        *,
+        wanted: int,
+        kwargs: Mapping[str, Any],
+        trigger_kwargs: Mapping[str, Any],
+    ) -> None:
+        from airflow_provider_lro.triggers import LongRunningOperationTrigger
+
+        values = {name: getattr(args, name) for name in self.WAIT_FIELDS}
+        # Whether the connection is stored is known here; a triggerer that fails to read it must not go on without.
+        values["lro_conn_id"] = hook.stored_conn_id
+        packed = pack(names)
+        if len(names) == 1:
+            values["operation_name"] = names[0]
+            what = f"operation {names[0]!r} is"
+        else:
+            values.update(operation_names=packed, wanted=wanted, require_result=getattr(self, "require_result", False))
+            what = f"{len(names)} operations are"
+        self.log.info("%s not done yet: the triggerer waits from here on", what)
+        if args.poll_method == "list" and not parent_in(names[0], args.list_parent):
+            self.log.warning("the name %r does not say under which parent it is listed: it is polled", names[0])
+        self.defer(
+            trigger=LongRunningOperationTrigger(**values, **trigger_kwargs),
+            method_name="execute_complete",
+            kwargs={**kwargs, "names": packed},
+            timeout=_airflow_timeout(args),
+        )
+
+    # ── after the event ──
+
+    def outcomes_of(
+        self, context: Context, event: Mapping[str, Any] | None, names: Sequence[str], **args: Any
+    ) -> list[Outcome | None]:
+        """Return the outcomes in the trigger's event; those with more to tell are rechecked here.
+
+        :param event: the trigger's.
+        :param names: the operations.
+        :param args: of their waits, as for ``wait_args``.
+        """
+        from airflow_provider_lro._messages.events import outcomes_from_event, to_read_again
+
+        known = outcomes_from_event(event or {}, names)
+        self.load_types(known)
+        cut = to_read_again(event or {})
+        not_sent = [index for index, outcome in enumerate(known) if getattr(outcome, "was_not_sent", False)]
+        if cut:
+            self.log.info("reading %d operations again", len(cut))
+            self.recheck(context, names, known, cut, limit=READ_AGAIN_TIMEOUT, on_timeout="fail", **args)
+        if not_sent:
+            self.recheck(context, names, known, not_sent, limit=0.0, not_found_grace=0.0, **args)
+        return known
+
+    def load_types(self, outcomes: Sequence[Outcome | None] = ()) -> None:
+        """Import the types of this task's messages, where it has any."""
+
+    def recheck(
+        self,
+        context: Context,
+        names: Sequence[str],
+        known: list[Outcome | None],
+        which: Sequence[int],
+        *,
+        limit: float,
+        **more: Any,
+    ) -> None:
+        """Poll some operations again on the worker, and merge what is found into the known outcomes.
+
+        :param names: all operations.
+        :param known: the outcome of each.
+        :param which: those to poll.
+        :param limit: seconds that it may take; 0: one poll for each.
+        :param more: arguments of their waits.
+        """
+        from airflow_provider_lro._core.outcome import TimedOut
+        from airflow_provider_lro._core.wait import Start
+        from airflow_provider_lro._messages.results import merge_outcomes
+
+        asked = [names[index] for index in which]
+        now = time.time()
+        args = self.wait_args(asked[0], **{**more, "started_at": now, "poll_method": "get"})
+        with self.hook(endpoint=args.endpoint) as hook:
+            if limit:
+                rates = (self.max_polls_per_second, *{one.max_polls_per_second for one in hook.channels(asked)})
+                each = max(READ_ONE_TIMEOUT, *(1.5 / rate for rate in rates if rate), 0.0)
+                limit += each * (len(asked) - 1)
+            args.deadline = now + limit
+            if all(isinstance(known[index], TimedOut) and known[index].cancel != "none" for index in which):  # type: ignore[union-attr]
+                args.on_timeout = "fail"  # the trigger has asked to cancel, and has waited for the effect
+            group = self._group(context, asked, args, hook, is_recheck=True)
+            with self._on_worker(context, group) as worker:
+                worker.run(Start.POLL)
+        for index, found in zip(which, group.outcomes, strict=True):
+            outcome = known[index]
+            if found is not None:
+                known[index] = found if outcome is None else merge_outcomes(outcome, found, names[index])
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Resume, unless Airflow's own timeout ended the deferral: then no triggerer told us, and we look ourselves."""
+        if next_method == "__fail__" and (next_kwargs or {}).get("error") in TRIGGER_TIMEOUTS:
+            return self.execute_late(context)
+        # Not super(): BaseSensorOperator's would apply soft_fail to a broken connection, too.
+        return BaseOperator.resume_execution(self, next_method, next_kwargs, context)
+
+    def execute_late(self, context: Context) -> Any:
+        """Poll on the worker, after the deadline."""
+        raise NotImplementedError
+
+    # ── kills and timeouts ──
+
+    @cached_property
+    def _wake(self) -> WakeEvent:
+        from airflow_provider_lro._runner.worker import WakeEvent
+
+        return WakeEvent()
+
+    def on_kill(self) -> None:
+        """Wake the wait. Called from a signal handler, and not by a user's kill alone, so no more is done here."""
+        self._wake.set()
+
+    def _was_killed(self, context: Context, args: WaitArgs) -> bool:
+        """Return True if a user has killed the task, and ``cancel_on_kill`` is to heed it."""
+        if not args.cancel_on_kill:
+            return False
+        if state_of(context["ti"]) not in USERS_STATES:
+            self.log.info("operation %r: the worker is told to stop; the operation is left alone", args.operation_name)
+            return False
+        return True
+
+    @property
+    def own_timeout(self) -> float | None:
+        """Seconds that the wait may take, whatever ``execution_timeout`` is; None: any time."""
+        raise NotImplementedError
+
+    @property
+    def limit(self) -> float | None:
+        """Seconds to the deadline. Airflow itself does not look at ``execution_timeout`` while a task is deferred."""
+        return earliest(self.own_timeout, self.execution_timeout)
+
+    def timeout_error(self, error: OperationTimeout) -> OperationTimeout:
+        """Return a timeout as ``ExecutionTimeout`` where the time of one try is the shorter one: retries apply."""
+        one_try = math.inf if self.execution_timeout is None else self.execution_timeout.total_seconds()
+        is_of_try = one_try < (math.inf if self.own_timeout is None else self.own_timeout)
+        return error.as_type(ExecutionTimeout) if is_of_try else error
+
+    def error_of(self, outcome: Outcome, args: WaitArgs) -> LroError:
+        """Return the error of an outcome that is not a success."""
+        from airflow_provider_lro._messages.results import result_of
+
+        try:
+            result_of(outcome, args)
+        except OperationTimeout as error:
+            return self.timeout_error(error)
+        except LroError as error:
+            return error
+        raise AssertionError(f"{outcome.word} is not an error")
+
+
+def _airflow_timeout(args: WaitArgs) -> timedelta | None:
+    """Return Airflow's own timeout of a deferral."""
+    if args.deadline is None:
+        return None
+    last_event = max(0.0, args.deadline - time.time()) + args.rpc_timeout
+    if args.on_timeout == "cancel":
+        last_event += args.cancel_grace + 2 * args.rpc_timeout
+    return timedelta(seconds=last_event + TIMEOUT_SLACK)
+
+
+class ResultOperator(WaitOperator):
+    """An operator whose own outcome is that of its operations; its XCom is the response, as JSON."""
+
+    operator_extra_links = (OperationLink(),)
+
+    def __init__(
+        self,
+        *,
+        on_timeout: str = "fail",
+        cancel_grace: float | timedelta = 60.0,
+        on_cancelled: str = "fail",
+        cancel_on_kill: bool = False,
+        require_result: bool = False,
+        response_type: Any = None,
+        metadata_type: Any = None,
+        type_modules: str | Sequence[str] = (),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.on_timeout = on_timeout
+        self.cancel_grace = seconds(cancel_grace)
+        self.on_cancelled = check_choice(on_cancelled, ("fail", "skip"), what="on_cancelled")
+        self.cancel_on_kill = cancel_on_kill
+        self.require_result = require_result
+        self.response_type = response_type
+        self.metadata_type = metadata_type
+        self.type_modules = type_modules
+        type_name(response_type, what="response_type")
+        if is_mapped_copy(self):  # for this no copy is made that is executed
+            self.operator_extra_links = other_links(self.operator_extra_links)
+
+    def prepare_for_execution(self) -> Any:
+        """Return the copy that is executed; it writes its link itself, and Airflow 3 none, empty or not, at its end."""
+        task: Any = super().prepare_for_execution()
+        task.operator_extra_links = other_links(task.operator_extra_links)
+        return task
+
+    def before_wait(self, context: Context, hook: LongRunningOperationHook, names: Sequence[str]) -> None:
+        """Write the link to the operation, where the connection has a template for it."""
+        if len(names) != 1 or (link := hook.link(names[0])) is None:
+            return
+        try:
+            write_link(context["ti"], link)
+        except Exception:  # what it is does not matter: a failed task would start a second operation
+            self.log.warning("operation %r: its link could not be written", names[0], exc_info=True)
+
+    def types_as_text(self) -> dict[str, str | None]:
+        """Return the types of messages as they cross to a trigger."""
+        return {
+            "metadata_type": type_name(self.metadata_type, what="metadata_type"),
+            "type_modules": ",".join(module_names(self.type_modules)) or None,
+        }
+
+    def wait_args(self, name: str, **more: Any) -> WaitArgs:
+        """Return the wait for one operation, as the parent does; types cross as text."""
+        return super().wait_args(name, **{**self.types_as_text(), **more})
+
+    def load_types(self, outcomes: Sequence[Outcome | None] = ()) -> None:
+        """Import the types of this task's messages, before anything is started, waited for or decoded.
+
+        With outcomes, it is raised only where a type is needed: a failure is not to be hidden by another one.
+
+        Raises:
+            ValueError: a module cannot be imported, or there is no such type.
+        """
+        if self.response_type is self.metadata_type is None and not self.type_modules:
+            return
+        from airflow_provider_lro._core.outcome import Succeeded
+        from airflow_provider_lro._messages.types import load
+
+        try:
+            load(response_type=self.response_type, metadata_type=self.metadata_type, type_modules=self.type_modules)
+        except ValueError as error:
+            if not any(outcomes) or any(isinstance(outcome, Succeeded) for outcome in outcomes):
+                raise
+            self.log.warning("%s", error)
+
+    def result(self, outcome: Outcome, args: WaitArgs) -> Any:
+        """Return the response as JSON, or raise the error that the outcome is."""
+        from airflow_provider_lro._messages.encoding import response_to_json
+        from airflow_provider_lro._messages.results import result_of
+
+        try:
+            found = response_to_json(result_of(outcome, args, self.response_type, require_result=self.require_result))
+        except PayloadTypeError as error:
+            raise error.as_type(FinalPayloadTypeError) from None
+        except ResultGone as error:
+            raise error.as_type(FinalResultGone) from None
+        except OperationTimeout as error:
+            raise self.timeout_error(error) from None
+        return self._splittable(found, args) if self.multiple_outputs and self.do_xcom_push else found
+
+    def _splittable(self, found: Any, args: WaitArgs) -> dict[str, Any]:
+        """Return a response of which Airflow can make an XCom for each key, and that leaves the link as it is.
+
+        Raises:
+            AirflowFailException: it has no keys; Airflow's own error would have a retry start another operation.
+        """
+        if not isinstance(found, dict):
+            raise AirflowFailException(
+                f"operation {args.operation_name!r} has succeeded, and multiple_outputs cannot split its response,"
+                f" which is not a mapping (a {type(found).__name__}): take multiple_outputs out; no retry is made, as"
+                " it would find the same, or start another"
+            )
+        if XCOM_KEY in found:
+            self.log.warning("the response's key %r is left out: it is the XCom of the link to the operation", XCOM_KEY)
+        return {key: value for key, value in found.items() if key != XCOM_KEY}
