@@ -1,4 +1,4 @@
-"""The finished operations under a parent, listing after listing, for as long as somebody listens. Floor ½."""
+"""Snapshots of the finished operations under a parent, listing after listing."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from airflow_provider_lro._transport.channel import ChannelConfig
     from airflow_provider_lro._transport.client import AsyncOperationsClient
 
-__all__ = ["finished_one", "snapshots"]
+__all__ = ["read_finished", "snapshots"]
 
-RETRY = 60.0
-"""Seconds, at least, until a connection that describes no channel is looked at again."""
-LONGEST_NAME = 4096
-"""Characters of a name: as JSON, twelve bytes each at most, it fits into an event."""
+MIN_PAUSE = 60.0
+"""Seconds, at least, until a connection that cannot be used is read again."""
+MAX_NAME = 4096
+"""Characters of a name: as JSON, with at most twelve bytes each, it fits into an event."""
 
 log = logging.getLogger(__name__)
 
@@ -36,108 +36,76 @@ log = logging.getLogger(__name__)
 async def snapshots(
     parent: str, filter: str, interval: float, configure: Callable[[], Awaitable[ChannelConfig]]
 ) -> AsyncGenerator[Mapping[bytes, Finished]]:
-    """Give all finished operations that a listing has, by their digests, once an interval, without end.
+    """Yield all finished operations that a listing has, by their digests, once an interval, without end.
 
-    Nothing ends it: Airflow would start the trigger again at once, and again. What fails is logged, once, and tried
-    again in due time: after the interval, but after a refusal, and what nobody has foreseen, not before a minute.
+    Nothing ends it: Airflow would start the trigger again at once, and again. A failure is logged once and tried again:
+    after the interval, but not before a minute if the connection cannot be used or the error is a surprise.
 
     Args:
         parent: as in ``ListOperations``.
         filter: the same.
         interval: seconds between two listings.
-        configure: tells the channel; asked before each listing, as connections change in the life of a watcher.
+        configure: returns the channel to use; called before each listing, as a connection may change.
     """
     watch: Watched | None = None
     known: Mapping[bytes, Finished] = {}
-    complaint = _Complaint(parent)
+    problems = _Problems(parent)
     try:
         while True:
-            asked = False
+            listing = False
             try:
                 config = await configure()
                 if watch is None or watch.config != config:
                     if watch is not None:
                         watch.leave()
                     watch = Watched(config, parent, filter, interval)
-                asked = True
+                listing = True
                 listed = await watch.next()
-                named = [operation for operation in listed if _is_name(operation.name)]
-                complaint.left_out(len(listed) - len(named))
-                known = _finished(named, known)
+                usable = {digest_of(each.name): each for each in listed if _is_usable(each.name)}
+                known = {digest: known.get(digest) or _listed(each) for digest, each in usable.items()}
             except Exception as error:  # noqa: BLE001
-                complaint.about(error)
-                if not asked or not isinstance(error, LroError):  # else the next listing comes in due time
-                    await asyncio.sleep(max(interval, RETRY))
+                problems.log_error(error)
+                if not listing or not isinstance(error, LroError):  # else the next listing comes in due time
+                    await asyncio.sleep(max(interval, MIN_PAUSE))
             else:
-                complaint.over()
+                problems.log_error(None)
+                problems.log_left_out(len(listed) - len(usable))
                 yield known
     finally:
         if watch is not None:
             watch.leave()
 
 
-class _Complaint:
-    """Says what is wrong once, however often it is tried."""
+class _Problems:
+    """A log of what is wrong, each problem once, however often it is met."""
 
     def __init__(self, parent: str) -> None:
         self._parent = parent
-        self._said = ""
+        self._error = ""
         self._left_out = 0
 
-    def left_out(self, number: int) -> None:
-        """Say so when there are more finished operations than before that cannot be announced."""
-        if number > self._left_out:
-            log.warning(
-                "%d finished operations under %r are not announced: their names are blank, or longer than %d"
-                " characters",
-                number,
-                self._parent,
-                LONGEST_NAME,
-            )
-        self._left_out = number
-
-    def about(self, error: Exception) -> None:
-        said = f"{type(error).__name__} {getattr(error, 'code', '')}"
-        if said != self._said:
+    def log_error(self, error: Exception | None) -> None:
+        met = f"{type(error).__name__} {getattr(error, 'code', '')}" if error else ""
+        if met != self._error and error is None:
+            log.info("operations under %r are watched again", self._parent)
+        elif met != self._error:
             surprise = None if isinstance(error, LroError) else error
             log.error("operations under %r cannot be watched now: %s", self._parent, error, exc_info=surprise)
-        self._said = said
+        self._error = met
 
-    def over(self) -> None:
-        if self._said:
-            log.info("operations under %r are watched again", self._parent)
-        self._said = ""
-
-
-def _finished(operations: list[pb.Operation], known: Mapping[bytes, Finished]) -> dict[bytes, Finished]:
-    """Read what was not read from the listing before."""
-    found = {}
-    for operation in operations:
-        digest = digest_of(operation.name)
-        found[digest] = known.get(digest) or _read(operation, operation.name, listed=True)
-    return found
+    def log_left_out(self, number: int) -> None:
+        if number > self._left_out:
+            text = "%d finished operations under %r are not announced: their names are blank, or longer than %d letters"
+            log.warning(text, number, self._parent, MAX_NAME)
+        self._left_out = number
 
 
-def _is_name(name: str) -> bool:
-    return bool(name.strip()) and len(name) <= LONGEST_NAME
+def _is_usable(name: str) -> bool:
+    return bool(name.strip()) and len(name) <= MAX_NAME
 
 
-def _read(operation: pb.Operation, name: str, *, listed: bool) -> Finished:
-    # Some services list less of an operation than they give of it singly.
-    if listed and operation.WhichOneof("result") is None:
-        return Finished(name=name, outcome=None)
-    code = operation.error.code if operation.WhichOneof("result") == "error" else None
-    return Finished(name=name, outcome=type(read(operation)).__name__, code=code, end_time=_end_time(operation))
-
-
-def _end_time(operation: pb.Operation) -> str | None:
-    """Return the end that the metadata tells, as text; what a service calls so may be no time, and of any length."""
-    moment = time_in(operation, ENDED)
-    return None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat().replace("+00:00", "Z")
-
-
-async def finished_one(client: AsyncOperationsClient, name: str) -> Finished | None:
-    """Return a finished operation, asked for singly; None if that is contradicted.
+async def read_finished(client: AsyncOperationsClient, name: str) -> Finished | None:
+    """Return a finished operation as the service has it; None if the service says that it is still running.
 
     Raises:
         LroError: it cannot be read.
@@ -150,4 +118,22 @@ async def finished_one(client: AsyncOperationsClient, name: str) -> Finished | N
         pace.heard(error)
         raise
     pace.heard(None)
-    return None if isinstance(read(operation), Running) else _read(operation, name, listed=False)
+    return None if isinstance(read(operation), Running) else _read(operation, name)
+
+
+# ── what is known of an operation's message ──
+
+
+def _listed(operation: pb.Operation) -> Finished:
+    # Some services list less of an operation than they return when it is asked for by name.
+    if operation.WhichOneof("result") is None:
+        return Finished(name=operation.name, outcome=None)
+    return _read(operation, operation.name)
+
+
+def _read(operation: pb.Operation, name: str) -> Finished:
+    code = operation.error.code if operation.WhichOneof("result") == "error" else None
+    # A service may call something "end_time" that is not a time, of any length: only a time is passed on.
+    moment = time_in(operation, ENDED)
+    end_time = None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat().replace("+00:00", "Z")
+    return Finished(name=name, outcome=type(read(operation)).__name__, code=code, end_time=end_time)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
-import sys
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,6 @@ from airflow.triggers import base
 from google.longrunning import operations_proto_pb2 as pb
 from google.protobuf import struct_pb2
 
-from airflow_provider_lro import _plugin
 from airflow_provider_lro._transport import listing
 from airflow_provider_lro._transport.channel import open_channels
 from airflow_provider_lro.operation import OperationsClient
@@ -22,7 +20,7 @@ from airflow_provider_lro.simulator import operation_name
 from tests.airflow.fake_service import PARENT
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator
 
     from tests.airflow.fake_service import FakeService
     from tests.simulator_fixture import Simulator
@@ -224,7 +222,7 @@ async def test_connection_that_is_wrong_does_not_end_it(
     from airflow_provider_lro import hooks
     from airflow_provider_lro.assets import _stream
 
-    monkeypatch.setattr(_stream, "RETRY", 0.2)
+    monkeypatch.setattr(_stream, "MIN_PAUSE", 0.2)
     monkeypatch.setattr(hooks, "CONNECTION_LIFETIME", 0.0)
     start(simulator, parent, {"duration": 0})
     monkeypatch.setenv("AIRFLOW_CONN_WATCHED", json.dumps({"conn_type": "lro", "host": "https://a.example"}))
@@ -263,15 +261,15 @@ async def test_store_that_is_away_does_not_end_it(
 
 WRONG = [
     ({"parent": ""}, "parent must be"),
-    ({"filter": None}, "filter must be"),
-    ({"interval": 0.5}, "interval must be.*from 1 "),
-    ({"interval": True}, "interval must be"),
-    ({"announce_existing": "yes"}, "announce_existing must be"),
-    ({"outcomes": "Succeeded,Done"}, "outcomes must be.*Cancelled, not 'Succeeded,Done'"),
-    ({"outcomes": ["Failed"]}, "outcomes must be"),
-    ({"outcomes": ""}, "outcomes must be"),
-    ({"lro_conn_id": None}, "lro_conn_id must be"),
-    ({"endpoint": 443}, "endpoint must be"),
+    ({"filter": None}, 'filter=None, but a text was expected: give "" for all'),
+    ({"interval": 0.5}, "interval=0.5, but a number of seconds from 1 to .* was expected: give 60"),
+    ({"interval": True}, "interval=True, but"),
+    ({"announce_existing": "yes"}, "announce_existing='yes', but True or False was expected"),
+    ({"outcomes": "Succeeded,Done"}, "outcomes='Succeeded,Done', but one or more of Succeeded, Failed, Cancelled"),
+    ({"outcomes": ["Failed"]}, "outcomes=.*'Failed'.*, but"),
+    ({"outcomes": ""}, "outcomes='', but"),
+    ({"lro_conn_id": None}, "lro_conn_id=None, but a text was expected: give the id of a connection"),
+    ({"endpoint": 443}, "endpoint=443, but a text or None was expected"),
 ]
 
 
@@ -306,13 +304,31 @@ def test_row_is_plain_and_stable() -> None:
 
 
 @needs_watchers
-def test_watermark_belongs_to_what_is_watched() -> None:
+async def test_memory_belongs_to_what_is_watched() -> None:
     """Another interval keeps it; another parent, filter, connection or choice of outcomes has its own."""
-    key = trigger("p")._key()
-    assert trigger("p", interval=300, announce_existing=False)._key() == key
+
+    class Store(dict[str, Any]):
+        async def aget(self, key: str, default: Any = None) -> Any:
+            return self.get(key, default)
+
+        async def aset(self, key: str, value: Any) -> None:
+            self[key] = value
+
+    async def one_listing() -> AsyncIterator[dict[bytes, Any]]:
+        yield {}
+
+    async def keys_of(parent: str, **kwargs: Any) -> tuple[str, ...]:
+        watcher = trigger(parent, **kwargs)
+        watcher.asset_state_store = store = Store()
+        assert [event async for event in watcher.filter_shared_stream(one_listing())] == []
+        return tuple(store)
+
+    keys = await keys_of("p")
+    assert len(keys) == 1
+    assert await keys_of("p", interval=300, announce_existing=False) == keys
     others = [{"filter": "f"}, {"lro_conn_id": "c"}, {"endpoint": "e"}, {"outcomes": "Failed"}]
-    assert len({key, trigger("q")._key(), *(trigger("p", **other)._key() for other in others)}) == 6
-    assert trigger("p", outcomes="Failed,Cancelled")._key() == trigger("p", outcomes="Cancelled, Failed")._key()
+    assert len({keys, await keys_of("q"), *[await keys_of("p", **other) for other in others]}) == 6
+    assert await keys_of("p", outcomes="Failed,Cancelled") == await keys_of("p", outcomes="Cancelled, Failed")
 
 
 @pytest.mark.skipif(HAS_WATCHERS, reason="for Airflow 2")
@@ -320,59 +336,3 @@ def test_airflow_2_says_what_is_missing() -> None:
     """The import says which Airflow it needs."""
     with pytest.raises(ImportError, match=r"Airflow 3\.0 or newer, and this is Airflow 2\."):
         importlib.import_module("airflow_provider_lro.assets")
-
-
-# ── the plugin ──
-
-
-class Event:
-    """An asset event as listeners see it."""
-
-    def __init__(self, extra: dict[str, Any]) -> None:
-        self.extra = extra
-
-
-class ForeignSession:
-    """A session that does not have the event."""
-
-    def __init__(self, holds: Iterable[object] = ()) -> None:
-        self.holds = list(holds)
-
-    def __iter__(self) -> Any:
-        return iter(self.holds)
-
-
-PAYLOAD = {"watch": "k", "operations": [{"name": "o", "outcome": "Succeeded"}]}
-
-
-@pytest.mark.parametrize(
-    "extra",
-    [
-        {},
-        {"payload": PAYLOAD},
-        {"from_trigger": True, "payload": None},
-        {"from_trigger": True, "payload": {"operations": []}},
-        {"from_trigger": True, "payload": {"watch": "k"}},
-    ],
-)
-def test_events_of_others_are_left_alone(extra: dict[str, Any]) -> None:
-    """What no watcher of ours has fired touches nothing: not even the session is looked at."""
-    _plugin.note_last_event(None, Event(extra))  # type: ignore[arg-type]
-
-
-@needs_watchers
-def test_nothing_is_written_into_another_session(caplog: pytest.LogCaptureFixture) -> None:
-    """A thread's session that does not hold the event would never be committed."""
-    pytest.importorskip("airflow.state")
-    _plugin.note_last_event(ForeignSession(), Event({"from_trigger": True, "payload": PAYLOAD}))  # type: ignore[arg-type]
-    assert said(caplog, "leaves no trace")
-
-
-def test_it_listens_in_the_triggerer_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the DAG processor a listener would forbid `end_from_trigger=True` to every DAG."""
-    for command in ("dag-processor", "scheduler", "api-server"):
-        monkeypatch.setattr(sys, "argv", ["airflow", command])
-        assert _plugin._listeners() == []
-    monkeypatch.setattr(sys, "argv", ["airflow", "triggerer", "--skip-serve-logs"])
-    has_store = importlib.util.find_spec("airflow.state") is not None
-    assert len(_plugin._listeners()) == has_store

@@ -40,7 +40,7 @@ WINGS = [
     {"operators"},
     {"_from_trigger"},
     {"sensors", "decorators", "assets", "cli"},
-    {"get_provider_info", "__main__", "_plugin"},
+    {"get_provider_info", "__main__"},
 ]
 """From the ground up: an import goes down this order, or stays in its wing."""
 HEAVY = ("grpc", "google.protobuf", "google.auth", "google.longrunning", "google.rpc", "requests")

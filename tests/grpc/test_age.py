@@ -186,7 +186,7 @@ def test_all_readers_find_the_same_end(field: str, nest: Callable[[Any], Any]) -
     made = struct(**nest({field: "2001-09-09T01:46:40.25Z"}))
     made.done = True
     assert time_in(made, FINISHED) == 1e9 + 0.25
-    assert _stream._read(made, "o", listed=False).end_time == "2001-09-09T01:46:40.250000Z"
+    assert _stream._read(made, "o").end_time == "2001-09-09T01:46:40.250000Z"
     watch = Watch(WaitArgs(operation_name="o", started_at=1.0), "host:1")
     watch.ends(Succeeded(operation=made))
     assert watch.lag() == watch.ended_at - (1e9 + 0.25)
