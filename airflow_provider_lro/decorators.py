@@ -183,8 +183,9 @@ def lro_task(
 
 
 def _full_signature() -> inspect.Signature:
-    """Return the signature for ``help()``. The function itself takes ``**kwargs``: a default that it passed on would
-    hide one of the DAG's ``default_args``.
+    """Return the signature for ``help()``.
+
+    The function itself takes ``**kwargs``: a default that it passed on would hide one of the DAG's ``default_args``.
     """
     own = inspect.signature(lro_task).parameters
     operator = inspect.signature(StartOperationOperator).parameters

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LongRunningOperationSensor"]
 
+DEFAULT_TIMEOUT: float = conf.getfloat("sensors", "default_timeout")
 MIN_RESCHEDULE = 10.0
 """Seconds: in reschedule mode each poll is the start of a process on a worker."""
 REFUSED = {
@@ -159,7 +160,7 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
         wait_for: str | int = "all",
         deferrable: bool = DEFAULT_DEFERRABLE,
         poke_interval: float | timedelta = 60.0,
-        timeout: float | timedelta = conf.getfloat("sensors", "default_timeout"),
+        timeout: float | timedelta = DEFAULT_TIMEOUT,
         mode: str = "poke",
         soft_fail: bool = False,
         never_fail: bool = False,
@@ -276,8 +277,8 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
         if (operation_name is None) == (self.parent is None):
             both = "neither" if self.parent is None else "both"
             raise ValueError(
-                f"there is {both} of operation_name and parent, perhaps after rendering: give operation_name (a name, or"
-                " a sequence of them), or a parent to list"
+                f"there is {both} of operation_name and parent, perhaps after rendering: give operation_name (a name"
+                " or a sequence of them), or a parent to list"
             )
         if self.filter and self.parent is None:
             raise ValueError(f"filter={self.filter!r}, but there is no parent whose operations it would choose from")

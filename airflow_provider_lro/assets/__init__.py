@@ -12,8 +12,7 @@ from airflow.triggers import base
 from airflow.triggers.base import TriggerEvent
 
 from airflow_provider_lro._core.args import row_of
-from airflow_provider_lro._core.checks import check_name, is_number
-from airflow_provider_lro._core.schedule import MAXIMUM_INTERVAL
+from airflow_provider_lro._core.checks import MAX_SECONDS, check_name, is_number
 from airflow_provider_lro.assets._seen import EventDeduplicator, SeenStore
 from airflow_provider_lro.hooks import LongRunningOperationHook
 from airflow_provider_lro.version_compat import AIRFLOW_VERSION, asset_state_stores
@@ -80,9 +79,9 @@ class LongRunningOperationEventTrigger(BaseEventTrigger):
     def check(self) -> None:
         """Raise a ValueError that says which argument is wrong and what to give instead."""
         check_name(self.parent, what="parent", example="projects/p/locations/l")
-        seconds = f"a number of seconds from {MIN_LISTING_INTERVAL:g} to {MAXIMUM_INTERVAL:g}"
+        seconds = f"a number of seconds from {MIN_LISTING_INTERVAL:g} to {MAX_SECONDS:g}"
         outcomes = f"one or more of {', '.join(OUTCOMES)}, as one text with commas between"
-        interval_fits = is_number(self.interval, least=MIN_LISTING_INTERVAL, most=MAXIMUM_INTERVAL)
+        interval_fits = is_number(self.interval, least=MIN_LISTING_INTERVAL, most=MAX_SECONDS)
         wanted = [
             ("filter", isinstance(self.filter, str), "a text", '"" for all operations'),
             ("outcomes", set() < self._outcomes() <= {*OUTCOMES}, outcomes, '"Failed,Cancelled", for example'),

@@ -7,21 +7,19 @@ import logging
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from airflow_provider_lro._core.outcome import Running
-from airflow_provider_lro._messages.encoding import read
-from airflow_provider_lro._messages.times import ENDED, time_in
-from airflow_provider_lro._transport.limiter import pace_of
-from airflow_provider_lro._transport.listing import Watched
+from airflow_provider_lro._core.outcome import outcome_of
+from airflow_provider_lro._messages.metadata import ENDED, time_in
+from airflow_provider_lro._transport.client import AsyncOperationsClient
+from airflow_provider_lro._transport.limiter import limiter_of
+from airflow_provider_lro._transport.listing import Subscription
 from airflow_provider_lro.assets._seen import Finished, digest_of
 from airflow_provider_lro.exceptions import LroError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
-    from google.longrunning import operations_proto_pb2 as pb
-
+    from airflow_provider_lro._core.state import OperationState
     from airflow_provider_lro._transport.channel import ChannelConfig
-    from airflow_provider_lro._transport.client import AsyncOperationsClient
 
 __all__ = ["read_finished", "snapshots"]
 
@@ -47,7 +45,7 @@ async def snapshots(
         interval: seconds between two listings.
         configure: returns the channel to use; called before each listing, as a connection may change.
     """
-    watch: Watched | None = None
+    subscription: Subscription | None = None
     known: Mapping[bytes, Finished] = {}
     problems = _Problems(parent)
     try:
@@ -55,12 +53,12 @@ async def snapshots(
             listing = False
             try:
                 config = await configure()
-                if watch is None or watch.config != config:
-                    if watch is not None:
-                        watch.leave()
-                    watch = Watched(config, parent, filter, interval)
+                if subscription is None or subscription.config != config:
+                    if subscription is not None:
+                        subscription.unsubscribe()
+                    subscription = Subscription(AsyncOperationsClient, config, parent, interval=interval, filter=filter)
                 listing = True
-                listed = await watch.next()
+                listed = await subscription.next()
                 usable = {digest_of(each.name): each for each in listed if _is_usable(each.name)}
                 known = {digest: known.get(digest) or _listed(each) for digest, each in usable.items()}
             except Exception as error:  # noqa: BLE001
@@ -72,8 +70,8 @@ async def snapshots(
                 problems.log_left_out(len(listed) - len(usable))
                 yield known
     finally:
-        if watch is not None:
-            watch.leave()
+        if subscription is not None:
+            subscription.unsubscribe()
 
 
 class _Problems:
@@ -110,30 +108,26 @@ async def read_finished(client: AsyncOperationsClient, name: str) -> Finished | 
     Raises:
         LroError: it cannot be read.
     """
-    pace = pace_of(client.config.target)
-    await pace.turn()
+    limiter = limiter_of(client.config.target)
+    await limiter.acquire()
     try:
         operation = await client.get_operation(name)
     except LroError as error:
-        pace.heard(error)
+        limiter.record(error)
         raise
-    pace.heard(None)
-    return None if isinstance(read(operation), Running) else _read(operation, name)
+    limiter.record(None)
+    return _read(operation, name) if operation.done else None
 
 
-# ── what is known of an operation's message ──
-
-
-def _listed(operation: pb.Operation) -> Finished:
+def _listed(operation: OperationState) -> Finished:
     # Some services list less of an operation than they return when it is asked for by name.
-    if operation.WhichOneof("result") is None:
+    if not operation.has_result:
         return Finished(name=operation.name, outcome=None)
     return _read(operation, operation.name)
 
 
-def _read(operation: pb.Operation, name: str) -> Finished:
-    code = operation.error.code if operation.WhichOneof("result") == "error" else None
+def _read(operation: OperationState, name: str) -> Finished:
     # A service may call something "end_time" that is not a time, of any length: only a time is passed on.
     moment = time_in(operation, ENDED)
     end_time = None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat().replace("+00:00", "Z")
-    return Finished(name=name, outcome=type(read(operation)).__name__, code=code, end_time=end_time)
+    return Finished(name=name, outcome=type(outcome_of(operation)).__name__, code=operation.code, end_time=end_time)
