@@ -5,6 +5,7 @@ The parts that need grpc and protobuf are imported inside functions: a DAG file 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from airflow_provider_lro._core.args import WaitArgs
@@ -121,7 +122,7 @@ class _Operation:
 
     def _take(self, state: OperationState) -> None:
         """Make a polled state the current one. Its name stays ours if the service left it out of its answer."""
-        self._state = state.named(self.name)
+        self._state = state if state.name else replace(state, name=self.name)
 
     def _result(self, response_type: Any, *, require_result: bool = False) -> Any:
         """Return the response, None while not done, or raise the operation's failure."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -41,8 +42,12 @@ KILL_TIMEOUT = 120.0
 busy the first question for a task's state alone has taken longer."""
 MAX_KEPT = 48 * 1024
 """Bytes of results of many operations that are kept for the event; all of them would be the memory of a triggerer."""
+IMPORT_TIMEOUT = 10.0
+"""Seconds that a wait lets its types be imported before it begins without them."""
 XCOM_TIMEOUT = 30.0
 """Seconds that the XCom may take; then a worker writes it. Less than the slack of Airflow's own timeout."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -255,11 +260,16 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
         response_type = self.response_type if self.end_from_trigger else None
         if response_type is self.metadata_type is self.type_modules is None:
             return True
-        from airflow_provider_lro._messages.types import loaded
+        loop = asyncio.get_running_loop()
+        key = (loop, response_type, self.metadata_type, self.type_modules)
+        if key not in _type_loads:  # once for all waits that need the same
+            from airflow_provider_lro._transport.limiter import forget_closed
 
-        return await loaded(
-            response_type=response_type, metadata_type=self.metadata_type, type_modules=self.type_modules
-        )
+            forget_closed(_type_loads)
+            _type_loads[key] = loop.create_task(_load_in_thread(*key[1:]))
+        # Not wait_for: a wait that is cancelled must not take the import from all others.
+        await asyncio.wait([_type_loads[key]], timeout=IMPORT_TIMEOUT)
+        return _type_loads[key].done() and _type_loads[key].result()
 
     async def _event(self, outcomes: Sequence[Outcome | None]) -> TriggerEvent:
         from airflow_provider_lro._messages.events import event_from_outcomes, to_read_again
@@ -322,6 +332,24 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
 
     def _log_left_to_worker(self, why: str) -> None:
         self.log.info("%s: a worker ends the task, as %s", self._what(), why)
+
+
+_type_loads: dict[tuple[Any, ...], asyncio.Task[bool]] = {}
+
+
+async def _load_in_thread(response_type: str | None, metadata_type: str | None, type_modules: str | None) -> bool:
+    """Import types; return False where that fails, which is logged once: no wait ends by it."""
+    from airflow_provider_lro._messages.types import load
+
+    try:
+        await asyncio.to_thread(
+            load, response_type=response_type, metadata_type=metadata_type, type_modules=type_modules
+        )
+    except Exception as error:
+        surprise = None if isinstance(error, ValueError) else error
+        log.warning("types are not known in this process; the worker decodes them: %s", error, exc_info=surprise)
+        return False
+    return True
 
 
 def _epoch(moment: datetime) -> float:

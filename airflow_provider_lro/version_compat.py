@@ -67,10 +67,8 @@ __all__ = [
     "DecoratedOperator",
     "KeywordParameters",
     "XCom",
-    "aget_connection",
     "asset_state_stores",
     "conf",
-    "ends_task_in_trigger",
     "first_poke",
     "is_mapped_copy",
     "mask_secret",
@@ -146,14 +144,6 @@ def stats() -> Any:
     return Stats
 
 
-async def aget_connection(conn_id: str, hook: Any) -> tuple[Any, Any]:
-    """Return a connection and its extra, read in the triggerer; goes around a deadlock of Airflow below 3.3.2."""
-    from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
-
-    connection = await get_async_connection(conn_id, hook=hook)
-    return connection, await get_async_extra_dejson(connection)
-
-
 def asset_state_stores(trigger: Any) -> list[Any]:
     """Return the stores of all assets that an event trigger serves; none below Airflow 3.3.
 
@@ -174,11 +164,6 @@ def triggers_hear_kills() -> bool:
     from airflow.triggers.base import BaseTrigger
 
     return hasattr(BaseTrigger, "on_kill")
-
-
-def ends_task_in_trigger() -> bool:
-    """Return True where a trigger may write XComs and its end of a task heeds retries: since Airflow 3.3."""
-    return triggers_hear_kills()
 
 
 def why_worker_is_needed(task: Any) -> str | None:

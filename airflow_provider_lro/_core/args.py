@@ -5,11 +5,20 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_lro._core.checks import MAX_SECONDS, MIN_INTERVAL, is_number, is_text, is_whole
+from airflow_provider_lro._core.checks import (
+    MAX_SECONDS,
+    MIN_INTERVAL,
+    Rule,
+    between,
+    check_rules,
+    is_number,
+    is_text,
+    is_whole,
+    one_of,
+    or_none,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from _typeshed import DataclassInstance
 
     from airflow_provider_lro._core.schedule import Schedule
@@ -64,45 +73,30 @@ class WaitArgs:
 
     def check(self) -> None:
         """Raise ValueError for the first wrong value: what it is, and what it must be."""
-        for name, is_right, expected in RULES:
-            value = getattr(self, name)
-            if not is_right(value):
-                raise ValueError(f"{name}={value!r}, but it must be {expected}")
-
-
-def _between(least: float, most: float = MAX_SECONDS) -> Callable[[Any], bool]:
-    return lambda value: is_number(value, least=least, most=most)
-
-
-def _or_none(is_right: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: value is None or is_right(value)
-
-
-def _one_of(*choices: str) -> tuple[Callable[[Any], bool], str]:
-    return lambda value: value in choices, f"one of {', '.join(map(repr, choices))}"
+        check_rules(self, RULES)
 
 
 _PAUSE = f"a number of seconds from {MIN_INTERVAL:g} to {MAX_SECONDS:g}"
-_MOMENT = (_or_none(_between(-MAX_SECONDS, MAX_EPOCH)), f"None or epoch seconds up to {MAX_EPOCH:g}")
-_TEXT = (_or_none(is_text), "None or a text in UTF-8")
+_MOMENT = (or_none(between(-MAX_SECONDS, MAX_EPOCH)), f"None or epoch seconds up to {MAX_EPOCH:g}")
+_TEXT = (or_none(is_text), "None or a text in UTF-8")
 
-RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
-    ("interval", _between(MIN_INTERVAL), f"{_PAUSE} (a sensor calls it poke_interval)"),
-    ("initial_delay", _between(MIN_INTERVAL), _PAUSE),
-    ("multiplier", _between(1.0, 1000.0), "a number from 1 to 1000"),
-    ("jitter", _between(0.0, 1.0), "a number from 0 to 1"),
+RULES: tuple[Rule, ...] = (
+    ("interval", between(MIN_INTERVAL), f"{_PAUSE} (a sensor calls it poke_interval)"),
+    ("initial_delay", between(MIN_INTERVAL), _PAUSE),
+    ("multiplier", between(1.0, 1000.0), "a number from 1 to 1000"),
+    ("jitter", between(0.0, 1.0), "a number from 0 to 1"),
     ("rpc_timeout", lambda value: is_number(value, least=0) and value > 0, "a number of seconds above 0"),
-    ("not_found_grace", _between(0.0), "a number of seconds of at least 0"),
-    ("max_consecutive_errors", _or_none(is_whole), "None or a whole number of at least 0"),
-    ("on_timeout", *_one_of("fail", "cancel")),
-    ("cancel_grace", _between(0.0), "a number of seconds of at least 0"),
+    ("not_found_grace", between(0.0), "a number of seconds of at least 0"),
+    ("max_consecutive_errors", or_none(is_whole), "None or a whole number of at least 0"),
+    ("on_timeout", *one_of("fail", "cancel")),
+    ("cancel_grace", between(0.0), "a number of seconds of at least 0"),
     ("started_at", *_MOMENT),
     ("deadline", *_MOMENT),
     ("cancel_on_kill", lambda value: isinstance(value, bool), "True or False"),
     ("consecutive_errors", is_whole, "a whole number of at least 0"),
-    ("max_polls_per_second", _or_none(_between(MIN_RATE)), f"None or a number of at least {MIN_RATE:g}"),
-    ("poll_method", *_one_of("get", "wait", "auto", "list")),
-    ("list_parent", _or_none(lambda value: is_text(value) and value.strip()), "None or a non-empty text in UTF-8"),
+    ("max_polls_per_second", or_none(between(MIN_RATE)), f"None or a number of at least {MIN_RATE:g}"),
+    ("poll_method", *one_of("get", "wait", "auto", "list")),
+    ("list_parent", or_none(lambda value: is_text(value) and value.strip()), "None or a non-empty text in UTF-8"),
     ("metadata_type", *_TEXT),
     ("type_modules", *_TEXT),
 )

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import math
-from typing import TypeGuard
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 __all__ = [
     "MAX_LINE",
     "MAX_SAID",
     "MAX_SECONDS",
     "MIN_INTERVAL",
+    "Rule",
+    "between",
     "check_choice",
     "check_flag",
     "check_name",
+    "check_rules",
     "check_wait_timeout",
     "is_number",
     "is_text",
     "is_whole",
     "one_line",
+    "one_of",
+    "or_none",
     "without_user",
 ]
 
@@ -29,6 +37,32 @@ MAX_LINE = 400
 """Characters of a line."""
 MAX_SAID = 2000
 """Characters of a service's message in the text of an error; its ``message`` has all of them."""
+
+Rule: TypeAlias = "tuple[str, Callable[[Any], bool], str]"
+"""An argument's name, its check and, in words, what it must be."""
+
+
+def check_rules(values: object, rules: Iterable[Rule]) -> None:
+    """Raise ValueError for the first attribute that breaks its rule: its value, and what it must be."""
+    for name, is_right, expected in rules:
+        value = getattr(values, name)
+        if not is_right(value):
+            raise ValueError(f"{name}={value!r}, but it must be {expected}")
+
+
+def between(least: float, most: float = MAX_SECONDS) -> Callable[[Any], bool]:
+    """Return the check of a number in a range."""
+    return lambda value: is_number(value, least=least, most=most)
+
+
+def or_none(is_right: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Return a check that lets None pass, too."""
+    return lambda value: value is None or is_right(value)
+
+
+def one_of(*choices: str) -> tuple[Callable[[Any], bool], str]:
+    """Return the check of a choice, and the choices in words."""
+    return lambda value: value in choices, f"one of {', '.join(map(repr, choices))}"
 
 
 def is_number(value: object, *, least: float = -MAX_SECONDS, most: float = MAX_SECONDS) -> bool:

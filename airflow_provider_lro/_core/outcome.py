@@ -1,4 +1,4 @@
-"""The outcome of a poll or of a whole wait, of many waits together, and the rule that makes a skip of one."""
+"""The outcome of a wait, of many waits together, and the rule that makes a skip of one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,6 @@ __all__ = [
     "NotFound",
     "Outcome",
     "Quorum",
-    "Running",
     "Succeeded",
     "TimedOut",
     "is_skip",
@@ -40,14 +39,6 @@ __all__ = [
 CancelEffect: TypeAlias = Literal["none", "took effect", "asked", "refused"]
 """The effect of a cancel at the deadline: nobody asked, it took effect, it was accepted without effect so far, or the
 service refused it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Running:
-    """Not done yet."""
-
-    word: ClassVar[str] = "running"
-    operation: OperationState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,10 +110,8 @@ Done: TypeAlias = Succeeded | Failed | Cancelled
 Outcome: TypeAlias = Succeeded | Failed | Cancelled | TimedOut | NotFound | CallFailed
 
 
-def outcome_of(state: OperationState) -> Running | Done:
-    """Return what a poll found. The error decides, whatever is in it; its message may well be empty."""
-    if not state.done:
-        return Running(operation=state)
+def outcome_of(state: OperationState) -> Done:
+    """Return the outcome of a done operation. The error decides, whatever is in it; its message may well be empty."""
     if state.code is None:
         return Succeeded(operation=state)
     return Cancelled(operation=state) if state.code == Code.CANCELLED else Failed(operation=state)

@@ -10,8 +10,6 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from airflow_provider_lro._core.checks import MAX_SECONDS, MIN_INTERVAL, is_number
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -57,8 +55,7 @@ class Schedule:
         multiplier: growth of each pause over the one before it; 1 to 1000.
         jitter: the share of a pause that may be left out, 0 to 1. 1 is gax-go's "full jitter", 0 is none.
 
-    Raises:
-        ValueError: a value is out of its range.
+    ``WaitArgs`` checks the ranges.
 
     Source: ``cloud.google.com/go/longrunning``, ``WaitWithInterval``.
     """
@@ -67,17 +64,6 @@ class Schedule:
     initial: float = 1.0
     multiplier: float = 2.0
     jitter: float = 0.1
-
-    def __post_init__(self) -> None:
-        for name, least, most in (
-            ("interval", MIN_INTERVAL, MAX_SECONDS),
-            ("initial", MIN_INTERVAL, MAX_SECONDS),
-            ("multiplier", 1.0, 1000.0),
-            ("jitter", 0.0, 1.0),
-        ):
-            value = getattr(self, name)
-            if not is_number(value, least=least, most=most):
-                raise ValueError(f"{name}={value!r}, but it must be a number from {least:g} to {most:g}")
 
     def bounds(self, *, elapsed: float = 0.0) -> Iterator[float]:
         """Yield the longest each pause may be, in seconds, without end.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["JsonPayload", "OperationState", "Payload"]
+__all__ = ["JsonPayload", "OperationState", "Payload", "size_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,33 +16,12 @@ class Payload:
     type_url: str = ""
     value: bytes = b""
 
-    @property
-    def type_name(self) -> str:
-        """The full name of the message's type."""
-        return self.type_url.rpartition("/")[2]
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return len(self.value)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JsonPayload:
     """A payload that a service gives as JSON, with or without a type in it."""
 
     json: Any
-
-    @property
-    def type_name(self) -> str:
-        """The full name of the type, where the JSON names one in ``@type``; else empty."""
-        named = self.json.get("@type") if isinstance(self.json, dict) else None
-        return named.rpartition("/")[2] if isinstance(named, str) else ""
-
-    @property
-    def size(self) -> int:
-        """Bytes of JSON."""
-        return len(json.dumps(self.json))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,9 +54,11 @@ class OperationState:
     @property
     def size(self) -> int:
         """Bytes of all that it holds, roughly."""
-        payloads = (self.details, self.response, self.metadata)
-        return len(self.message) + sum(payload.size for payload in payloads if payload is not None)
+        return len(self.message) + sum(map(size_of, (self.details, self.response, self.metadata)))
 
-    def named(self, name: str) -> OperationState:
-        """Return the state under the name that it was asked for by, where the service left it out of its answer."""
-        return self if self.name else replace(self, name=name)
+
+def size_of(payload: Payload | JsonPayload | None) -> int:
+    """Return the bytes of a payload, as it travels."""
+    if payload is None:
+        return 0
+    return len(payload.value) if isinstance(payload, Payload) else len(json.dumps(payload.json))

@@ -16,12 +16,10 @@ from airflow_provider_lro._core.outcome import (
     CallFailed,
     CancelEffect,
     Cancelled,
-    Failed,
     NotFound,
     Outcome,
-    Running,
-    Succeeded,
     TimedOut,
+    outcome_of,
 )
 from airflow_provider_lro._core.schedule import MAX_RETRY_INFO, Window
 from airflow_provider_lro.exceptions import Code, EndpointError, LroError, OperationNotFound, RpcError
@@ -30,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from airflow_provider_lro._core.args import WaitArgs
+    from airflow_provider_lro._core.state import OperationState
 
 __all__ = [
     "Answer",
@@ -71,7 +70,7 @@ class Get:
     ``queue``: seconds that it may wait for its turn besides, as many waits share a channel. ``prompt``: fail at once
     where nobody answers. ``long_poll``: seconds for which the server may be asked to hold the answer until the
     operation is done; 0 for an ordinary poll. ``listed``: a listing will do, if it is as fresh as a poll would be. The
-    answer's value: Running, Succeeded, Failed, Cancelled or an LroError.
+    answer's value: the OperationState, or an LroError.
     """
 
     timeout: float
@@ -181,7 +180,7 @@ def wait(args: WaitArgs, *, now: float, start: Start = Start.FRESH) -> Generator
         late = max(0.0, now - deadline)
         window = reading.delay(next(windows))
         listed = _is_listed(args, window)
-        if get.long_poll and isinstance(value, Running):
+        if get.long_poll and not isinstance(value, LroError):
             window = window.earlier(now - asked)  # the server has done the pausing
         if pause := _pause(
             window, now=now, end=deadline, errors=reading.errors, listed=listed, delayed=reading.delayed
@@ -229,7 +228,8 @@ def _pause(
         return None
     if delayed:  # the deadline cuts this first
         delayed = max(0.0, delayed - max(0.0, window.longest - (end - now)))
-    return Pause(window=window.at_most(end - now), final=final, errors=errors, listed=listed, delayed=delayed)
+    cut = window if window.longest <= end - now else window.at_most(end - now)
+    return Pause(window=cut, final=final, errors=errors, listed=listed, delayed=delayed)
 
 
 def _cancel(args: WaitArgs, reading: _Reading, *, now: float) -> Generator[Command, Answer, Outcome]:
@@ -267,7 +267,7 @@ class _Reading:
     def __init__(self, args: WaitArgs, *, now: float) -> None:
         self.started_at = now if args.started_at is None else args.started_at
         self._args = args
-        self._last: Running | None = None
+        self._last: OperationState | None = None
         self._error: LroError | None = None
         self.errors = args.consecutive_errors
         self._errors_since = now
@@ -278,11 +278,9 @@ class _Reading:
 
         ``cut``: the call had less time than the user gave it. ``strict``: an endpoint that cannot be right is the end.
         """
-        if isinstance(value, Succeeded | Failed | Cancelled):
-            return value
-        if isinstance(value, Running):
+        if not isinstance(value, LroError):
             self._last, self._error, self.errors = value, None, 0
-            return None
+            return outcome_of(value) if value.done else None
         if isinstance(value, OperationNotFound):
             self._error = value
             # Several services create the operation some time after they have named it.
@@ -298,7 +296,7 @@ class _Reading:
         return self._lost(CallFailed, value) if self._gave_up(now) else None
 
     def _lost(self, kind: type[NotFound | CallFailed], error: LroError) -> NotFound | CallFailed:
-        return kind(error=error, operation=None if self._last is None else self._last.operation)
+        return kind(error=error, operation=self._last)
 
     def _gave_up(self, now: float) -> bool:
         most = self._args.max_consecutive_errors
@@ -318,8 +316,7 @@ class _Reading:
 
     def timed_out(self, *, effect: CancelEffect = "none", refusal: LroError | None = None) -> TimedOut:
         """Return the verdict at the deadline."""
-        operation = None if self._last is None else self._last.operation
-        return TimedOut(operation=operation, error=self._error, cancel=effect, cancel_error=refusal)
+        return TimedOut(operation=self._last, error=self._error, cancel=effect, cancel_error=refusal)
 
 
 def cancel_after_kill(*, now: float, within: float) -> Generator[Command, Answer, bool]:

@@ -32,6 +32,7 @@ __all__ = [
     "parse_payload",
     "payload_to_json",
     "response_to_json",
+    "type_of_payload",
     "unpack",
 ]
 
@@ -58,8 +59,8 @@ def unpack(payload: Payload | JsonPayload, expected: MessageType | None, *, what
         known = parse_payload(payload)
         return _any(payload) if known is None else known
     name = expected.full_name
-    if payload.type_name != name:
-        raise PayloadTypeError(f"{what} is a {payload.type_name!r}, not the {name!r} that was asked for")
+    if type_of_payload(payload) != name:
+        raise PayloadTypeError(f"{what} is a {type_of_payload(payload)!r}, not the {name!r} that was asked for")
     try:
         return expected.parse(payload.value)
     except DecodeError as error:
@@ -68,7 +69,15 @@ def unpack(payload: Payload | JsonPayload, expected: MessageType | None, *, what
 
 def parse_payload(payload: Payload | JsonPayload | None) -> Message | None:
     """Return the message inside, or None where there is none that can be read here."""
-    return _parse(payload.type_name, payload.value) if isinstance(payload, Payload) else None
+    return _parse(type_of_payload(payload), payload.value) if isinstance(payload, Payload) else None
+
+
+def type_of_payload(payload: Payload | JsonPayload | None) -> str:
+    """Return the full name of the type that a payload names; empty where it names none."""
+    named: Any = payload.type_url if isinstance(payload, Payload) else None
+    if isinstance(payload, JsonPayload) and isinstance(payload.json, dict):
+        named = payload.json.get("@type")
+    return named.rpartition("/")[2] if isinstance(named, str) else ""
 
 
 def _parse(name: str, value: bytes) -> Message | None:
@@ -87,7 +96,7 @@ def response_to_json(response: Any) -> Any:
     """Return a response as JSON: ProtoJSON, snake_case, without a top-level ``@type``; ``{}`` for Empty."""
     if isinstance(response, _JSON):
         return response
-    message = plain(response)
+    message = response if isinstance(response, Message) else plain(response)
     if isinstance(message, any_pb2.Any):
         return _opaque(message.type_url, message.value)
     try:

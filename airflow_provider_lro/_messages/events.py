@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_lro import exceptions
 from airflow_provider_lro._core import outcome as outcomes
 from airflow_provider_lro._core.state import JsonPayload, OperationState, Payload
-from airflow_provider_lro._messages.encoding import opaque_to_json
 from airflow_provider_lro.exceptions import LroError, OperationNotFound, RpcError
 
 if TYPE_CHECKING:
@@ -211,7 +210,7 @@ def _state_to_wire(state: OperationState, name: str) -> dict[str, Any]:
     for key in ("details", "response", "metadata"):
         payload = getattr(state, key)
         if payload is not None:
-            wire[key] = {"json": payload.json} if isinstance(payload, JsonPayload) else opaque_to_json(payload)
+            wire[key] = _wire(payload)
     return wire
 
 
@@ -223,6 +222,12 @@ def _state_from_wire(wire: Mapping[str, Any], name: str) -> OperationState:
         message=wire.get("message", ""),
         **{key: _payload(wire[key]) for key in ("details", "response", "metadata") if key in wire},
     )
+
+
+def _wire(payload: Payload | JsonPayload) -> dict[str, Any]:
+    if isinstance(payload, JsonPayload):
+        return {"json": payload.json}
+    return {"@type": payload.type_url, "value": base64.b64encode(payload.value).decode("ascii")}
 
 
 def _payload(wire: Mapping[str, Any]) -> Payload | JsonPayload:

@@ -75,8 +75,8 @@ def describe(state: OperationState) -> str | None:
 
 def _readable(state: OperationState) -> Message | None:
     """Return the metadata of an operation; None where it has none, of an unknown type, or above ``MAX_METADATA``."""
-    payload = state.metadata
-    return None if payload is None or payload.size > MAX_METADATA else parse_payload(payload)
+    value = getattr(state.metadata, "value", None)
+    return None if value is None or len(value) > MAX_METADATA else parse_payload(state.metadata)
 
 
 def _gather(message: Message, found: dict[str, Any], *, depth: int) -> None:

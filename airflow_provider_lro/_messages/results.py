@@ -133,7 +133,7 @@ def response(state: OperationState, response_type: Any = None, *, require_result
         MalformedOperation: there is none, and one is required.
         ValueError: there is no such type here.
     """
-    expected = type_of(response_type)
+    expected = None if response_type is None else type_of(response_type)
     if state.response is not None:
         return unpack(state.response, expected, what=f"the response of operation {state.name!r}")
     if require_result:

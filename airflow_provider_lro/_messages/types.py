@@ -5,8 +5,6 @@ Protobuf and proto-plus alike; the latter need not be installed.
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -25,14 +23,13 @@ from google.protobuf import (
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2
 
-from airflow_provider_lro._core.loops import forget_closed
 from airflow_provider_lro._core.names import module_names, type_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
-__all__ = ["MessageType", "load", "loaded", "message_type", "plain"]
+__all__ = ["MessageType", "load", "message_type", "plain"]
 
 _ALWAYS_KNOWN = (  # imported so that the descriptor pool has them: what services wrap most
     any_pb2,
@@ -45,10 +42,6 @@ _ALWAYS_KNOWN = (  # imported so that the descriptor pool has them: what service
     timestamp_pb2,
     wrappers_pb2,
 )
-IMPORT_TIMEOUT = 10.0
-"""Seconds that a wait in the triggerer lets its types be imported before it begins without them."""
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,42 +89,6 @@ def load(*, response_type: Any = None, metadata_type: Any = None, type_modules: 
 
 
 _ADVICE = "install what it is in where this runs, or correct the name"
-_loads: dict[tuple[Any, ...], asyncio.Task[bool]] = {}
-
-
-async def loaded(
-    *, response_type: str | None = None, metadata_type: str | None = None, type_modules: str | None = None
-) -> bool:
-    """Do as ``load`` does, in a thread, once per process for all waits that ask for the same.
-
-    Returns:
-        True if all types are known here. Why not is logged once; nothing is raised, as a wait needs no types.
-    """
-    if response_type is metadata_type is type_modules is None:
-        return True
-    loop = asyncio.get_running_loop()
-    key = (loop, response_type, metadata_type, type_modules)
-    if key not in _loads:
-        forget_closed(_loads)
-        _loads[key] = loop.create_task(
-            _load_in_thread(response_type=response_type, metadata_type=metadata_type, type_modules=type_modules)
-        )
-    task = _loads[key]
-    # Not wait_for: a wait that is cancelled must not take the import from all others.
-    await asyncio.wait([task], timeout=IMPORT_TIMEOUT)
-    return task.done() and not task.cancelled() and task.result()
-
-
-async def _load_in_thread(**names: str | None) -> bool:
-    try:
-        await asyncio.to_thread(load, **names)
-    except Exception as error:  # once for all waits, none of which ends by it
-        surprise = None if isinstance(error, ValueError) else error
-        log.warning(
-            "types are not known in this process; the worker decodes what is of them: %s", error, exc_info=surprise
-        )
-        return False
-    return True
 
 
 def plain(message: Any) -> Message:

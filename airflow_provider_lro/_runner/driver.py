@@ -120,6 +120,11 @@ class Drive(Generic[T]):
         """The pause that it stands at, if it does."""
         return self.command if isinstance(self.command, Pause) else None
 
+    @property
+    def polls(self) -> int:
+        """How many polls it has made."""
+        return int(self._poller.polls)
+
     async def close(self) -> None:
         """Give back what is shared."""
         await self._poller.close()
@@ -156,7 +161,7 @@ class LogObserver:
             if self._failed:
                 log.info("operation %r: answers again after %d failed polls", self._name, self._failed)
                 self._failed, self._logged = 0, None
-            self._log_progress(value.operation)
+            self._log_progress(value)
 
     def _log_progress(self, state: OperationState) -> None:
         """Log how far it is, when its metadata has changed and says something new."""

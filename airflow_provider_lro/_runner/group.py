@@ -115,9 +115,9 @@ class WaitGroup:
         return self
 
     async def __aexit__(self, *raised: object) -> None:
+        await self._close_drives()
         if self._telemetry is not None:
             self._telemetry.__exit__(*raised)
-        await self._close_drives()
         while self._clients:
             await self._clients.popitem()[1].close()
 
@@ -220,6 +220,8 @@ class WaitGroup:
         outcome = await drive.run(to_pause=to_pause)
         if outcome is None:
             return False
+        if self._telemetry is not None:
+            self._telemetry.polls = drive.polls
         del self._drives[index]
         await drive.close()
         self._take(index, outcome)
@@ -239,14 +241,16 @@ class WaitGroup:
             args or args_for(self.args, self.names[index]),
             self._clients[id(self._channels[index])],
             shared=shared,
-            stats=None if self._telemetry is None else self._telemetry.stats,
             max_metadata=None if self._is_single else MAX_METADATA_OF_MANY,
         )
         return Drive(steps, poller, clock=self._clock, observer=self._observer)
 
     async def _close_drives(self) -> None:
         while self._drives:
-            await self._drives.popitem()[1].close()
+            drive = self._drives.popitem()[1]
+            if self._telemetry is not None:
+                self._telemetry.polls = drive.polls
+            await drive.close()
 
     def _take(self, index: int, outcome: Outcome) -> None:
         succeeded = isinstance(outcome, Succeeded)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import socket
 import time
 from functools import cache
 from typing import TYPE_CHECKING, Any, Self
 
 from airflow_provider_lro._core import outcome as outcomes
-from airflow_provider_lro._core.counters import WaitStats, endpoint_tag
-from airflow_provider_lro._core.loops import forget_closed
 from airflow_provider_lro.exceptions import Code
 from airflow_provider_lro.version_compat import conf, stats
 
@@ -36,6 +35,11 @@ def metrics_are_on() -> bool:
     return any(conf.getboolean("metrics", switch, fallback=False) for switch in SWITCHES)
 
 
+def endpoint_tag(target: str) -> str:
+    """Return an endpoint as the value of a tag; the signs that StatsD uses itself would break its lines."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", target.removesuffix(":443"))
+
+
 class WaitTelemetry:
     """The span and the timers of one wait, or of the part of it that this process does.
 
@@ -48,10 +52,10 @@ class WaitTelemetry:
         is_recheck: of an operation whose outcome is known: nothing is told once more.
     """
 
-    __slots__ = ("_args", "_began", "_endpoint", "_is_recheck", "_outcome", "_scope", "_span", "stats")
+    __slots__ = ("_args", "_began", "_endpoint", "_is_recheck", "_outcome", "_scope", "_span", "polls")
 
     def __init__(self, args: WaitArgs, target: str, *, ti: Any = None, is_recheck: bool = False) -> None:
-        self.stats = WaitStats()
+        self.polls = 0
         self._outcome: Outcome | None = None
         self._is_recheck = is_recheck
         self._args = args
@@ -71,7 +75,7 @@ class WaitTelemetry:
     def __exit__(self, *raised: object) -> None:
         if self._span is not None:
             self._scope.__exit__(*raised)
-            _end_span(self._span, self._outcome, polls=self.stats.polls)
+            _end_span(self._span, self._outcome, polls=self.polls)
 
     def ended(self, outcome: Outcome) -> None:
         """Record the outcome, and send how long it took."""
@@ -164,6 +168,8 @@ def reporter() -> _Reporter | None:
         return None
     loop = asyncio.get_running_loop()
     if loop not in _reporters:
+        from airflow_provider_lro._transport.limiter import forget_closed
+
         forget_closed(_reporters)
         _reporters[loop] = _Reporter(loop)
     _reporters[loop].join()

@@ -1,4 +1,4 @@
-"""Endpoints, TLS and channels. The only place that opens a channel, and the only one that shares them.
+"""Endpoints, TLS, and the channels with the transport over them: the only place that opens and shares them.
 
 One channel serves all waits of a process that agree in event loop, endpoint, credentials and TLS; it is counted, and
 closed when its last holder has given it back.
@@ -19,12 +19,15 @@ import grpc
 
 from airflow_provider_lro import __version__
 from airflow_provider_lro._core.checks import is_text, is_whole, without_user
+from airflow_provider_lro._messages.protocol import METHODS
 from airflow_provider_lro._transport.credentials import CredentialsConfig
 from airflow_provider_lro._transport.tokens import Tokens
 from airflow_provider_lro.exceptions import CredentialsError, EndpointError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from airflow_provider_lro._messages.protocol import Call
 
 __all__ = ["ChannelConfig", "Lease", "acquire", "fill_location", "in_universe", "open_channels", "parse_endpoint"]
 
@@ -200,6 +203,55 @@ class ChannelConfig:
         return module.secure_channel(self.target, tls, options=options)
 
 
+ToError: TypeAlias = "Callable[[grpc.RpcError, Call, str], Exception]"
+"""Makes an error of ours of one of grpc's for a call at a target."""
+
+
+class Transport:
+    """One gRPC channel, for calls that block."""
+
+    def __init__(self, channel: Any, target: str, to_error: ToError) -> None:
+        self.target = target
+        self._channel = channel
+        self._to_error = to_error
+        # Answers are bytes: grpc's aio side would make None of an answer that does not parse.
+        self._stubs = {method: channel.unary_unary(method) for method in METHODS}
+
+    def send(self, call: Call, *, timeout: float, metadata: Any, wait_for_ready: bool | None) -> bytes:
+        """Send a call and return the bytes of its answer.
+
+        Raises:
+            RpcError: and its kin, ``CredentialsError``, ``EndpointError``: the call failed.
+        """
+        try:
+            return self._stubs[call.method](  # type: ignore[no-any-return]
+                call.request, timeout=timeout, metadata=metadata, wait_for_ready=wait_for_ready
+            )
+        except grpc.RpcError as error:
+            raise self._to_error(error, call, self.target) from None
+
+    def close(self) -> None:
+        """Close the channel."""
+        self._channel.close()
+
+
+class AsyncTransport(Transport):
+    """``Transport`` for asyncio: the same methods, awaited."""
+
+    async def send(self, call: Call, *, timeout: float, metadata: Any, wait_for_ready: bool | None) -> bytes:  # type: ignore[override]
+        """Send a call and return the bytes of its answer, as ``Transport.send`` does."""
+        try:
+            return await self._stubs[call.method](  # type: ignore[no-any-return]
+                call.request, timeout=timeout, metadata=metadata, wait_for_ready=wait_for_ready
+            )
+        except grpc.RpcError as error:
+            raise self._to_error(error, call, self.target) from None
+
+    async def close(self) -> None:  # type: ignore[override]
+        """Close the channel."""
+        await self._channel.close()
+
+
 class _Shared:
     """A channel with its tokens and its queue, and the number of its holders."""
 
@@ -209,11 +261,11 @@ class _Shared:
         self.key = key
         self.gate = asyncio.Semaphore(MAX_CALLS_IN_FLIGHT)  # for the calls of an event loop
         self.transport = transport
-        plaintext = CredentialsConfig(anonymous=True)
-        self.tokens = Tokens(plaintext if config.insecure else config.credentials)
+        self.tokens = Tokens(_PLAINTEXT if config.insecure else config.credentials)
         self.holders = 0
 
 
+_PLAINTEXT = CredentialsConfig(anonymous=True)
 _lock = threading.Lock()
 _Key: TypeAlias = tuple[asyncio.AbstractEventLoop | None, ChannelConfig, int]
 _shared: dict[_Key, _Shared] = {}
@@ -243,7 +295,7 @@ class Lease:
 
 def acquire(
     config: ChannelConfig,
-    make_transport: Callable[[Any, str], Any],
+    to_error: ToError,
     *,
     loop: asyncio.AbstractEventLoop | None = None,
     max_holders: int | None = None,
@@ -252,7 +304,7 @@ def acquire(
 
     Args:
         config: which channel.
-        make_transport: makes the transport over a channel, once for all its holders.
+        to_error: makes an error of ours of one of grpc's.
         loop: the running loop, for an aio channel; None for a sync one.
         max_holders: of one channel, where each has a call on its way all the time; others get another channel.
     """
@@ -264,7 +316,8 @@ def acquire(
         shared = _shared.get(key)
         if shared is None:
             channel = config.open(grpc if loop is None else grpc.aio, number=number)
-            shared = _shared[key] = _Shared(key, config, make_transport(channel, config.target))
+            transport = (Transport if loop is None else AsyncTransport)(channel, config.target, to_error)
+            shared = _shared[key] = _Shared(key, config, transport)
         shared.holders += 1
         return Lease(shared)
 

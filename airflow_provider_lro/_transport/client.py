@@ -18,11 +18,11 @@ from airflow_provider_lro._messages.protocol import (
 from airflow_provider_lro._transport.channel import ChannelConfig, acquire, parse_endpoint, read_pem
 from airflow_provider_lro._transport.credentials import CredentialsConfig
 from airflow_provider_lro._transport.rpc import (
+    API_CLIENT,
     DEFAULT_RPC_TIMEOUT,
-    AsyncTransport,
-    Transport,
-    headers,
+    check_headers,
     not_sent_error,
+    rpc_error,
 )
 from airflow_provider_lro.exceptions import Code, CredentialsError, EndpointError, LroError, RpcError
 
@@ -101,7 +101,6 @@ class _Client:
     def __init__(
         self,
         config: ChannelConfig,
-        make_transport: type[Transport],
         *,
         rpc_timeout: float = DEFAULT_RPC_TIMEOUT,
         loop: asyncio.AbstractEventLoop | None = None,
@@ -109,7 +108,7 @@ class _Client:
     ) -> None:
         self.config = config
         self.rpc_timeout = rpc_timeout
-        self._lease = acquire(config, make_transport, loop=loop, max_holders=max_holders)
+        self._lease = acquire(config, rpc_error, loop=loop, max_holders=max_holders)
         self._tokens = self._lease.shared.tokens
         self._transport = self._lease.shared.transport
 
@@ -160,9 +159,12 @@ class _Client:
 
     def _arguments(self, call: Call, tokens: Headers, options: CallOptions, spent: float) -> dict[str, Any]:
         """Return the arguments of a call; ``spent``: seconds of its time that it took to have a token."""
+        more = options.get("metadata", ())
+        if more:
+            check_headers(more)
         return {
             "timeout": max(MIN_CALL_LEFT, self._timeout(call, options) - spent),
-            "metadata": headers(call, tokens, options),
+            "metadata": (*call.headers, API_CLIENT, *tokens, *more),
             "wait_for_ready": options.get("wait_for_ready"),
         }
 
@@ -189,7 +191,7 @@ class OperationsClient(_Client):
     """
 
     def __init__(self, config: ChannelConfig, *, rpc_timeout: float = DEFAULT_RPC_TIMEOUT) -> None:
-        super().__init__(config, Transport, rpc_timeout=rpc_timeout)
+        super().__init__(config, rpc_timeout=rpc_timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -270,7 +272,7 @@ class AsyncOperationsClient(_Client):
         max_holders: int | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
-        super().__init__(config, AsyncTransport, rpc_timeout=rpc_timeout, loop=loop, max_holders=max_holders)
+        super().__init__(config, rpc_timeout=rpc_timeout, loop=loop, max_holders=max_holders)
         self._cancels = None if max_concurrent_cancels is None else asyncio.Semaphore(max_concurrent_cancels)
 
     async def __aenter__(self) -> Self:

@@ -10,10 +10,8 @@ import asyncio
 import math
 import random
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from airflow_provider_lro._core.counters import EndpointStats
-from airflow_provider_lro._core.loops import forget_closed
 from airflow_provider_lro._core.schedule import MAX_RETRY_INFO
 from airflow_provider_lro.exceptions import Code, RpcError
 
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_lro._core.schedule import Window
 
-__all__ = ["TICK", "RateLimiter", "limiter_of", "limiters", "pause", "sleep"]
+__all__ = ["TICK", "EndpointStats", "RateLimiter", "forget_closed", "limiter_of", "limiters", "pause", "sleep"]
 
 TICK = 0.25
 """Seconds between the wake-ups that waits share; 0 turns them off."""
@@ -38,6 +36,20 @@ MAX_NAP = 0.5
 """Seconds until the next in line checks again whether the spacing has changed."""
 RECOVERY = 0.95
 """The share of the spacing after a complaint that each poll that succeeds leaves."""
+MIN_DELAY = 0.001
+"""Seconds: less is not a delay, only the way through the queue."""
+
+
+def forget_closed(kept: dict[Any, Any]) -> None:
+    """Delete the values of closed event loops.
+
+    Args:
+        kept: by the loop, or by a tuple that begins with it.
+    """
+    for key in list(kept):
+        loop: asyncio.AbstractEventLoop = key[0] if isinstance(key, tuple) else key
+        if loop.is_closed():
+            del kept[key]
 
 
 class TimerWheel:
@@ -124,6 +136,55 @@ def pause(window: Window) -> Awaitable[None]:
     here = _here()
     now = here.loop.time()
     return here.wheel.one_of(math.ceil((now + window.shortest) / TICK), math.floor((now + window.longest) / TICK))
+
+
+class EndpointStats:
+    """Numbers of one endpoint since they were sent the last time. Not for several threads."""
+
+    __slots__ = ("delays", "ended", "errors", "gets", "held", "lists", "slow_downs", "waits")
+
+    def __init__(self) -> None:
+        self.waits = 0  # how many there are; all others are since the last time
+        self.gets = 0
+        self.held = 0
+        self.lists = 0
+        self.slow_downs = 0
+        self.ended: dict[str, int] = {}  # by outcome
+        self.errors: dict[str, int] = {}
+        self.delays: dict[str, tuple[int, float]] = {}
+
+    def failed(self, error: Exception) -> None:
+        """Count a call that failed; one that was never sent does not count."""
+        if getattr(error, "not_sent", False):
+            return
+        code = getattr(error, "code", None)
+        label = code.name if isinstance(code, Code) else type(error).__name__ if code is None else "OTHER"
+        self.errors[label] = self.errors.get(label, 0) + 1
+
+    def delayed(self, reason: str, seconds: float) -> None:
+        """Count a poll that came later than its schedule."""
+        if seconds >= MIN_DELAY:
+            number, total = self.delays.get(reason, (0, 0.0))
+            self.delays[reason] = (number + 1, total + seconds)
+
+    def take(self) -> Iterator[tuple[str, int, dict[str, str]]]:
+        """Yield the numbers as counters, with their tags, and begin anew."""
+        for method, number in (("get", self.gets), ("wait", self.held), ("list", self.lists)):
+            if number:
+                yield "lro.polls", number, {"method": method}
+        if self.slow_downs:
+            yield "lro.slow_downs", self.slow_downs, {}
+        self.gets = self.held = self.lists = self.slow_downs = 0
+        ended, self.ended = self.ended, {}
+        for outcome, number in ended.items():
+            yield "lro.waits_ended", number, {"outcome": outcome}
+        errors, self.errors = self.errors, {}
+        for code, number in errors.items():
+            yield "lro.poll_errors", number, {"code": code}
+        delays, self.delays = self.delays, {}
+        for reason, (number, seconds) in delays.items():
+            yield "lro.polls_delayed", number, {"reason": reason}
+            yield "lro.poll_delay_ms", round(seconds * 1000), {"reason": reason}
 
 
 class RateLimiter:

@@ -6,10 +6,9 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from airflow_provider_lro._core.loops import forget_closed
 from airflow_provider_lro._core.schedule import Window
 from airflow_provider_lro._core.wait import is_transient
-from airflow_provider_lro._transport.limiter import limiter_of, pause
+from airflow_provider_lro._transport.limiter import forget_closed, limiter_of, pause
 from airflow_provider_lro.exceptions import Code, LroError
 
 if TYPE_CHECKING:

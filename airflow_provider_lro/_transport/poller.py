@@ -7,11 +7,10 @@ import logging
 import random
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from airflow_provider_lro._core.counters import WaitStats
 from airflow_provider_lro._core.names import parent_in
-from airflow_provider_lro._core.outcome import outcome_of
+from airflow_provider_lro._core.state import size_of
 from airflow_provider_lro._messages.protocol import LONG_POLL_MARGIN, cancel_call, get_call, wait_call
 from airflow_provider_lro._transport.limiter import limiter_of, pause, sleep
 from airflow_provider_lro._transport.listing import Subscription
@@ -53,11 +52,11 @@ class Poller:
         self._client = client
         self._metadata = metadata
 
-    def get(self, command: Get) -> Any:
-        """Poll; return the Running, Succeeded, Failed or Cancelled that was found, or raise LroError."""
+    def get(self, command: Get) -> OperationState:
+        """Poll; return the OperationState, or raise LroError."""
         name = self._args.operation_name
         found = self._client.get_operation(name, rpc_timeout=command.timeout, metadata=self._metadata)
-        return outcome_of(found.named(name))
+        return found if found.name else replace(found, name=name)
 
     def pause(self, command: Pause) -> None:
         """Let time pass, to a random moment of the window."""
@@ -77,7 +76,6 @@ class AsyncPoller:
         client: makes the calls.
         metadata: more headers for each.
         shared: one of many waits of this process: they share wake-ups, and polls wait for a connection.
-        stats: its numbers; None where nobody reads them.
         max_metadata: bytes of metadata to keep of an operation that is not done; None: all.
     """
 
@@ -93,7 +91,8 @@ class AsyncPoller:
         "_max_metadata",
         "_metadata",
         "_shared",
-        "_stats",
+        "failed_polls",
+        "polls",
     )
 
     def __init__(
@@ -103,7 +102,6 @@ class AsyncPoller:
         *,
         metadata: Sequence[tuple[str, str | bytes]] = (),
         shared: bool = False,
-        stats: WaitStats | None = None,
         max_metadata: int | None = None,
     ) -> None:
         self._args = args
@@ -111,7 +109,8 @@ class AsyncPoller:
         self._loop = asyncio.get_running_loop()
         self._metadata = metadata
         self._shared = shared
-        self._stats = stats or WaitStats()
+        self.polls = 0
+        self.failed_polls = 0
         self._max_metadata = max_metadata
         self._call = get_call(args.operation_name)
         self._limiter = limiter_of(client.config.target)
@@ -127,16 +126,16 @@ class AsyncPoller:
         self._limiter.add_limits(self._limits)
         self._limiter.stats.waits += 1
 
-    async def get(self, command: Get) -> Any:
-        """Poll; return the Running, Succeeded, Failed or Cancelled that was found, or raise LroError."""
+    async def get(self, command: Get) -> OperationState:
+        """Poll; return the OperationState, or raise LroError."""
         if self._listed is not None and command.listed and (listed := self._listed.take()) is not None:
             return self._read(listed)
         began = self._loop.time()
-        self._stats.polls += 1
+        self.polls += 1
         try:
             await self._limiter.acquire(within=command.queue)
         except TimeoutError:
-            self._stats.failed_polls += 1
+            self.failed_polls += 1
             raise not_sent_error(self._call, self._client.config.target) from None
         options: CallOptions = {
             "rpc_timeout": command.timeout,
@@ -153,7 +152,7 @@ class AsyncPoller:
                 found = await self._client.send(self._call, options)
         except LroError as error:
             self._limiter.stats.failed(error)
-            self._stats.failed_polls += 1
+            self.failed_polls += 1
             self._limiter.record(error)
             raise
         self._limiter.record(None)
@@ -183,11 +182,10 @@ class AsyncPoller:
         if self._long_poller is not None:
             await self._long_poller.close()
 
-    def _read(self, state: OperationState) -> Any:
-        metadata = state.metadata
-        if self._max_metadata is not None and not state.done and metadata and metadata.size > self._max_metadata:
+    def _read(self, state: OperationState) -> OperationState:
+        if self._max_metadata is not None and not state.done and size_of(state.metadata) > self._max_metadata:
             state = replace(state, metadata=None)
-        return outcome_of(state.named(self._args.operation_name))
+        return state if state.name else replace(state, name=self._args.operation_name)
 
 
 class LongPoller:

@@ -1,4 +1,4 @@
-"""The gRPC transport: it only sends, sync or aio, and turns every failure into an error of ours."""
+"""Calls over gRPC: their options and headers, and their failures as errors of ours."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import grpc
 from airflow_provider_lro import __version__
 from airflow_provider_lro._core.checks import MAX_SAID, one_line
 from airflow_provider_lro._messages.encoding import details_to_json
-from airflow_provider_lro._messages.protocol import METHODS, read_error
+from airflow_provider_lro._messages.protocol import read_error
 from airflow_provider_lro.exceptions import (
     Code,
     CredentialsError,
@@ -26,14 +26,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from airflow_provider_lro._messages.protocol import Call
-    from airflow_provider_lro._transport.credentials import Headers
 
 __all__ = [
+    "API_CLIENT",
     "DEFAULT_RPC_TIMEOUT",
-    "AsyncTransport",
     "CallOptions",
-    "Transport",
-    "headers",
+    "check_headers",
     "not_sent_error",
     "rpc_error",
 ]
@@ -43,57 +41,13 @@ DEFAULT_RPC_TIMEOUT = 30.0
 
 _HEADER_KEY = re.compile(r"[0-9a-z_.-]+")
 _HEADER_VALUE = re.compile(r"[ -~]*")
-_API_CLIENT = (
+API_CLIENT = (
     "x-goog-api-client",
     (
         f"gl-python/{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}"
         f" grpc/{grpc.__version__} airflow-provider-lro/{__version__}"
     ),
 )
-
-
-class Transport:
-    """One gRPC channel, for calls that block."""
-
-    def __init__(self, channel: Any, target: str) -> None:
-        self.target = target
-        self._channel = channel
-        # Answers are bytes: grpc's aio side would make None of an answer that does not parse.
-        self._stubs = {method: channel.unary_unary(method) for method in METHODS}
-
-    def send(self, call: Call, *, timeout: float, metadata: Any, wait_for_ready: bool | None) -> bytes:
-        """Send a call and return the bytes of its answer.
-
-        Raises:
-            RpcError: and its kin, ``CredentialsError``, ``EndpointError``: the call failed.
-        """
-        try:
-            return self._stubs[call.method](  # type: ignore[no-any-return]
-                call.request, timeout=timeout, metadata=metadata, wait_for_ready=wait_for_ready
-            )
-        except grpc.RpcError as error:
-            raise rpc_error(error, call, target=self.target) from None
-
-    def close(self) -> None:
-        """Close the channel."""
-        self._channel.close()
-
-
-class AsyncTransport(Transport):
-    """``Transport`` for asyncio: the same methods, awaited."""
-
-    async def send(self, call: Call, *, timeout: float, metadata: Any, wait_for_ready: bool | None) -> bytes:  # type: ignore[override]
-        """Send a call and return the bytes of its answer, as ``Transport.send`` does."""
-        try:
-            return await self._stubs[call.method](  # type: ignore[no-any-return]
-                call.request, timeout=timeout, metadata=metadata, wait_for_ready=wait_for_ready
-            )
-        except grpc.RpcError as error:
-            raise rpc_error(error, call, target=self.target) from None
-
-    async def close(self) -> None:  # type: ignore[override]
-        """Close the channel."""
-        await self._channel.close()
 
 
 class CallOptions(TypedDict, total=False):
@@ -109,14 +63,9 @@ class CallOptions(TypedDict, total=False):
     """asyncio: seconds that the call may wait for its turn when too many are on their way, before ``rpc_timeout``."""
 
 
-def headers(call: Call, tokens: Headers, options: CallOptions) -> tuple[tuple[str, str | bytes], ...]:
-    """Return all headers of a call.
-
-    Raises:
-        ValueError: one of the caller's own cannot be sent.
-    """
-    more = options.get("metadata", ())
-    for key, value in more:
+def check_headers(headers: Sequence[tuple[str, str | bytes]]) -> None:
+    """Raise ValueError where a header of the caller's own cannot be sent."""
+    for key, value in headers:
         binary = key.endswith("-bin")
         sendable = isinstance(value, bytes) if binary else isinstance(value, str) and _HEADER_VALUE.fullmatch(value)
         if not _HEADER_KEY.fullmatch(key) or not sendable:
@@ -124,7 +73,6 @@ def headers(call: Call, tokens: Headers, options: CallOptions) -> tuple[tuple[st
                 f"metadata: the header {key!r} cannot be sent; expected a lower-case name, and printable ASCII text"
                 " (bytes for a name that ends in '-bin')"
             )
-    return (*call.headers, _API_CLIENT, *tokens, *more)
 
 
 def not_sent_error(call: Call, target: str) -> RpcError:
@@ -134,7 +82,7 @@ def not_sent_error(call: Call, target: str) -> RpcError:
     return error
 
 
-def rpc_error(error: grpc.RpcError, call: Call, *, target: str) -> LroError:
+def rpc_error(error: grpc.RpcError, call: Call, target: str) -> LroError:
     """Return our error for one that grpc raised.
 
     Sources: ``google/rpc/code.proto``; the ``grpc-status-details-bin`` trailer; where UNAVAILABLE or RESOURCE_EXHAUSTED

@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 from airflow_provider_lro._core.checks import check_name, one_line
-from airflow_provider_lro._core.loops import forget_closed
 from airflow_provider_lro.exceptions import (
     Code,
     CredentialsError,
@@ -21,7 +20,7 @@ from airflow_provider_lro.exceptions import (
 from airflow_provider_lro.hooks._connection import ConnectionSettings, TaskSettings
 from airflow_provider_lro.links import check_template
 from airflow_provider_lro.operation import Operation
-from airflow_provider_lro.version_compat import AirflowNotFoundException, BaseHook, aget_connection, mask_secret
+from airflow_provider_lro.version_compat import AirflowNotFoundException, BaseHook, mask_secret
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
@@ -257,30 +256,32 @@ class LongRunningOperationHook(BaseHook):
         """The id of the connection that was read, "" if none is stored and none is needed."""
         return self.lro_conn_id if self._settings is None or self._settings.conn_id else ""
 
-    def _read_connection(self, *, endpoint_follows: bool = False) -> ConnectionSettings:
+    def _find_connection(self) -> ConnectionSettings | None:
         try:
             settings = ConnectionSettings.of(self.get_connection(self.lro_conn_id)) if self.lro_conn_id else None
         except AirflowNotFoundException:
-            settings = None
-        if settings is not None:
-            _mask(settings)
-        return self._or_none_needed(settings, endpoint_follows=endpoint_follows)
+            return None
+        for secret in () if settings is None else settings.secrets():
+            mask_secret(secret)
+        return settings
+
+    def _read_connection(self, *, endpoint_follows: bool = False) -> ConnectionSettings:
+        return self._or_none_needed(self._find_connection(), endpoint_follows=endpoint_follows)
 
     async def _asettings(self) -> ConnectionSettings:
         return self._or_none_needed(await _shared_settings(self) if self.lro_conn_id else None)
 
     async def _aread_connection(self) -> ConnectionSettings | None:
+        from asgiref.sync import sync_to_async
+
         for pause in (*PAUSES_TO_FIND, None):
-            try:
-                connection, extra = await aget_connection(self.lro_conn_id, type(self))
-            except AirflowNotFoundException:
-                # Airflow says so, too, when it could not ask, and a worker has found it a moment ago.
-                if pause is not None:
-                    await asyncio.sleep(pause)
-            else:
-                settings = ConnectionSettings.of(connection, extra=extra)
-                await asyncio.to_thread(_mask, settings)
+            # In a thread: the asynchronous way of Airflow below 3.3.2 can deadlock, and does not find connections of
+            # the database in `dags test`. Not asyncio.to_thread: the way to the supervisor leads through asgiref's.
+            settings = await sync_to_async(self._find_connection)()
+            # Airflow finds none, too, when it could not ask, and a worker has found it a moment ago.
+            if settings is not None or pause is None:
                 return settings
+            await asyncio.sleep(pause)
         return None
 
     def _or_none_needed(
@@ -314,11 +315,6 @@ class LongRunningOperationHook(BaseHook):
         return field_behaviour()
 
 
-def _mask(settings: ConnectionSettings) -> None:
-    for secret in settings.secrets():
-        mask_secret(secret)
-
-
 _settings: dict[tuple[asyncio.AbstractEventLoop, str], tuple[float, asyncio.Task[ConnectionSettings | None]]] = {}
 
 
@@ -331,6 +327,8 @@ async def _shared_settings(hook: LongRunningOperationHook) -> ConnectionSettings
     key = (loop, hook.lro_conn_id)
     read_at, task = _settings.get(key, (0.0, None))
     if task is None or (task.done() and (_failed(task) or time.monotonic() - read_at > CONNECTION_LIFETIME)):
+        from airflow_provider_lro._transport.limiter import forget_closed
+
         forget_closed(_settings)
         task = loop.create_task(hook._aread_connection())  # noqa: SLF001  (its own module)
         _settings[key] = (time.monotonic(), task)

@@ -53,14 +53,13 @@ class ConnectionSettings:
     _configs: dict[Any, ChannelConfig] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def of(cls, connection: Any, *, extra: Mapping[str, Any] | None = None) -> Self:
+    def of(cls, connection: Any) -> Self:
         """Return the settings of an Airflow connection.
 
         Args:
             connection: of type ``lro``, or ``google_cloud_platform``, which has no endpoint and no token.
-            extra: its extra, where that was read asynchronously.
         """
-        extra = connection.extra_dejson if extra is None else extra
+        extra = connection.extra_dejson
         if not isinstance(extra, Mapping):
             raise EndpointError(f"the extra of connection {connection.conn_id!r} must be a JSON object")
         extra = _unprefixed(extra)
@@ -120,16 +119,16 @@ class ConnectionSettings:
         return self._configs[key]
 
     def _channel_config(self, task: TaskSettings, endpoint: str) -> ChannelConfig:
-        from airflow_provider_lro._transport.channel import ChannelConfig, parse_endpoint, read_pem
+        from airflow_provider_lro._transport.channel import ChannelConfig, parse_endpoint
 
         extra = self.extra
         return ChannelConfig(
             target=parse_endpoint(endpoint, port=None if task.endpoint else self.port),
             credentials=self._credentials(task),
             insecure=_boolean(extra, "insecure"),
-            root_certificates=read_pem(_string(extra, "root_certificates"), what="root_certificates"),
-            client_certificate=read_pem(_string(extra, "client_certificate"), what="client_certificate"),
-            client_key=read_pem(_string(extra, "client_key"), what="client_key"),
+            root_certificates=_pem(extra, "root_certificates"),
+            client_certificate=_pem(extra, "client_certificate"),
+            client_key=_pem(extra, "client_key"),
             authority=_string(extra, "authority"),
             max_message_mb=_whole_number(extra, "max_message_mb", default=64),
             max_polls_per_second=_rate(extra, "max_polls_per_second"),
@@ -217,6 +216,13 @@ def _text(value: object) -> str | None:
     if not value:
         return None
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def _pem(extra: Mapping[str, Any], key: str) -> bytes | None:
+    from airflow_provider_lro._transport.channel import read_pem
+
+    value = _string(extra, key)
+    return None if value is None else read_pem(value, what=key)
 
 
 def _string(extra: Mapping[str, Any], key: str) -> str | None:

@@ -20,7 +20,6 @@ from airflow_provider_lro.exceptions import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
 
-    from airflow_provider_lro._core.outcome import Done, Running
     from airflow_provider_lro._transport.client import OperationsClient
 
 __all__ = [
@@ -125,13 +124,11 @@ def one_or_all(results: list[Any], given: object) -> Any:
     return results if several else results[0]
 
 
-def ask_to_cancel(
-    client: OperationsClient, name: str, *, rpc_timeout: float | None = None
-) -> tuple[bool, Running | Done]:
+def ask_to_cancel(client: OperationsClient, name: str, *, rpc_timeout: float | None = None) -> tuple[bool, str]:
     """Ask to cancel an operation, unless it is done.
 
     Returns:
-        Whether it was asked, and its outcome before that.
+        Whether it was asked, and the word for its state before that.
 
     Raises:
         LroError: a call failed; it may have been asked.
@@ -140,7 +137,7 @@ def ask_to_cancel(
 
     state = client.get_operation(name, rpc_timeout=rpc_timeout)
     if state.done:
-        return False, outcome_of(state)
+        return False, outcome_of(state).word
     try:
         client.cancel_operation(name, rpc_timeout=rpc_timeout)
     except RpcError as error:
@@ -150,8 +147,8 @@ def ask_to_cancel(
         since = client.get_operation(name, rpc_timeout=rpc_timeout)
         if not since.done:
             raise
-        return False, outcome_of(since)
-    return True, outcome_of(state)
+        return False, outcome_of(since).word
+    return True, "running"
 
 
 def word_of(error: LroError, *, ignore_missing: bool, ignore_unimplemented: bool) -> str:

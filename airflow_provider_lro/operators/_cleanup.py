@@ -259,12 +259,14 @@ class CleanupOperator(LroOperator):
 
     def _judged(self, operation: OperationState, latest: float, report: Report, unknown: set[str]) -> float | None:
         """Return the time of an operation that is to be acted on; report any other, and return None."""
+        from airflow_provider_lro._messages.encoding import type_of_payload
+
         report.add("listed")
         kind = self.left_alone(operation)
         moment = self._time(operation) if kind is None and operation.name.strip() else None
         if kind is None and moment is None:
             kind = "unknown_age"
-            unknown.add(getattr(operation.metadata, "type_name", "") or "none")
+            unknown.add(type_of_payload(operation.metadata) or "none")
         elif moment is not None and moment > latest:
             kind = "young"
         if kind is not None:

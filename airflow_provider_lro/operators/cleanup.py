@@ -187,13 +187,13 @@ class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
     def act(self, client: OperationsClient, name: str) -> str:
         """Ask to cancel it, unless it is done by now."""
         try:
-            asked, found = ask_to_cancel(client, name, rpc_timeout=self.rpc_timeout)
+            asked, word = ask_to_cancel(client, name, rpc_timeout=self.rpc_timeout)
             kind = "asked" if asked else "finished"  # also one that somebody else has cancelled
         except LroError as error:
             word = word_of(error, ignore_missing=True, ignore_unimplemented=self.on_unimplemented == "skip")
             asked, kind = False, "gone" if word == "missing" else word
         else:
-            self.log.info("operation %r: %s%s", name, "asked to cancel, " if asked else "", found.word)
+            self.log.info("operation %r: %s%s", name, "asked to cancel, " if asked else "", word)
         return kind
 
     def execute(self, context: Context) -> Any:

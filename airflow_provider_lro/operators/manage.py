@@ -192,8 +192,7 @@ class CancelOperationOperator(WaitOperator):
 
     def _ask(self, client: OperationsClient, name: str) -> dict[str, Any]:
         try:
-            asked, found = ask_to_cancel(client, name, rpc_timeout=self.rpc_timeout)
-            word = found.word
+            asked, word = ask_to_cancel(client, name, rpc_timeout=self.rpc_timeout)
         except LroError as error:
             asked, word = False, self._ignored(error)
         self.log.info("operation %r: %s%s", name, "asked to cancel, " if asked else "", word)

@@ -246,7 +246,7 @@ class StartOperationOperator(ResultOperator):
         return self._conclude(context, store, outcomes[0], self._args(known, deadline=time.time()), anew=False)
 
     def _start(self, context: Context, store: TaskStore) -> Any:
-        from airflow_provider_lro._core.outcome import Running, outcome_of
+        from airflow_provider_lro._core.outcome import outcome_of
 
         with self.hook() as hook:  # a problem of the connection must be known before anything runs
             reachable = hook.check(endpoint_follows=self.infers_endpoint)
@@ -263,9 +263,8 @@ class StartOperationOperator(ResultOperator):
         if known.name:
             store.keep(known)
             self.log.info("operation %r is started%s", known.name, f" at {endpoint}" if endpoint else "")
-        outcome = outcome_of(operation)
-        if not isinstance(outcome, Running):  # `validate_only`, perhaps: there may be nothing to poll
-            result = self._conclude(context, store, outcome, self._args(known), anew=False)
+        if operation.done:  # `validate_only`, perhaps: there may be nothing to poll
+            result = self._conclude(context, store, outcome_of(operation), self._args(known), anew=False)
             if not known.name:
                 store.record_nameless_return()
             return result
