@@ -15,6 +15,8 @@ import pytest
 from tests.airflow.running import mark, tasks, until
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from scripts.stack import AirflowStack
     from tests.cookbook.google_cloud import Cloud
 
@@ -82,13 +84,16 @@ def holds(whole: Any, part: Any) -> bool:
 
 
 class TestWithRealClients:
-    """In one Airflow."""
+    """In one Airflow, with a Google Cloud of its own."""
 
     pytestmark = with_clients
 
-    def test_five_blocking_operators_wait_in_the_triggerer(self, airflow: AirflowStack, cloud: Cloud) -> None:
+    @pytest.mark.needs_run(DAG_ID)
+    def test_five_blocking_operators_wait_in_the_triggerer(
+        self, airflow: AirflowStack, cloud: Cloud, run_of: Callable[[str], str]
+    ) -> None:
         """Each is started once, polled by the triggerer at the endpoint of its client, and its XCom is the response."""
-        run = airflow.trigger(DAG_ID, timeout=90)
+        run = run_of(DAG_ID)
         state = airflow.wait_for_run(DAG_ID, run, timeout=240)
         assert {task: state.state for (task, _), state in tasks(airflow, DAG_ID, run).items()} == dict.fromkeys(
             (*FIVE, "check_execution"), "success"
