@@ -61,7 +61,8 @@ def connect(airflow: AirflowStack, name: str, **stored: Any) -> None:
 def resize(airflow: AirflowStack, pool: str, slots: int) -> None:
     """Give a pool that there is a number of slots."""
     if airflow.is_3:
-        airflow.request("PATCH", f"pools/{pool}?update_mask=slots", {"pool": pool, "slots": slots})
+        change = {"pool": pool, "slots": slots, "include_deferred": False}
+        airflow.request("PATCH", f"pools/{pool}?update_mask=slots", change)
     else:
         cli(airflow, "pools", "set", pool, str(slots), "changed")
 

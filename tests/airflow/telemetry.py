@@ -26,7 +26,7 @@ class StatsD:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * 1024 * 1024)
         self._socket.bind((LOOPBACK, 0))
-        self._socket.setblocking(False)
+        self._socket.settimeout(0)
         self._lock = threading.Lock()
         self._reader = threading.Thread(target=self._read)
         self._closing = threading.Event()

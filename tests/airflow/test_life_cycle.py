@@ -128,9 +128,7 @@ def test_kill_of_a_task_that_waits_on_a_worker(airflow: AirflowStack, service: S
 
 
 @pytest.mark.needs_run("too_long")
-def test_execution_timeout_is_heeded(
-    airflow: AirflowStack, service: Simulator, run_of: Callable[[str], str]
-) -> None:
+def test_execution_timeout_is_heeded(airflow: AirflowStack, service: Simulator, run_of: Callable[[str], str]) -> None:
     """Deferred or not, `execution_timeout` ends the try, and `on_timeout="cancel"` asks to cancel, once."""
     run = run_of("too_long")
     airflow.wait_for_run("too_long", run, timeout=240)

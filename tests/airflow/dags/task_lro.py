@@ -65,7 +65,7 @@ with DAG("task_lro_killed", schedule=None, start_date=START):
         raise AssertionError("must not run: nothing tells where to poll")
 
     @lro_task(**OPTIONS)
-    def killed(run_id: str = "") -> Any:
+    def killed(run_id: Any = None) -> Any:
         return start(outcome="never", message=run_id)
 
     killed()
