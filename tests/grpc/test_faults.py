@@ -659,6 +659,8 @@ def params() -> Iterator[Any]:
         yield pytest.param(row, id=str(row))
 
 
+# In one process: the first of them runs all.
+@pytest.mark.xdist_group("faults")
 @pytest.mark.timeout(2 * HUNG)
 @pytest.mark.parametrize("driver", Workshop.drivers)
 @pytest.mark.parametrize("row", list(params()))
