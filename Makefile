@@ -13,9 +13,8 @@ CHROMIUM := /usr/bin/chromium
 comma := ,
 # The policy of a wait: no line and no branch of it goes untested.
 CORE := */_core/*,*/exceptions.py
-# Two processes, whatever the machine has: more would only wait for each other's sleeps. Whoever is done first takes
-# over from the other.
-SIDE_BY_SIDE := -n 2 --dist worksteal
+# Tests of one `xdist_group` share what their module has run for all of them.
+SIDE_BY_SIDE := -n 2 --dist loadgroup
 
 # An Airflow of the caller's, or modules on its path, must not leak into ours. `user = true` in a pip.conf breaks venvs.
 unexport PYTHONPATH PYTHONHOME PYTHONWARNINGS VIRTUAL_ENV
