@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.airflow.running import mark, tasks, until
+from tests.airflow.running import connect, mark, tasks, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
 
     from scripts.stack import AirflowStack
     from tests.cookbook.google_cloud import Cloud
+    from tests.simulator_fixture import Simulator
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs" / "cookbook.md").read_text()
@@ -83,17 +84,24 @@ def holds(whole: Any, part: Any) -> bool:
     return bool(whole == part)
 
 
+@pytest.fixture(scope="module")
+def without_connection(airflow: AirflowStack, service: Simulator) -> Iterator[None]:
+    """Take the default connection away: what the clients call by themselves is called."""
+    airflow.request("DELETE", "connections/lro_default")
+    airflow.restart("triggerer")  # which keeps what it has read of a connection
+    yield
+    connect(airflow, "lro_default", host="127.0.0.1", port=service.port, extra={"insecure": True})
+
+
+@pytest.mark.usefixtures("without_connection")
 class TestWithRealClients:
-    """In one Airflow, with a Google Cloud of its own."""
+    """In an Airflow without any connection for them: application default credentials, and the clients' endpoints."""
 
     pytestmark = with_clients
 
-    @pytest.mark.needs_run(DAG_ID)
-    def test_five_blocking_operators_wait_in_the_triggerer(
-        self, airflow: AirflowStack, cloud: Cloud, run_of: Callable[[str], str]
-    ) -> None:
+    def test_five_blocking_operators_wait_in_the_triggerer(self, airflow: AirflowStack, cloud: Cloud) -> None:
         """Each is started once, polled by the triggerer at the endpoint of its client, and its XCom is the response."""
-        run = run_of(DAG_ID)
+        run = airflow.trigger(DAG_ID, timeout=90)
         state = airflow.wait_for_run(DAG_ID, run, timeout=240)
         assert {task: state.state for (task, _), state in tasks(airflow, DAG_ID, run).items()} == dict.fromkeys(
             (*FIVE, "check_execution"), "success"
