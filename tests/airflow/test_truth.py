@@ -567,8 +567,6 @@ def params() -> Iterator[Any]:
             yield pytest.param(row, kind, id=f"{row.title}-{kind}")
 
 
-# In one process: the first of them runs all.
-@pytest.mark.xdist_group("truth")
 @pytest.mark.timeout(2 * HUNG)
 @pytest.mark.parametrize(("row", "kind"), list(params()))
 def test_both_paths_tell_the_same_truth(row: Row, kind: str, came: Callable[[Row, str], list[Came]]) -> None:
