@@ -224,7 +224,6 @@ def parsed() -> dict[str, tuple[list[str], Any]]:
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.xdist_group("examples")
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_example_parses_and_loads_nothing_heavy(path: Path, parsed: dict[str, tuple[list[str], Any]]) -> None:
     """A DAG file imports without error, and without grpc, protobuf or google-auth."""
