@@ -13,8 +13,8 @@ CHROMIUM := /usr/bin/chromium
 comma := ,
 # The policy of a wait: no line and no branch of it goes untested.
 CORE := */_core/*,*/exceptions.py
-# Tests of one `xdist_group` share what their module has run for all of them.
-SIDE_BY_SIDE := -n 2 --dist loadgroup
+# A module at a time: its tests share what it has run for all of them.
+SIDE_BY_SIDE := -n 2 --dist loadfile
 
 # An Airflow of the caller's, or modules on its path, must not leak into ours. `user = true` in a pip.conf breaks venvs.
 unexport PYTHONPATH PYTHONHOME PYTHONWARNINGS VIRTUAL_ENV
