@@ -12,7 +12,9 @@ CHROMIUM := /usr/bin/chromium
 # In an argument of `call`, a bare one would end it.
 comma := ,
 # The policy of a wait: no line and no branch of it goes untested.
-FLOOR_0 := */_checks.py,*/_schedule.py,*/_args.py,*/_commands.py,*/_wait.py,*/_kill.py,*/_outcome.py,*/_watermark.py,*/exceptions.py
+CORE := */_core/*,*/exceptions.py
+# A module at a time: its tests share what it has run for all of them.
+SIDE_BY_SIDE := -n 2 --dist loadfile
 
 # An Airflow of the caller's, or modules on its path, must not leak into ours. `user = true` in a pip.conf breaks venvs.
 unexport PYTHONPATH PYTHONHOME PYTHONWARNINGS VIRTUAL_ENV
@@ -22,7 +24,7 @@ $(foreach v,$(filter AIRFLOW_%,$(.VARIABLES)),$(eval unexport $(v)))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up test test-oldest test-browser test-ha bench lint clean
+.PHONY: help demo up test test-airflow test-oldest test-browser test-ha test-all bench lint clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -33,19 +35,26 @@ demo: $(NEWEST)/.stamp ## a real Airflow and a simulated service: one wait, show
 up: $(NEWEST)/.stamp ## the same, then keeps Airflow's UI running until Ctrl-C
 	@exec $(NEWEST)/bin/python -m scripts.demo --up
 
-test: lint ## lint, types, and all tests under the newest Airflow, with coverage
-	$(NEWEST)/bin/python -m pytest --cov --cov-report=
+test: lint ## lint, types, all in-process tests with coverage, one wait in a real Airflow; at most five minutes
+	$(NEWEST)/bin/python -m pytest -m 'not airflow' $(SIDE_BY_SIDE) --cov --cov-report=
 	$(NEWEST)/bin/python -m coverage report
-	$(NEWEST)/bin/python -m coverage report --include='$(FLOOR_0)' --fail-under=100
+	$(NEWEST)/bin/python -m coverage report --include='$(CORE)' --fail-under=100
+	$(NEWEST)/bin/python -m pytest tests/airflow/test_smoke.py
 
-test-oldest: $(OLDEST)/.stamp ## all tests under the oldest Airflow we support, 2.11
-	$(OLDEST)/bin/python -m pytest
+test-airflow: $(NEWEST)/.stamp ## the other tests that need a real Airflow: one for all of them
+	$(NEWEST)/bin/python -m pytest -m 'airflow and not smoke'
+
+test-oldest: $(OLDEST)/.stamp ## the tests of both under the oldest Airflow we support, 2.11
+	$(OLDEST)/bin/python -m pytest -m 'not airflow' $(SIDE_BY_SIDE)
+	$(OLDEST)/bin/python -m pytest -m airflow
 
 test-browser: $(NEWEST)/.stamp-browser $(CHROMIUM) ## the connection form of the newest Airflow, in Debian's Chromium
 	LRO_BROWSER_TESTS=1 $(NEWEST)/bin/python -m pytest tests/browser
 
 test-ha: $(NEWEST)/.stamp-ha ## two triggerers of the newest Airflow on PostgreSQL, killed while 100 tasks wait
 	LRO_HA_TESTS=1 $(NEWEST)/bin/python -m pytest tests/ha
+
+test-all: test test-airflow test-oldest test-ha test-browser ## everything above that tests
 
 bench: $(NEWEST)/.stamp-bench $(NEWEST)/.stamp-ha ## every benchmark, with tables and plots in docs/bench; about three quarters of an hour
 	for each in import_cost token_cost detection poll_cost memory many herd one_wait triggerer; do \

@@ -270,7 +270,8 @@ def get_json(method: str, url: str, body: Mapping[str, Any] | None = None, *, to
     request = urllib.request.Request(url, data=data, headers=headers, method=method)  # noqa: S310 - http://127.0.0.1
     try:
         with _OPENER.open(request, timeout=30) as response:
-            return json.load(response)
+            answer = response.read()
+            return json.loads(answer) if answer else None
     except urllib.error.HTTPError as error:
         with error:
             text = error.read().decode(errors="replace")

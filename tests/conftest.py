@@ -7,6 +7,10 @@ import os
 import shutil
 import tempfile
 import warnings
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
 
 HOME = tempfile.mkdtemp(prefix="airflow-provider-lro-tests-")
 atexit.register(shutil.rmtree, HOME, ignore_errors=True)
@@ -26,3 +30,10 @@ with warnings.catch_warnings():
     import airflow.models
     import airflow.triggers.base  # noqa: F401
     from airflow.providers.common.compat.sdk import BaseHook, BaseSensorOperator  # noqa: F401
+
+from tests.shared_airflow import *  # noqa: E402, F403  (its fixtures)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the audit last: it ends the Airflow that it shares with the others, and searches what is left of it."""
+    items.sort(key=lambda item: "audited" in getattr(item, "fixturenames", ()))

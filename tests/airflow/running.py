@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_lro.simulator.script import parse_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from scripts.stack import AirflowStack, TaskState
+    from tests.simulator_fixture import Simulator
 
 _SET_STATE = """
 import sys
@@ -43,6 +47,30 @@ def cli(airflow: AirflowStack, *arguments: str) -> None:
     """Run `airflow …`."""
     argv = [sys.executable, "-W", "ignore", "-m", "airflow", *arguments]
     subprocess.run(argv, check=True, env=airflow.env, capture_output=True, timeout=60)
+
+
+def connect(airflow: AirflowStack, name: str, **stored: Any) -> None:
+    """Store a connection to a service; nothing in it may be a secret."""
+    if airflow.is_3:
+        given = {"connection_id": name, "conn_type": "lro", **stored, "extra": json.dumps(stored.get("extra", {}))}
+        airflow.request("POST", "connections", given)
+    else:
+        cli(airflow, "connections", "add", name, "--conn-json", json.dumps({"conn_type": "lro", **stored}))
+
+
+def resize(airflow: AirflowStack, pool: str, slots: int) -> None:
+    """Give a pool that there is a number of slots."""
+    if airflow.is_3:
+        change = {"pool": pool, "slots": slots, "include_deferred": False}
+        airflow.request("PATCH", f"pools/{pool}?update_mask=slots", change)
+    else:
+        cli(airflow, "pools", "set", pool, str(slots), "changed")
+
+
+def started(service: Simulator, run: str) -> list[str]:
+    """The names that a run's calls of Start were given, in order; its operations have the run for a message."""
+    names = [call["name"] for call in service.calls("Start")]
+    return [name for name in names if parse_name(name).script.message == run]
 
 
 def mark(airflow: AirflowStack, dag: str, run: str, task: str, state: str) -> None:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.airflow.running import clear, cli, mark, tasks, until
+from tests.airflow.running import clear, cli, mark, resize, started, tasks, until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from scripts.stack import AirflowStack
     from tests.simulator_fixture import Simulator
@@ -38,11 +38,11 @@ def stalled(airflow: AirflowStack, component: str) -> Iterator[None]:
 @contextmanager
 def no_slots(airflow: AirflowStack) -> Iterator[None]:
     """Keep the tasks of the pool from running: the next try of what is cleared must not outrun the triggerer."""
-    cli(airflow, "pools", "set", "narrow", "0", "of the cleared")
+    resize(airflow, "narrow", 0)
     try:
         yield
     finally:
-        cli(airflow, "pools", "set", "narrow", "4", "of the cleared")
+        resize(airflow, "narrow", 4)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -127,9 +127,10 @@ def test_kill_of_a_task_that_waits_on_a_worker(airflow: AirflowStack, service: S
     mark(airflow, "on_worker", run, other, "failed")
 
 
-def test_execution_timeout_is_heeded(airflow: AirflowStack, service: Simulator) -> None:
+@pytest.mark.needs_run("too_long")
+def test_execution_timeout_is_heeded(airflow: AirflowStack, service: Simulator, run_of: Callable[[str], str]) -> None:
     """Deferred or not, `execution_timeout` ends the try, and `on_timeout="cancel"` asks to cancel, once."""
-    run = airflow.trigger("too_long")
+    run = run_of("too_long")
     airflow.wait_for_run("too_long", run, timeout=240)
     assert {task: state.state for (task, _), state in tasks(airflow, "too_long", run).items()} == {
         "deferred": "failed",
@@ -144,15 +145,14 @@ def test_task_that_is_cleared_while_it_waits_starts_anew(airflow: AirflowStack, 
     """The kill cancels the operation of the first try; the second waits for its end, and starts another."""
     if not airflow.is_3:
         pytest.skip("below Airflow 3.3 nothing remembers the first try")
-    before = len(service.calls("Start"))
     run = airflow.trigger("started")
     until(lambda: tasks(airflow, "started", run)["cleared", -1].state == "deferred", "the first try to defer")
-    (first,) = (call["name"] for call in service.calls("Start")[before:])
+    (first,) = started(service, run)
     with no_slots(airflow):
         clear(airflow, "started", run, "cleared")
         until(lambda: cancels(service, first) == 1, "the cancel of the first")
-    until(lambda: len(service.calls("Start")) == before + 2, "the second start")
-    second = service.calls("Start")[-1]["name"]
+    until(lambda: len(started(service, run)) == 2, "the second start")
+    second = started(service, run)[-1]
     assert first != second
     assert service.calls("GetOperation", first)[-1]["done"]
     until(lambda: polls(service, second) >= 2, "the triggerer to poll the second")
@@ -161,17 +161,19 @@ def test_task_that_is_cleared_while_it_waits_starts_anew(airflow: AirflowStack, 
     until(lambda: cancels(service, second) == 1, "the cancel of the second")
 
 
-def test_worker_that_dies_after_the_start_starts_nothing_twice(airflow: AirflowStack, service: Simulator) -> None:
+@pytest.mark.needs_run("dies")
+def test_worker_that_dies_after_the_start_starts_nothing_twice(
+    airflow: AirflowStack, service: Simulator, run_of: Callable[[str], str]
+) -> None:
     """Twenty tasks are SIGKILLed after their start, half of them before its name is stored: twenty operations."""
     if not airflow.is_3:
         pytest.skip("below Airflow 3.3 nothing remembers the first try")
-    before = len(service.calls("Start"))
-    run = airflow.trigger("dies")
+    run = run_of("dies")
     assert airflow.wait_for_run("dies", run, timeout=400) == "success"
-    started = [call["name"] for call in service.calls("Start")[before:]]
-    assert len(set(started)) == 20
+    names = started(service, run)
+    assert len(set(names)) == 20
     # Those that died before the name was stored asked again, with the same request id.
-    assert len(started) == 30
+    assert len(names) == 30
     came = tasks(airflow, "dies", run)
     assert {state.try_number for state in came.values()} == {2}
     for index in range(20):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -26,6 +25,7 @@ from airflow_provider_lro.hooks import LongRunningOperationHook
 from airflow_provider_lro.links import OperationLink
 from airflow_provider_lro.operators import _deferral
 from airflow_provider_lro.sensors import LongRunningOperationSensor
+from tests.airflow.telemetry import LOOPBACK, StatsD
 from tests.airflow.worker import FakeTaskInstance, run
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent.parent
 TEMPLATE = "https://console.example.com/{simulation}/{id}"
-LOOPBACK = "127.0.0.1"
 
 
 def sensor(operation_name: str, **kwargs: Any) -> LongRunningOperationSensor:
@@ -246,51 +245,10 @@ if together:
 """
 
 
-class StatsD:
-    """A StatsD server that keeps what it is told, as ``(name, tags, value, type)``."""
-
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * 1024 * 1024)
-        self._socket.bind((LOOPBACK, 0))
-        self._socket.settimeout(0)
-        self.env = {
-            "AIRFLOW__METRICS__STATSD_ON": "True",
-            "AIRFLOW__METRICS__STATSD_HOST": LOOPBACK,
-            "AIRFLOW__METRICS__STATSD_PORT": str(self._socket.getsockname()[1]),
-            "AIRFLOW__METRICS__STATSD_INFLUXDB_ENABLED": "True",
-        }
-        self.text = ""
-
-    def close(self) -> None:
-        self._socket.close()
-
-    def heard(self) -> list[tuple[str, dict[str, str], float, str]]:
-        """All that has come so far of ours."""
-        while True:
-            try:
-                self.text += self._socket.recv(65536).decode() + "\n"
-            except BlockingIOError:
-                break
-        found = []
-        for line in self.text.splitlines():
-            told = re.fullmatch(r"airflow\.(lro\.[a-z_]+)((?:,[a-z]+=[A-Za-z0-9_.-]+)*):([0-9.]+)\|(c|g|ms)", line)
-            assert told or "lro." not in line, line
-            if told:
-                tags = dict(tag.split("=") for tag in told[2].split(",")[1:])
-                found.append((told[1], tags, float(told[3]), told[4]))
-        return found
-
-    def total(self, name: str, **tags: str) -> float:
-        """The sum of a metric's values with these tags."""
-        return sum(value for said, has, value, _ in self.heard() if said == name and tags.items() <= has.items())
-
-
 @pytest.fixture
 def statsd() -> Iterator[StatsD]:
-    server = StatsD()
-    yield server
-    server.close()
+    with StatsD() as server:
+        yield server
 
 
 def in_a_process_of_its_own(statsd: StatsD, ran: list[dict[str, Any]], together: list[dict[str, Any]]) -> None:
@@ -337,23 +295,23 @@ def test_metrics_reach_a_real_statsd(name: Callable[..., str], simulator: Simula
     assert statsd.total("lro.waits_ended", outcome="succeeded") == 2 + 7
     assert statsd.total("lro.waits_ended", outcome="failed") == 1
 
-    heard = statsd.heard()
+    received = statsd.received()
     known = {metric.name: metric for metric in METRICS}
     signs = {"counter": "c", "timer": "ms", "gauge": "g"}
-    for metric, tags, _, kind in heard:
+    for metric, tags, _, kind in received:
         assert (kind, set(tags)) == (signs[known[metric].kind], set(known[metric].tags)), metric
-    assert {metric for metric, *_ in heard} == set(known), "each of them was seen"
-    lags = [value for metric, _, value, _ in heard if metric == "lro.detection_lag"]
-    bounds = [value for metric, _, value, _ in heard if metric == "lro.detection_lag_bound"]
+    assert {metric for metric, *_ in received} == set(known), "each of them was seen"
+    lags = [value for metric, _, value, _ in received if metric == "lro.detection_lag"]
+    bounds = [value for metric, _, value, _ in received if metric == "lro.detection_lag_bound"]
     assert len(lags) == 10
     assert max(bounds) < 20_000
     durations = [
-        value for metric, tags, value, _ in heard if metric == "lro.wait_duration" and "succ" in tags["outcome"]
+        value for metric, tags, value, _ in received if metric == "lro.wait_duration" and "succ" in tags["outcome"]
     ]
     assert all(250 <= value < 20_000 for value in durations), durations
-    gauges = {metric: value for metric, _, value, _ in heard if metric in ("lro.waits", "lro.channels")}
+    gauges = {metric: value for metric, _, value, _ in received if metric in ("lro.waits", "lro.channels")}
     assert gauges == {"lro.waits": 0, "lro.channels": 0}, "the last that is told, when no wait is left"
-    assert max(value for metric, _, value, _ in heard if metric == "lro.waits") >= 7
+    assert max(value for metric, _, value, _ in received if metric == "lro.waits") >= 7
     assert "operations/" not in statsd.text
     assert "simulations" not in statsd.text
 

@@ -187,25 +187,49 @@ def test_public_names(module: str) -> None:
     assert sorted(importlib.import_module(f"airflow_provider_lro.{module}").__all__) == sorted(CONTRACT[module])
 
 
-@pytest.mark.airflow
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_example_parses_and_loads_nothing_heavy(path: Path) -> None:
-    """A DAG file imports without error, and without grpc, protobuf or google-auth."""
-    program = f"""
-import gc, importlib.util, json, sys, warnings
+PARSE = f"""
+import gc, importlib.util, json, os, sys, traceback, warnings
 warnings.simplefilter("ignore")
 from airflow.providers.common.compat.sdk import DAG, BaseSensorOperator
-before = set(sys.modules)
-spec = importlib.util.spec_from_file_location("example", {str(path)!r})
-module = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(module)
-dags = [thing.dag_id for thing in gc.get_objects() if issubclass(type(thing), DAG)]
-print(json.dumps([dags, [name for name in sys.modules if name not in before and name.startswith({HEAVY!r})]]))
+
+def parse(path):
+    before = set(sys.modules)
+    spec = importlib.util.spec_from_file_location("example", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    dags = [thing.dag_id for thing in gc.get_objects() if issubclass(type(thing), DAG)]
+    return [dags, [name for name in sys.modules if name not in before and name.startswith({HEAVY!r})]]
+
+for path in sys.argv[1:]:
+    sys.stdout.flush()
+    child = os.fork()
+    if not child:
+        try:
+            found = parse(path)
+        except BaseException:
+            found = [[], traceback.format_exc()]
+        print(json.dumps([path, *found]), flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
 """
-    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=50)
-    dags, heavy = json.loads(done.stdout.splitlines()[-1])
-    assert dags
+
+
+@pytest.fixture(scope="module")
+def parsed() -> dict[str, tuple[list[str], Any]]:
+    """Parse each example in a fork of one process that has imported Airflow, and nothing of another example."""
+    argv = [sys.executable, "-c", PARSE, *map(str, EXAMPLES)]
+    done = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=150)
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    return {path: (dags, heavy) for path, dags, heavy in found}
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_example_parses_and_loads_nothing_heavy(path: Path, parsed: dict[str, tuple[list[str], Any]]) -> None:
+    """A DAG file imports without error, and without grpc, protobuf or google-auth."""
+    dags, heavy = parsed[str(path)]
     assert heavy == []
+    assert dags
 
 
 def test_documentation_has_no_gaps() -> None:

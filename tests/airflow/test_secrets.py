@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import re
 import secrets
 import sqlite3
 import subprocess
@@ -14,7 +15,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
@@ -23,11 +23,13 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from scripts.stack import AirflowStack
 from tests.simulator_fixture import running_simulator
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from scripts.stack import AirflowStack
 
 pytestmark = [
     pytest.mark.airflow,
@@ -38,7 +40,7 @@ pytestmark = [
     ),
 ]
 
-DAGS = Path(__file__).parent / "dags_secrets"
+DAG_ID = "audited"
 LOOPBACK = "127.0.0.1"
 SHOWN = 40
 """How much of a secret counts as a leak: its first characters, or those of any line of a PEM body."""
@@ -103,10 +105,16 @@ def encodings(piece: bytes) -> set[bytes]:
     return found
 
 
+LONG_WORDS = re.compile(rb"[A-Za-z0-9+/=_-]{%d,}" % SHOWN)
+"""Where alone a needle can be: in words of its own signs that are as long, of which a log has few."""
+
+
 def search(places: Iterable[tuple[str, bytes]], canaries: Canaries) -> set[tuple[str, str]]:
     """Give (secret, place) for each secret that is in a place."""
     needles = list(canaries.needles())
-    return {(where, place) for place, content in places for where, needle in needles if needle in content}
+    assert all(LONG_WORDS.fullmatch(needle) for _, needle in needles)
+    words = [(place, b" ".join(LONG_WORDS.findall(content))) for place, content in places]
+    return {(where, place) for place, content in words for where, needle in needles if needle in content}
 
 
 def places(home: Path) -> Iterator[tuple[str, bytes]]:
@@ -286,30 +294,27 @@ class Audited:
 
 @pytest.fixture(scope="module")
 def audited(
-    canaries: Canaries, connections: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+    airflow: AirflowStack,
+    canaries: Canaries,
+    connections: dict[str, dict[str, Any]],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Audited:
-    """Run the DAG, logging everything, and search what there is when Airflow has ended."""
+    """Run the DAG, logging everything, and search what there is when Airflow has ended: after all other tests."""
     planted = Canaries()
     stored = {**connections, "planted": {"conn_type": "lro", "host": f"{planted.text('host')}.invalid"}}
     file = tmp_path_factory.mktemp("stored") / "connections.json"
     file.write_text(json.dumps(stored))
-    home = tmp_path_factory.mktemp("airflow")
+    # Not `connections add`: of a command line Airflow keeps all but the password in its table `log`.
+    command = [sys.executable, "-m", "airflow", "connections", "import", str(file)]
+    with (airflow.log_dir / "connections-import.log").open("wb") as output:
+        subprocess.run(command, check=True, env=airflow.env, stdout=output, stderr=subprocess.STDOUT)
+    run = airflow.trigger(DAG_ID)
+    airflow.wait_for_run(DAG_ID, run, timeout=190)
+    states = {task.task_id: task.state for task in airflow.task_states(DAG_ID, run)}
+    logs = {task: airflow.task_log(DAG_ID, run, task) for task in states}
+    airflow.close()
     expected = dict.fromkeys(SUCCEED, "success") | dict.fromkeys(FAIL, "failed")
-    env = {
-        "AUDITED": ",".join(expected),
-        "AIRFLOW__CORE__FERNET_KEY": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
-        "AIRFLOW__LOGGING__LOGGING_LEVEL": "DEBUG",
-    }
-    with AirflowStack(home, DAGS, env=env) as airflow:
-        # Not `connections add`: of a command line Airflow keeps all but the password in its table `log`.
-        command = [sys.executable, "-m", "airflow", "connections", "import", str(file)]
-        with (airflow.log_dir / "connections-import.log").open("wb") as output:
-            subprocess.run(command, check=True, env=airflow.env, stdout=output, stderr=subprocess.STDOUT)
-        run = airflow.trigger("secrets")
-        airflow.wait_for_run("secrets", run, timeout=190)
-        states = {task.task_id: task.state for task in airflow.task_states("secrets", run)}
-        logs = {task: airflow.task_log("secrets", run, task) for task in states}
-    left = dict(places(home))
+    left = dict(places(airflow.home))
     return Audited(expected, states, logs, search(left.items(), canaries), search(left.items(), planted))
 
 

@@ -141,28 +141,29 @@ def test_every_failure_is_the_same_in_all_modes(
         assert isinstance(error, AirflowSensorTimeout)
 
 
-def test_soft_fail_skips_what_is_about_the_operation(
-    mode: dict[str, Any], name: Callable[..., str], failing: tuple[Any, ...]
+DENIED = {"fault": "7*forever", "fault_after": 1}
+
+
+# The rule itself is in tests/core/test_skip.py, error by error.
+@pytest.mark.parametrize(
+    ("script", "how", "end"),
+    [
+        ({"outcome": "fail"}, {"soft_fail": True}, (AirflowSkipException, "skipped: operation .* failed")),
+        (DENIED, {"soft_fail": True}, (RpcError, "PERMISSION_DENIED")),
+        (DENIED, {"never_fail": True}, (AirflowSkipException, "skipped: .*PERMISSION_DENIED")),
+        ({"outcome": "cancelled"}, {"on_cancelled": "skip"}, (AirflowSkipException, "was cancelled")),
+    ],
+)
+def test_skips_by_the_rule(
+    mode: dict[str, Any],
+    name: Callable[..., str],
+    script: dict[str, Any],
+    how: dict[str, Any],
+    end: tuple[type[Exception], str],
 ) -> None:
-    """soft_fail turns what became of the operation into a skip, and a broken connection never."""
-    script, kwargs, _, _, retryable = failing
-    waiting = sensor(name(**{"duration": 0.2, **script}), soft_fail=True, **{**kwargs, **mode})
-    with pytest.raises((RpcError, CredentialsError) if retryable else AirflowSkipException):
-        run(waiting)
-
-
-def test_never_fail_skips_everything(mode: dict[str, Any], name: Callable[..., str], failing: tuple[Any, ...]) -> None:
-    """never_fail turns every error into a skip that says what went wrong."""
-    script, kwargs, _, _, _ = failing
-    operation = name(**{"duration": 0.2, **script})
-    with pytest.raises(AirflowSkipException, match="skipped"):
-        run(sensor(operation, never_fail=True, **{**kwargs, **mode}))
-
-
-def test_on_cancelled_skip(mode: dict[str, Any], name: Callable[..., str]) -> None:
-    """An operation that somebody cancelled can be a skip."""
-    with pytest.raises(AirflowSkipException, match="was cancelled"):
-        run(sensor(name(duration=0.2, outcome="cancelled"), on_cancelled="skip", **mode))
+    """Each of the three options reaches the rule in each mode, and what is skipped says what went wrong."""
+    with pytest.raises(end[0], match=end[1]):
+        run(sensor(name(**{"duration": 0.2, **script}), **how, **mode))
 
 
 def test_cancel_at_the_timeout_is_never_on_cancelled(mode: dict[str, Any], name: Callable[..., str]) -> None:

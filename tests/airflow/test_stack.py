@@ -12,15 +12,18 @@ from tests.airflow.running import tasks, until
 from tests.simulator_fixture import running_simulator
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from scripts.stack import AirflowStack
     from tests.simulator_fixture import Simulator
 
 pytestmark = [pytest.mark.airflow, pytest.mark.timeout(480)]
 
 
-def test_outcomes(airflow: AirflowStack, service: Simulator) -> None:
+@pytest.mark.needs_run("outcomes")
+def test_outcomes(airflow: AirflowStack, service: Simulator, run_of: Callable[[str], str]) -> None:
     """Each outcome reaches the task as its state, its XCom or its error, without a retry that cannot help."""
-    run = airflow.trigger("outcomes")
+    run = run_of("outcomes")
     airflow.wait_for_run("outcomes", run, timeout=400)
     came = tasks(airflow, "outcomes", run)
     assert {key: task.state for key, task in came.items()} == {
@@ -46,20 +49,21 @@ def test_outcomes(airflow: AirflowStack, service: Simulator) -> None:
     assert len(service.calls("CancelOperation", never)) == 1
 
 
-def test_outage_of_the_service_costs_no_retry(airflow: AirflowStack, service: Simulator) -> None:
+def test_outage_of_the_service_costs_no_retry(airflow: AirflowStack) -> None:
     """A service that is gone for five seconds in the middle of a deferred wait is waited for."""
-    run = airflow.trigger("outage")
-    name = f"simulations/duration=12/operations/{run}"
-    # The first poll is the worker's; from the second on the triggerer polls.
-    until(lambda: len(service.calls("GetOperation", name)) >= 2, "the triggerer to poll")
-    service.kill()
-    before = len(service.calls("GetOperation", name))
-    time.sleep(5)  # the outage itself
-    service.restart()
-    assert airflow.wait_for_run("outage", run, timeout=240) == "success"
-    survived = tasks(airflow, "outage", run)["survives", -1]
-    assert survived.try_number == 1
-    assert len(service.calls("GetOperation", name)) > before
+    with running_simulator() as service:
+        run = airflow.trigger("outage", {"port": service.port})
+        name = f"simulations/duration=12/operations/{run}"
+        # The first poll is the worker's; from the second on the triggerer polls.
+        until(lambda: len(service.calls("GetOperation", name)) >= 2, "the triggerer to poll")
+        service.kill()
+        before = len(service.calls("GetOperation", name))
+        time.sleep(5)  # the outage itself
+        service.start()
+        assert airflow.wait_for_run("outage", run, timeout=240) == "success"
+        survived = tasks(airflow, "outage", run)["survives", -1]
+        assert survived.try_number == 1
+        assert len(service.calls("GetOperation", name)) > before
 
 
 def test_endpoints_that_are_not_there(airflow: AirflowStack) -> None:

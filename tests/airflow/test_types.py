@@ -338,9 +338,10 @@ def test_line_of_a_service_is_one_line_in_the_log(
 
 @pytest.mark.airflow
 @pytest.mark.timeout(480)
-def test_types_in_a_real_airflow(airflow: AirflowStack, service: Simulator) -> None:
+@pytest.mark.needs_run("typed")
+def test_types_in_a_real_airflow(airflow: AirflowStack, service: Simulator, run_of: Callable[[str], str]) -> None:
     """Progress is in the task's log of all; a wrong type fails without a retry, a missing one before any poll."""
-    run_id = airflow.trigger("typed")
+    run_id = run_of("typed")
     airflow.wait_for_run("typed", run_id, timeout=400)
     came = {task: (state.state, state.try_number) for (task, _), state in tasks(airflow, "typed", run_id).items()}
     ended_too = {"ended": ("success", 1)} if AIRFLOW >= (3, 3) else {}

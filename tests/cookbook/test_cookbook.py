@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.airflow.running import mark, tasks, until
+from tests.airflow.running import connect, mark, tasks, until
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from scripts.stack import AirflowStack
     from tests.cookbook.google_cloud import Cloud
+    from tests.simulator_fixture import Simulator
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs" / "cookbook.md").read_text()
@@ -81,8 +84,18 @@ def holds(whole: Any, part: Any) -> bool:
     return bool(whole == part)
 
 
+@pytest.fixture(scope="module")
+def without_connection(airflow: AirflowStack, service: Simulator) -> Iterator[None]:
+    """Take the default connection away: what the clients call by themselves is called."""
+    airflow.request("DELETE", "connections/lro_default")
+    airflow.restart("triggerer")  # which keeps what it has read of a connection
+    yield
+    connect(airflow, "lro_default", host="127.0.0.1", port=service.port, extra={"insecure": True})
+
+
+@pytest.mark.usefixtures("without_connection")
 class TestWithRealClients:
-    """In one Airflow."""
+    """In an Airflow without any connection for them: application default credentials, and the clients' endpoints."""
 
     pytestmark = with_clients
 

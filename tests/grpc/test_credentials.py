@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import threading
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
@@ -339,16 +340,23 @@ def test_what_a_signal_raises_during_a_refresh_is_raised(keyfile: str, tokens: T
     def out_of_time(*_: object) -> None:
         raise OutOfTime
 
-    tokens.delay = 0.6
+    def ring() -> None:
+        assert tokens.asked.wait(30)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
+
+    tokens.gate.clear()
     mine = Tokens(CredentialsConfig(keyfile=keyfile))
     before = signal.signal(signal.SIGALRM, out_of_time)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.2)
-        with pytest.raises(OutOfTime):
-            mine.refresh()
+        with ThreadPoolExecutor(1) as bell:
+            rung = bell.submit(ring)
+            with pytest.raises(OutOfTime):
+                mine.refresh()
+            signal.signal(signal.SIGALRM, signal.SIG_IGN)
+            rung.result()
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        tokens.gate.set()
     assert mine.refresh(10)
     assert len(tokens.requests) == 1
 

@@ -441,7 +441,10 @@ def hits(words: str, fault: Fault, code: Code, *, hangs: bool = False, slowness:
 
 
 def harmless(words: str, fault: Fault, *, slowness: float = 0.0, longest: float) -> Iterator[Row]:
-    """Do something to calls that makes none of them fail."""
+    """Do something to calls that makes none of them fail.
+
+    Ten of them have several times the time that they take: a machine under load polls later.
+    """
     for lasts, duration in ((ONCE, 0.3), (TEN, longest), (FOREVER, 1.0)):
         stage = Hits(fault, TIMES[lasts], slowness)
         yield Row(fault=words, lasts=lasts, stage=stage, failed=(0, 0), script={"duration": duration})
@@ -476,7 +479,7 @@ def restarts() -> Iterator[Row]:
 def jumps() -> Iterator[Row]:
     """Set the system's clock."""
     for words, seconds in (("clock set an hour ahead", 3600.0), ("clock set back an hour", -3600.0)):
-        for lasts, duration in ((ONCE, 0.5), (TEN, 2.5)):
+        for lasts, duration in ((ONCE, 0.5), (TEN, 8.0)):
             stage = Jumps(seconds, TIMES[lasts])
             yield Row(fault=words, lasts=lasts, stage=stage, failed=(0, 0), script={"duration": duration})
         ending = {**GOES_ON_TO_THE_DEADLINE, "says": "goes on: `OperationTimeout` at the deadline, as if nothing was"}
@@ -495,8 +498,8 @@ def rows() -> Iterator[Row]:
     yield from outages("black hole: no connection comes up", "black hole", late, rpc_timeout=RPC_TIMEOUT, ten=ten)
     slowly = "slow drip: an answer takes longer than `rpc_timeout`"
     yield from hits(slowly, Fault.DRIP, late, hangs=True, slowness=0.6 * RPC_TIMEOUT)
-    yield from harmless("slow drip: an answer comes in time", Fault.DRIP, slowness=0.05, longest=10.0)
-    yield from harmless("GOAWAY between two calls", Fault.GOAWAY_AFTER, longest=2.5)
+    yield from harmless("slow drip: an answer comes in time", Fault.DRIP, slowness=0.05, longest=20.0)
+    yield from harmless("GOAWAY between two calls", Fault.GOAWAY_AFTER, longest=8.0)
     yield from hits("GOAWAY: the server has not seen the call", Fault.GOAWAY_UNSEEN, Code.UNAVAILABLE)
     yield from hits("GOAWAY, then closed without the answer", Fault.GOAWAY_SEEN, Code.UNAVAILABLE)
     yield from restarts()

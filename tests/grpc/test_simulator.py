@@ -23,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_lro.simulator import SimulatorClient, operation_name
+from airflow_provider_lro.simulator.__main__ import main
 from airflow_provider_lro.simulator.behaviour import CallError, Facts, answer, snapshot
 from airflow_provider_lro.simulator.listing import list_page, parse_filter
 from airflow_provider_lro.simulator.script import KEYS, FaultRun, Script, ScriptError, parse_name, parse_script
@@ -107,11 +108,10 @@ def code_of(call: Any, *args: Any, **kwargs: Any) -> int:
     return 0
 
 
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[Simulator]:
-    """Run one simulator for the whole module; names are fresh, so tests do not meet."""
-    with running_simulator() as running:
-        yield running
+@pytest.fixture(scope="session")
+def simulator(shared_simulator: Simulator) -> Simulator:
+    """Give the simulator of the whole session; names are fresh, so tests do not meet."""
+    return shared_simulator
 
 
 @pytest.fixture(scope="module")
@@ -713,8 +713,19 @@ def test_start_refuses_what_a_name_cannot_say(client: SimulatorClient, script: d
 # ── the command ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def refused(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    """Run the command, which must refuse its arguments and say why, and nothing else; gives what it says."""
+    try:
+        code = main(args)
+    except SystemExit as error:  # argparse's
+        code = error.code
+    said = capsys.readouterr()
+    assert (code, said.out) == (2, "")
+    return said.err
+
+
 def command(*args: str) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end."""
+    """Run the command as a process, to its end."""
     return subprocess.run(
         [sys.executable, "-m", "airflow_provider_lro.simulator", *args],
         capture_output=True,
@@ -868,23 +879,22 @@ def test_mutual_tls(pem: Path) -> None:
         (("--port", "0", "--host", "192.0.2.1"), "cannot listen on 192.0.2.1:0"),
     ],
 )
-def test_bad_arguments_are_clear_errors(args: tuple[str, ...], says: str) -> None:
+def test_bad_arguments_are_clear_errors(capsys: pytest.CaptureFixture[str], args: tuple[str, ...], says: str) -> None:
     """Exit code 2, the reason in the last line, and no traceback."""
-    done = command(*args)
-    assert done.returncode == 2
-    assert says in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
+    said = refused(capsys, *args)
+    assert says in said.splitlines()[-1]
+    assert "Traceback" not in said
 
 
-def test_a_busy_port_is_one_line(simulator: Simulator) -> None:
+def test_a_busy_port_is_one_line(simulator: Simulator, capsys: pytest.CaptureFixture[str]) -> None:
     """A second server does not share the port of the first, be that a simulator or not."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         for port in (simulator.port, taken.getsockname()[1]):
-            done = command("--port", str(port))
-            assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-            assert f"127.0.0.1:{port}" in done.stderr
+            said = refused(capsys, "--port", str(port))
+            assert said.count("\n") == 1
+            assert f"127.0.0.1:{port}" in said
 
 
 def test_it_ends_cleanly_on_sigterm_and_sigint() -> None:

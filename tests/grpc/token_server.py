@@ -30,9 +30,18 @@ if TYPE_CHECKING:
 TOKEN = "t0ps3cret-t0ken"
 
 
+def _open() -> threading.Event:
+    gate = threading.Event()
+    gate.set()
+    return gate
+
+
 @dataclass
 class TokenServer:
-    """An OAuth token endpoint on loopback. `refusals` are used up first: (status, JSON), or None to hang up."""
+    """An OAuth token endpoint on loopback. `refusals` are used up first: (status, JSON), or None to hang up.
+
+    While its `gate` is shut, it answers nobody.
+    """
 
     port: int = 0
     token: Callable[[int], str] = lambda number: TOKEN
@@ -41,12 +50,14 @@ class TokenServer:
     refusals: list[tuple[int, Any] | None] = field(default_factory=list)
     requests: list[dict[str, Any]] = field(default_factory=list)
     asked: threading.Event = field(default_factory=threading.Event)
+    gate: threading.Event = field(default_factory=_open)
 
     def answer(self, body: str) -> tuple[int, Any] | None:
         """Answer one request."""
         form = {key: values[0] for key, values in parse_qs(body).items()}
         self.requests.append(form)
         self.asked.set()
+        self.gate.wait(30)
         time.sleep(self.delay)
         if self.refusals:
             return self.refusals.pop(0)

@@ -13,6 +13,7 @@ from airflow_provider_lro.operators.start import StartOperationOperator
 from airflow_provider_lro.sensors import LongRunningOperationSensor
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
+RUN = "{{ run_id }}"
 SOON = {"poke_interval": 1, "timeout": 120, "retries": 0}
 
 
@@ -78,7 +79,7 @@ with DAG("too_long", schedule=None, start_date=START):
 with DAG("started", schedule=None, start_date=START):
     StartSimulation(
         task_id="cleared",
-        script={"outcome": "never", "cancel_delay": 3},
+        script={"outcome": "never", "cancel_delay": 3, "message": RUN},
         interval=1,
         deferrable=True,
         pool="narrow",
@@ -93,7 +94,7 @@ with DAG("dies", schedule=None, start_date=START):
         retry_delay=timedelta(seconds=0.1),
     ).expand_kwargs(
         [
-            {"script": {"duration": 5, "response": {"index": index}}, "dies": moment}
+            {"script": {"duration": 5, "response": {"index": index}, "message": RUN}, "dies": moment}
             for index, moment in enumerate(["before the name is stored", "before the deferral"] * 10)
         ]
     )

@@ -40,7 +40,7 @@ with DAG("task_lro", schedule=None, start_date=START):
         first = ti.try_number == 1  # below Airflow 3.3 the next is a start of its own
         faults = {"fault": fault} if fault and first else {}
         response = {"table": table, "rows": 5}
-        operation = start(duration=4, response=response, request_id=request_id, **faults)
+        operation = start(duration=4, response=response, request_id=request_id, message=table, **faults)
         if dies and first:
             os.kill(os.getpid(), signal.SIGKILL)
         return operation
@@ -65,8 +65,8 @@ with DAG("task_lro_killed", schedule=None, start_date=START):
         raise AssertionError("must not run: nothing tells where to poll")
 
     @lro_task(**OPTIONS)
-    def killed() -> Any:
-        return start(outcome="never")
+    def killed(run_id: Any = None) -> Any:
+        return start(outcome="never", message=run_id)
 
     killed()
     asynchronous()

@@ -55,6 +55,7 @@ with DAG("outage", schedule=None, start_date=START):
     LongRunningOperationSensor(
         task_id="survives",
         operation_name="simulations/duration=12/operations/{{ run_id }}",
+        endpoint="127.0.0.1:{{ dag_run.conf['port'] }}",
         deferrable=True,
         **SOON,
     )
