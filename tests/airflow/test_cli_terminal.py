@@ -1,4 +1,4 @@
-"""The commands as processes: in a terminal, in a pipe, completed by a shell, and inside a real Airflow."""
+"""The commands as processes: in a terminal, in a pipe, and inside a real Airflow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import airflow
 import pytest
 
-from airflow_provider_lro.cli.exit import ExitCode
+from airflow_provider_lro.cli import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -158,35 +158,6 @@ def test_a_broken_pipe_is_quiet(name: Callable[..., str]) -> None:
     assert (done.stdout, done.stderr) == ('[{"name": ', f"code {ExitCode.BROKEN_PIPE}\n")
 
 
-def completed(main: str, line: str, *, words: int, answer: Path, env: dict[str, str] | None = None) -> list[str]:
-    """Ask as a shell's completion does, by argcomplete's protocol; patiently, on a machine that is busy with tests."""
-    program = (
-        f"from airflow_provider_lro import _cli_completion as each; each.PATIENCE = 60; from {main} import main; main()"
-    )
-    argv = [sys.executable, "-W", "ignore", "-c", program]
-    asked = {
-        "_ARGCOMPLETE": str(words),
-        "_ARGCOMPLETE_IFS": "\n",
-        "_ARGCOMPLETE_STDOUT_FILENAME": str(answer),
-        "COMP_LINE": line,
-        "COMP_POINT": str(len(line)),
-    }
-    environment = {**(os.environ if env is None else env), **asked}
-    subprocess.run(argv, env=environment, check=True, timeout=150, capture_output=True)
-    # Quoted for the shell, with a space after the only one.
-    return [shlex.split(word)[0] for word in answer.read_text().split("\n")]
-
-
-def test_a_shell_completes_names(name: Callable[..., str], simulator: Simulator, tmp_path: Path) -> None:
-    """`python -m airflow_provider_lro` carries argcomplete's mark and completes by the connection on the line."""
-    known = name(outcome="never", latency=0.003)
-    subprocess.run([*MODULE, "get", known], check=True, timeout=150, capture_output=True)
-    check = [sys.executable, "-m", "argcomplete._check_module", "airflow_provider_lro"]
-    subprocess.run(check, check=True, timeout=150)
-    line = f"python -m airflow_provider_lro wait --endpoint {simulator.endpoint} --insecure {known[:-2]}"
-    assert completed("airflow_provider_lro.__main__", line, words=3, answer=tmp_path / "answer") == [known]
-
-
 def test_in_a_real_airflow(
     name: Callable[..., str], simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,7 +185,3 @@ def test_in_a_real_airflow(
     assert json.loads(piped.stdout) == {"id": fine.rpartition("/")[2]}
     assert "\r" not in piped.stderr
     assert f"operation '{fine}': succeeded" in piped.stderr
-
-    if IS_IN_AIRFLOW:
-        line = f"airflow lro get --conn-id service {failing[:-2]}"
-        assert completed("airflow.__main__", line, words=1, answer=tmp_path / "answer", env=env) == [failing]
