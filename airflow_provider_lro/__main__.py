@@ -1,14 +1,11 @@
-# PYTHON_ARGCOMPLETE_OK
-"""``python -m airflow_provider_lro``: what ``airflow lro`` does, on every version of Airflow. Floor 3."""
+"""``python -m airflow_provider_lro``: the commands of ``airflow lro``, on every version of Airflow."""
 
 from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING
 
-import argcomplete
-
-from airflow_provider_lro.cli import build_parser
+from airflow_provider_lro.cli import ExitCode, build_parser
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,14 +14,12 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one command; leaves by SystemExit, with its exit code."""
-    parser = build_parser()
-    argcomplete.autocomplete(parser)
-    args = parser.parse_args(argv)
+    """Run one command; leave by SystemExit, with its exit code."""
+    args = build_parser().parse_args(argv)
     try:
         args.func(args)
     except KeyboardInterrupt:  # while Airflow is being loaded
-        sys.exit(130)
+        sys.exit(ExitCode.INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What there is to type: ``airflow lro …`` (Airflow 3.2 and newer), ``python -m airflow_provider_lro …`` (everywhere).
+"""The commands ``airflow lro …`` (Airflow 3.2 and newer) and ``python -m airflow_provider_lro …`` (every version).
 
-Airflow asks this module for every command that it runs, whichever it is: its top imports the standard library alone,
-and what a command needs is loaded when that command runs. Floor 3.
+Airflow imports this module for every command of its own, too: its top imports the standard library alone, and the code
+of a command is loaded when that command runs.
 """
 
 from __future__ import annotations
@@ -9,33 +9,59 @@ from __future__ import annotations
 import argparse
 import math
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
-
-from airflow_provider_lro.cli.exit import ExitCode
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
     from airflow.cli.cli_config import CLICommand
 
-__all__ = ["COMMANDS", "SERVICE", "Command", "Option", "build_parser", "get_cli_commands"]
+__all__ = ["COMMANDS", "COMMON_OPTIONS", "Command", "ExitCode", "Option", "build_parser", "get_cli_commands"]
 
-AIRFLOW = "airflow lro"
-MODULE = "python -m airflow_provider_lro"
+MODULE_PROG = "python -m airflow_provider_lro"
 HELP = "Get, list, wait for, cancel and delete long-running operations"
-SHORTEST_INTERVAL = 0.1
+MIN_OPTION_INTERVAL = 0.1
 """Seconds."""
-DEFAULT_INTERVAL = 10.0
-"""Seconds between the polls of a wait that somebody watches."""
-LONGEST = 1e9
-"""Seconds that an option may say: 31 years."""
+MAX_OPTION_SECONDS = 1e9
+"""31 years."""
+
+
+class ExitCode(IntEnum):
+    """The end of a command; ``text`` says it.
+
+    1 is Python's and Airflow's own code for any error, so no outcome has it. 4 and 5 are the numbers of
+    DEADLINE_EXCEEDED and NOT_FOUND; 130 and 141 are a shell's for SIGINT and SIGPIPE.
+    """
+
+    text: str
+
+    def __new__(cls, number: int, text: str) -> Self:
+        """Make a member of its number and its text."""
+        member = int.__new__(cls, number)
+        member._value_ = number
+        member.text = text
+        return member
+
+    DONE = 0, "done"
+    OTHER = 1, "an unexpected error, or the answer No to the question of delete"
+    USAGE = 2, "wrong usage"
+    FAILED = 3, "the operation failed"
+    TIMED_OUT = 4, "the operation was not done in time; the error says whether it was cancelled"
+    NOT_FOUND = 5, "the service does not know the operation, or does not know it any more"
+    CANCELLED = 6, "the operation was cancelled"
+    CALL_FAILED = 7, "a call failed: service, endpoint, credentials or connection"
+    INTERRUPTED = 130, "Ctrl-C; the operation goes on"
+    BROKEN_PIPE = 141, "the program that reads the output has ended"
+
+
 EPILOG = "exit codes:\n" + "\n".join(f"  {code.value:<4} {code.text}" for code in ExitCode)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """One argument, as both Airflow's ``Arg`` and argparse take it."""
+    """An argument, as both Airflow's ``Arg`` and argparse take it."""
 
     flags: tuple[str, ...]
     keywords: Mapping[str, Any]
@@ -43,39 +69,21 @@ class Option:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """One command: its name, what it does in a line and at length, and what it takes."""
+    """A command: its name, its help in one line, the details that its own help adds, and its arguments."""
 
     name: str
     help: str
-    description: str
+    details: str
     options: tuple[Option, ...]
 
-
-class OperationName(argparse.Action):
-    """An operation's name, which a shell completes with what the service lists.
-
-    ``completer`` is what argcomplete looks for; an action's class is the one thing of it that ``Arg`` lets through.
-    """
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,  # noqa: ARG002  (argparse hands them over)
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,  # noqa: ARG002
-    ) -> None:
-        """Keep the value, as every ordinary argument does."""
-        setattr(namespace, self.dest, values)
-
-    def completer(self, prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
-        """Return the names that begin with what has been typed."""
-        from airflow_provider_lro.cli.completion import complete
-
-        return complete(prefix, parsed_args)
+    @property
+    def description(self) -> str:
+        """The text of its own help."""
+        return f"{self.help}.\n{self.details}"
 
 
 def get_cli_commands() -> list[CLICommand]:
-    """Return what Airflow shows as ``airflow lro``."""
+    """Return the group of commands that Airflow shows as ``airflow lro``."""
     from airflow.cli.cli_config import ActionCommand, Arg, GroupCommand
 
     commands = [
@@ -83,7 +91,7 @@ def get_cli_commands() -> list[CLICommand]:
             name=command.name,
             help=command.help,
             description=command.description,
-            func=partial(_run, command.name, AIRFLOW),
+            func=partial(_run, command.name, "airflow lro"),
             args=tuple(Arg(flags=option.flags, **option.keywords) for option in command.options),
             epilog=EPILOG,
         )
@@ -94,10 +102,10 @@ def get_cli_commands() -> list[CLICommand]:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of ``python -m airflow_provider_lro``."""
-    parser = argparse.ArgumentParser(prog=MODULE, description=f"{HELP}, by an Airflow connection or an endpoint.")
+    parser = argparse.ArgumentParser(prog=MODULE_PROG, description=f"{HELP}, by an Airflow connection or an endpoint.")
     commands = parser.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
     for command in COMMANDS:
-        one = commands.add_parser(
+        subparser = commands.add_parser(
             command.name,
             help=command.help,
             description=command.description,
@@ -105,8 +113,8 @@ def build_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         for option in command.options:
-            one.add_argument(*option.flags, **option.keywords)
-        one.set_defaults(func=partial(_run, command.name, MODULE))
+            subparser.add_argument(*option.flags, **option.keywords)
+        subparser.set_defaults(func=partial(_run, command.name, MODULE_PROG))
     return parser
 
 
@@ -116,24 +124,17 @@ def _run(command: str, prog: str, args: argparse.Namespace) -> NoReturn:
     run(command, args, prog=prog)
 
 
-def _option(*flags: str, **keywords: Any) -> Option:
-    return Option(flags=flags, keywords=keywords)
+# ── the types of arguments ──
 
 
-def _seconds(text: str) -> float:
+def _seconds(text: str, *, minimum: float = 0.0) -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 <= value <= LONGEST:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0 to {LONGEST:g}")
-    return value
-
-
-def _interval(text: str) -> float:
-    value = _seconds(text)
-    if value < SHORTEST_INTERVAL:
-        raise argparse.ArgumentTypeError(f"{text!r} is less than {SHORTEST_INTERVAL:g} seconds")
+    if not minimum <= value <= MAX_OPTION_SECONDS:
+        valid = f"from {minimum:g} to {MAX_OPTION_SECONDS:g}"
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds {valid}: give one, such as 10 or 0.5")
     return value
 
 
@@ -141,153 +142,137 @@ def _text(text: str) -> str:
     from airflow_provider_lro._core.text import is_text
 
     if not is_text(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no text in UTF-8")
+        raise argparse.ArgumentTypeError(f"{text!r} is not text in UTF-8: give it in UTF-8")
     return text
 
 
 def _name(text: str) -> str:
     if not _text(text).strip():
-        raise argparse.ArgumentTypeError("a name cannot be empty")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a name: give one such as projects/p/operations/o")
     return text.strip()
 
 
 def _count(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) < 2**31:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {2**31 - 1}: give one, such as 100")
     return int(text)
 
 
-SERVICE = (
-    _option(
-        "--conn-id", metavar="ID", type=_text, default="lro_default", help="Airflow connection (default: lro_default)"
-    ),
-    _option(
-        "--endpoint",
-        metavar="HOST:PORT",
-        type=_text,
-        help="the service, instead of the connection's host; may hold {location}",
-    ),
-    _option(
-        "--impersonation-chain",
-        metavar="ACCOUNTS",
-        type=_text,
-        help="service account to impersonate, or a chain with commas",
-    ),
-    _option("--quota-project-id", metavar="PROJECT", type=_text, help="project that quota and bills go to"),
-    _option(
-        "--insecure",
-        action="store_true",
-        help="plaintext and without credentials, to --endpoint; no connection is read",
-    ),
+# ── the commands and their arguments ──
+
+
+def _option(
+    flag: str, metavar: str | None, help: str, *, type: Callable[[str], Any] = _text, **keywords: Any
+) -> Option:
+    return Option(flags=(flag,), keywords={"metavar": metavar, "type": type, "help": help, **keywords})
+
+
+def _switch(*flags: str, help: str) -> Option:
+    return Option(flags=flags, keywords={"action": "store_true", "help": help})
+
+
+def _interval(help: str) -> Option:
+    seconds = partial(_seconds, minimum=MIN_OPTION_INTERVAL)
+    return _option("--interval", "SECONDS", help, type=seconds, default=10.0)
+
+
+NAMES = _option("names", "NAME", "the operation's full name", type=_name, nargs="+")
+OUTPUTS = ("table", "json", "yaml", "plain")
+
+COMMON_OPTIONS = (
+    _option("--conn-id", "ID", "Airflow connection (default: lro_default)", default="lro_default"),
+    _option("--endpoint", "HOST:PORT", "the service, instead of the connection's host; may contain {location}"),
+    _option("--impersonation-chain", "ACCOUNTS", "service account to impersonate, or a chain, separated by commas"),
+    _option("--quota-project-id", "PROJECT", "project that pays for the calls, and whose quota they use"),
+    _switch("--insecure", help="call --endpoint in plaintext, without credentials; no connection is read"),
     _option(
         "--type-module",
-        metavar="MODULE",
-        type=_text,
+        "MODULE",
+        "Python module to import, so that responses and metadata of its types can be shown; may be repeated",
         action="append",
         default=[],
-        help="Python module to import so that responses and metadata of its types are shown; may be repeated",
     ),
-    _option(
-        "-o",
-        "--output",
-        metavar="(table, json, yaml, plain)",
-        choices=("table", "json", "yaml", "plain"),
-        default="table",
-        help="output format (default: table)",
+    Option(
+        flags=("-o", "--output"),
+        keywords={"choices": OUTPUTS, "default": "table", "help": "output format (default: table)"},
     ),
-    _option("-v", "--verbose", action="store_true", help="show Airflow's logs and warnings"),
+    _switch("-v", "--verbose", help="show Airflow's logs and warnings"),
 )
-
-
-def _names(help: str) -> Option:
-    return _option("names", metavar="NAME", nargs="+", type=_name, action=OperationName, help=help)
-
-
-def _waiting(*, interval: str, timeout: str) -> Iterable[Option]:
-    return (
-        _option("--interval", metavar="SECONDS", type=_interval, default=DEFAULT_INTERVAL, help=interval),
-        _option("--timeout", metavar="SECONDS", type=_seconds, help=timeout),
-    )
-
 
 COMMANDS = (
     Command(
         name="get",
         help="Show operations as they are now",
-        description="Show operations as they are now. One that failed is shown like any other.",
-        options=(_names("the operation's full name"), *SERVICE),
+        details="An operation that failed is shown like any other.",
+        options=(NAMES, *COMMON_OPTIONS),
     ),
     Command(
         name="list",
         help="List the operations under a parent",
-        description="List the operations under a parent, page after page, until there are no more or enough.",
+        details="It reads page after page, until the last one or until --limit is reached.",
         options=(
-            _option(
-                "parent",
-                metavar="PARENT",
-                type=_name,
-                help="for example projects/p/locations/l; what a service takes differs",
-            ),
-            _option("--filter", type=_text, default="", help="in the service's own filter language"),
-            _option("--page-size", metavar="N", type=_count, help="operations a page (default: the service's)"),
-            _option("--limit", metavar="N", type=_count, help="operations at most (default: all)"),
-            _option(
+            _option("parent", "PARENT", "such as projects/p/locations/l; the form depends on the service", type=_name),
+            _option("--filter", "FILTER", "a filter in the service's own language", default=""),
+            _option("--page-size", "N", "operations in a page (default: the service decides)", type=_count),
+            _option("--limit", "N", "maximum number of operations (default: all)", type=_count),
+            _switch(
                 "--return-partial-success",
-                action="store_true",
-                help="list what can be reached, and name on stderr what cannot",
+                help="list what the service can reach, and name on stderr the places that it cannot reach",
             ),
-            *SERVICE,
+            *COMMON_OPTIONS,
         ),
     ),
     Command(
         name="wait",
         help="Wait until an operation is done, and show its response",
-        description="Wait until an operation is done, and show its response. Progress goes to stderr. Ctrl-C ends the"
-        "\nwait, not the operation.",
+        details="Progress goes to stderr. Ctrl-C ends the wait, not the operation.",
         options=(
-            _option("name", metavar="NAME", type=_name, action=OperationName, help="the operation's full name"),
-            *_waiting(
-                interval=f"most seconds between polls, after a backoff from 1 (default: {DEFAULT_INTERVAL:g})",
-                timeout="seconds to wait before giving up (default: as long as it takes)",
-            ),
-            _option(
-                "--on-timeout",
-                choices=("fail", "cancel"),
-                default="fail",
-                help="leave the operation alone at the timeout, or ask to cancel it (default: fail)",
+            _option("name", "NAME", "the operation's full name", type=_name),
+            _interval("maximum seconds between two polls; the first pauses are shorter (default: 10)"),
+            _option("--timeout", "SECONDS", "maximum seconds to wait (default: no limit)", type=_seconds),
+            Option(
+                flags=("--on-timeout",),
+                keywords={
+                    "choices": ("fail", "cancel"),
+                    "default": "fail",
+                    "help": "at the timeout, let the operation go on, or ask to cancel it (default: fail)",
+                },
             ),
             _option(
                 "--not-found-grace",
-                metavar="SECONDS",
+                "SECONDS",
+                "seconds during which the service may not know a new operation yet (default: 60)",
                 type=_seconds,
                 default=60.0,
-                help="seconds for which a name that is not known may still appear (default: 60)",
             ),
-            *SERVICE,
+            *COMMON_OPTIONS,
         ),
     ),
     Command(
         name="cancel",
         help="Ask to cancel operations",
-        description="Ask to cancel operations. One that is done is left alone.",
+        details="An operation that is done is left alone.",
         options=(
-            _names("the operation's full name"),
-            _option("--wait", action="store_true", help="wait until each is done, whatever it came to"),
-            *_waiting(
-                interval=f"with --wait: most seconds between polls (default: {DEFAULT_INTERVAL:g})",
-                timeout="with --wait: seconds to wait, for all together (default: as long as it takes)",
+            NAMES,
+            _switch("--wait", help="wait until each operation is done, with any outcome"),
+            _interval("with --wait: maximum seconds between two polls (default: 10)"),
+            _option(
+                "--timeout",
+                "SECONDS",
+                "with --wait: maximum seconds to wait for all operations together (default: no limit)",
+                type=_seconds,
             ),
-            *SERVICE,
+            *COMMON_OPTIONS,
         ),
     ),
     Command(
         name="delete",
-        help="Tell the service that nobody needs operations' results any more",
-        description="Tell the service that nobody needs operations' results any more. Does not cancel them.",
+        help="Tell the service that the results of operations are not needed any more",
+        details="This does not cancel an operation.",
         options=(
-            _names("the operation's full name"),
-            _option("-y", "--yes", action="store_true", help="do not ask; needed where nobody can be asked"),
-            *SERVICE,
+            NAMES,
+            _switch("-y", "--yes", help="do not ask; required where stdin is not a terminal"),
+            *COMMON_OPTIONS,
         ),
     ),
 )

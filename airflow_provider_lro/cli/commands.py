@@ -1,4 +1,4 @@
-"""What the commands do, and how they end. Floor 3: loads everything, so only a command that runs imports it."""
+"""The work of the commands, and their exit codes; only a command that runs imports it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.models.connection import Connection
 
-from airflow_provider_lro._core.outcome import Running
+from airflow_provider_lro._core.outcome import Cancelled, Failed, Running, Succeeded
 from airflow_provider_lro._core.wait import Start, WaitArgs, wait
 from airflow_provider_lro._messages.encoding import response_to_json
 from airflow_provider_lro._messages.types import load
 from airflow_provider_lro._runner.driver import drive, result_of, steady_clock
-from airflow_provider_lro.cli.exit import ExitCode
-from airflow_provider_lro.cli.output import STATES, document, named, row, say, show
-from airflow_provider_lro.cli.progress import Display
+from airflow_provider_lro.cli import ExitCode
+from airflow_provider_lro.cli.output import OUTCOME_WORDS, Display, document, named, print_line, print_result, row
 from airflow_provider_lro.exceptions import (
     LroError,
     OperationCancelled,
@@ -35,20 +34,26 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from airflow_provider_lro._core.outcome import Outcome
-    from airflow_provider_lro._transport.client import OperationsClient
 
-__all__ = ["CommandHook", "exit_code", "run"]
+__all__ = ["CommandHook", "UsageError", "run"]
 
-SHOWN_NAMES = 10
-"""Names in a question."""
+EXIT_CODES: tuple[tuple[type[Exception], ExitCode], ...] = (
+    (OperationCancelled, ExitCode.CANCELLED),
+    (OperationFailed, ExitCode.FAILED),
+    (OperationTimeout, ExitCode.TIMED_OUT),
+    (OperationNotFound, ExitCode.NOT_FOUND),
+    (LroError, ExitCode.CALL_FAILED),
+)
+"""The first class that an error is of decides."""
+MAX_NAMES_IN_QUESTION = 10
 
 
 class UsageError(Exception):
-    """Something that whoever typed the command can put right; its text is the line they get."""
+    """An error that a change of the command's arguments corrects; its text is the line on stderr."""
 
 
 class CommandHook(LongRunningOperationHook):
-    """The hook of a command, which finds connections in the database, too; that of a task asks the API server."""
+    """The hook of a command: it finds connections in the database, too, while a task's hook asks the API server."""
 
     _no_host = "give --endpoint"
 
@@ -61,7 +66,9 @@ class CommandHook(LongRunningOperationHook):
         )
         if args.insecure:
             if not args.endpoint:
-                raise UsageError("--insecure needs --endpoint; for a connection, set insecure in its extra")
+                raise UsageError(
+                    "--insecure was given without --endpoint: give both, or set insecure in the connection's extra"
+                )
             self._settings = ConnectionSettings(extra={"insecure": True})
 
     @classmethod
@@ -71,81 +78,69 @@ class CommandHook(LongRunningOperationHook):
 
 
 def run(command: str, args: argparse.Namespace, *, prog: str) -> NoReturn:
-    """Run a command to its end, without Airflow's logs unless they are asked for.
+    """Run a command to its end; Airflow's logs are shown only with ``--verbose``.
 
     Raises:
         SystemExit: always, with the exit code.
     """
     from airflow.utils.cli import suppress_logs_and_warning
 
-    def quiet(args: argparse.Namespace) -> None:
+    def execute(args: argparse.Namespace) -> None:
         try:
-            code = _end(command, args, prog)
+            code = _execute(command, args, prog)
         except BrokenPipeError:
-            _let_go_of_the_pipe()
+            _discard_output()
             code = ExitCode.BROKEN_PIPE
         sys.exit(code)
 
-    suppress_logs_and_warning(quiet)(args)
+    suppress_logs_and_warning(execute)(args)
     raise AssertionError("unreachable")
 
 
-def exit_code(error: LroError) -> ExitCode:
-    """Return what a script learns of an error."""
-    for kind, code in (
-        (OperationCancelled, ExitCode.CANCELLED),
-        (OperationFailed, ExitCode.FAILED),
-        (OperationTimeout, ExitCode.TIMED_OUT),
-        (OperationNotFound, ExitCode.NOT_FOUND),
-    ):
-        if isinstance(error, kind):
-            return code
-    return ExitCode.NOT_CALLED
-
-
-def _end(command: str, args: argparse.Namespace, prog: str) -> ExitCode:
-    """Do it; an error is one line and an exit code."""
-    args.said_by = f"{prog} {command}"
+def _execute(command: str, args: argparse.Namespace, prog: str) -> ExitCode:
+    """Run a command, print its error as one line, and return its exit code."""
+    args.label = f"{prog} {command}"
     try:
-        _load_types(args.type_module)
+        _import_types(args.type_module)
         with CommandHook(args) as hook:
             return _COMMANDS[command](args, hook)
     except UsageError as error:
         code, text = ExitCode.USAGE, str(error)
     except LroError as error:
-        code, text = exit_code(error), str(error)
+        code, text = _exit_code(error), str(error)
     except AirflowException as error:  # of Airflow's secrets backends
-        code, text = ExitCode.NOT_CALLED, str(error)
+        code, text = ExitCode.CALL_FAILED, str(error)
     except KeyboardInterrupt:
-        code, text = ExitCode.INTERRUPTED, f"interrupted{_what_goes_on(command, args, prog)}"
-    say(f"{args.said_by}: {text}")
+        code, text = ExitCode.INTERRUPTED, f"interrupted{_advice_on_interrupt(command, args, prog)}"
+    print_line(f"{args.label}: {text}")
     return code
 
 
-def _what_goes_on(command: str, args: argparse.Namespace, prog: str) -> str:
-    if command == "wait":
-        given = [(f"--{key.replace('_', '-')}", getattr(args, key)) for key in _SERVICE if getattr(args, key)]
-        options = [text for flag, value in given for text in ((flag,) if value is True else (flag, value))]
-        if args.conn_id != LongRunningOperationHook.default_conn_name:
-            options += ["--conn-id", args.conn_id]
-        return f"; the operation goes on. To cancel it: {prog} cancel {shlex.join([args.name, *options])}"
+def _exit_code(error: LroError) -> ExitCode:
+    return next(code for kind, code in EXIT_CODES if isinstance(error, kind))
+
+
+def _advice_on_interrupt(command: str, args: argparse.Namespace, prog: str) -> str:
     if command == "cancel":
-        return "; what was asked to cancel stays asked"
-    return ""
+        return "; operations that were asked to cancel stay asked"
+    if command != "wait":
+        return ""
+    words = [args.name, *(["--insecure"] if args.insecure else [])]
+    for key in ("endpoint", "impersonation_chain", "quota_project_id", "conn_id"):
+        if (value := getattr(args, key)) not in (None, LongRunningOperationHook.default_conn_name):
+            words += [f"--{key.replace('_', '-')}", value]
+    return f"; the operation goes on. To cancel it: {prog} cancel {shlex.join(words)}"
 
 
-_SERVICE = ("endpoint", "impersonation_chain", "quota_project_id", "insecure")
-
-
-def _let_go_of_the_pipe() -> None:
-    """Keep Python from complaining, at its exit, that nobody reads what is still to be flushed."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+def _discard_output() -> None:
+    """Keep Python from writing an error at its exit, when it cannot flush to a reader that has ended."""
+    null = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
-            os.dup2(nowhere, stream.fileno())
+            os.dup2(null, stream.fileno())
 
 
-def _load_types(modules: list[str]) -> None:
+def _import_types(modules: list[str]) -> None:
     try:
         load(type_modules=modules)
     except ValueError as error:
@@ -156,74 +151,66 @@ def _load_types(modules: list[str]) -> None:
 
 
 def _get(args: argparse.Namespace, hook: CommandHook) -> ExitCode:
-    found, code = _each(args, args.names, lambda name: named(hook.get_operation(name).proto, name))
-    if found:
-        show([document(operation) for operation in found], [row(operation) for operation in found], args.output)
+    operations, code = _for_each(args, args.names, lambda name: named(hook.get_operation(name).proto, name))
+    if operations:
+        print_result([document(each) for each in operations], [row(each) for each in operations], args.output)
     return code
 
 
 def _list(args: argparse.Namespace, hook: CommandHook) -> ExitCode:
     pager = hook.list_operations(args.parent, args.filter, args.page_size, args.return_partial_success)
-    found = list(islice(pager, args.limit))
+    operations = list(islice(pager, args.limit))
     if pager.unreachable:
-        say(f"not reached: {', '.join(pager.unreachable)}")
-    rows = [row(operation, listed=True) for operation in found]
-    show([document(operation) for operation in found], rows, args.output)
+        print_line(f"not reached: {', '.join(pager.unreachable)}")
+    rows = [row(each, listed=True) for each in operations]
+    print_result([document(each) for each in operations], rows, args.output)
     return ExitCode.DONE
 
 
 def _wait(args: argparse.Namespace, hook: CommandHook) -> ExitCode:
-    waited = WaitArgs(
-        operation_name=args.name,
-        interval=args.interval,
-        on_timeout=args.on_timeout,
-        not_found_grace=args.not_found_grace,
-    )
-    waited, outcome = _await(hook.get_conn(args.name), waited, timeout=args.timeout)
-    response = response_to_json(result_of(outcome, waited))
-    show(response, [row(named(outcome.operation, args.name))], args.output)
+    options = {"on_timeout": args.on_timeout, "not_found_grace": args.not_found_grace}
+    wait_args, outcome = _wait_for(hook, args.name, timeout=args.timeout, interval=args.interval, **options)
+    response = response_to_json(result_of(outcome, wait_args))
+    print_result(response, [row(named(outcome.operation, args.name))], args.output)
     return ExitCode.DONE
 
 
 def _cancel(args: argparse.Namespace, hook: CommandHook) -> ExitCode:
+    clock = steady_clock()
+    deadline = None if args.timeout is None else clock() + args.timeout
+
     def ask(name: str) -> dict[str, Any]:
         found = ask_to_cancel(hook.get_conn(name), name)
-        return {"name": name, "asked": isinstance(found, Running), "outcome": STATES[type(found)]}
+        return {"name": name, "asked": isinstance(found, Running), "outcome": OUTCOME_WORDS[type(found)]}
 
-    clock = steady_clock()
-    end = None if args.timeout is None else clock() + args.timeout
+    def await_end(result: dict[str, Any]) -> None:
+        timeout = None if deadline is None else max(0.0, deadline - clock())
+        wait_args, outcome = _wait_for(hook, result["name"], timeout=timeout, start=Start.POLL, interval=args.interval)
+        result["outcome"] = OUTCOME_WORDS[type(outcome)]
+        if not isinstance(outcome, Succeeded | Failed | Cancelled):
+            result_of(outcome, wait_args)
 
-    def see(result: dict[str, Any]) -> None:
-        if not result["asked"]:
-            return
-        waited = WaitArgs(operation_name=result["name"], interval=args.interval)
-        left = None if end is None else max(0.0, end - clock())
-        waited, outcome = _await(hook.get_conn(result["name"]), waited, timeout=left, start=Start.POLL)
-        result["outcome"] = STATES.get(type(outcome), "unknown")
-        if result["outcome"] == "unknown":
-            result_of(outcome, waited)
-
-    results, code = _each(args, args.names, ask)
+    results, code = _for_each(args, args.names, ask)
     if args.wait:
-        _, late = _each(args, results, see)
-        code = code or late
+        _, wait_code = _for_each(args, [result for result in results if result["asked"]], await_end)
+        code = code or wait_code
     if results:
-        show(results, results, args.output)
+        print_result(results, results, args.output)
     return code
 
 
 def _delete(args: argparse.Namespace, hook: CommandHook) -> ExitCode:
-    if not args.yes and not _agreed(args.names):
-        say("nothing is deleted")
+    if not args.yes and not _confirm(args.names):
+        print_line("nothing was deleted")
         return ExitCode.OTHER
 
     def delete(name: str) -> dict[str, Any]:
         hook.delete_operation(name)
         return {"name": name, "outcome": "deleted"}
 
-    results, code = _each(args, args.names, delete)
+    results, code = _for_each(args, args.names, delete)
     if results:
-        show(results, results, args.output)
+        print_result(results, results, args.output)
     return code
 
 
@@ -236,40 +223,41 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, CommandHook], ExitCode]] = {
 }
 
 
-def _each(args: argparse.Namespace, things: list[Any], act: Callable[[Any], Any]) -> tuple[list[Any], ExitCode]:
-    """Act on each; say what went wrong with which, and return the exit code of the first."""
+def _for_each(args: argparse.Namespace, items: list[Any], act: Callable[[Any], Any]) -> tuple[list[Any], ExitCode]:
+    """Act on each item, print each error, and return the results and the exit code of the first error."""
     results = []
     code = ExitCode.DONE
-    for thing in things:
+    for item in items:
         try:
-            results.append(act(thing))
+            results.append(act(item))
         except LroError as error:
-            say(f"{args.said_by}: {error}")
-            code = code or exit_code(error)
+            print_line(f"{args.label}: {error}")
+            code = code or _exit_code(error)
     return results, code
 
 
-def _await(
-    client: OperationsClient, args: WaitArgs, *, timeout: float | None, start: Start = Start.FRESH
+def _wait_for(
+    hook: CommandHook, name: str, *, timeout: float | None, start: Start = Start.FRESH, **options: Any
 ) -> tuple[WaitArgs, Outcome]:
-    clock = steady_clock()
-    args.started_at = clock()
-    args.deadline = None if timeout is None else args.started_at + timeout
-    with Display(args.operation_name) as display:
-        steps = wait(args, now=args.started_at, start=start)
+    client, clock = hook.get_conn(name), steady_clock()
+    now = clock()
+    deadline = None if timeout is None else now + timeout
+    args = WaitArgs(operation_name=name, started_at=now, deadline=deadline, **options)
+    with Display(name) as display:
+        steps = wait(args, now=now, start=start)
         outcome = drive(steps, args, client, clock=clock, pause=display.pause, journal=display)
-    say(f"operation {args.operation_name!r}: {display.summary}")
+    print_line(f"operation {name!r}: {display.summary}")
     return args, outcome
 
 
-def _agreed(names: list[str]) -> bool:
+def _confirm(names: list[str]) -> bool:
     if sys.stdin is None or not sys.stdin.isatty():
-        raise UsageError("give --yes where nobody can be asked")
-    for name in names[:SHOWN_NAMES]:
-        say(name)
-    if len(names) > SHOWN_NAMES:
-        say(f"… and {len(names) - SHOWN_NAMES} more")
+        raise UsageError("stdin is not a terminal, so nobody can be asked: give --yes to delete without a question")
+    for name in names[:MAX_NAMES_IN_QUESTION]:
+        print_line(name)
+    if len(names) > MAX_NAMES_IN_QUESTION:
+        print_line(f"… and {len(names) - MAX_NAMES_IN_QUESTION} more")
     # Not input(): that would ask on stdout, where the result goes.
-    sys.stderr.write("Their results are gone then; what runs goes on. Delete? [y/N] ")
+    sys.stderr.write("Their results will be lost; operations that run go on. Delete? [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")

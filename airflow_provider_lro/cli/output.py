@@ -1,113 +1,122 @@
-"""What a command prints: operations as rows for people, as documents for programs. Floor 3."""
+"""The output of the commands: rows for people, documents for programs, and the progress of a wait."""
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import sys
-from typing import TYPE_CHECKING, Any
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Self
 
 from airflow_provider_lro._core import outcome as outcomes
+from airflow_provider_lro._core.commands import Cancel
 from airflow_provider_lro._core.text import one_line
 from airflow_provider_lro._messages.encoding import failure, operation_to_json, read, response, response_to_json
 from airflow_provider_lro._messages.progress import describe
+from airflow_provider_lro._runner.driver import moment
+from airflow_provider_lro.exceptions import LroError, OperationNotFound
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from google.longrunning import operations_proto_pb2 as pb
 
-__all__ = ["STATES", "document", "named", "row", "say", "show"]
+    from airflow_provider_lro._core.commands import Command, Pause
 
-STATES: dict[type[Any], str] = {
+__all__ = ["OUTCOME_WORDS", "Display", "document", "named", "print_line", "print_result", "row"]
+
+OUTCOME_WORDS: dict[type[Any], str] = {
     outcomes.Running: "running",
     outcomes.Succeeded: "succeeded",
     outcomes.Failed: "failed",
     outcomes.Cancelled: "cancelled",
+    outcomes.TimedOut: "timed_out",
+    outcomes.NotFound: "not_found",
+    outcomes.Broken: "call_failed",
 }
-LONGEST_DETAIL = 200
-LONGEST_LINE = 2000
-"""Characters of one line on stderr."""
+MAX_DETAIL_LENGTH = 200
+MAX_OUTPUT_LINE = 2000
+"""Characters of one line on stderr, and of one cell."""
+REDRAW_INTERVAL = 1.0
+"""Seconds."""
+DEFAULT_COLUMNS = 80
+CLEAR_LINE = "\r\x1b[K"
 
 
-def say(text: str) -> None:
-    """Print one line on stderr; what a service sent cannot move the terminal's cursor in it."""
-    if sys.stderr is not None:
-        sys.stderr.write(f"{one_line(text, LONGEST_LINE)}\n")
-        sys.stderr.flush()
+# ── operations ──
 
 
 def named(operation: pb.Operation, name: str) -> pb.Operation:
-    """Return an operation under the name it was asked for by, if the service left it out of its answer."""
+    """Return an operation under the name that was asked for, if the service's answer has none."""
     if not operation.name:
         operation.name = name
     return operation
 
 
 def document(operation: pb.Operation) -> dict[str, Any]:
-    """Return an operation as JSON, as ``GetOperationOperator`` gives it."""
+    """Return an operation as the JSON that ``GetOperationOperator`` returns."""
     return operation_to_json(operation)
 
 
 def row(operation: pb.Operation, *, listed: bool = False) -> dict[str, str]:
-    """Return an operation as a row: its name, its state, and the most telling detail.
+    """Return an operation as a row: its name, its state, and its progress, response or error.
 
-    ``listed``: some services list less of an operation than they give of it singly, so that one may only be "done".
+    ``listed``: it is from a listing, where some services leave out the result; then its state may only be "done".
     """
-    found = read(operation)
+    outcome = read(operation)
     if listed and operation.done and operation.WhichOneof("result") is None:
         return {"name": operation.name, "state": "done", "detail": ""}
-    if isinstance(found, outcomes.Running):
+    if isinstance(outcome, outcomes.Running):
         detail = describe(operation) or ""
-    elif isinstance(found, outcomes.Succeeded):
+    elif isinstance(outcome, outcomes.Succeeded):
         detail = json.dumps(response_to_json(response(operation))) if operation.HasField("response") else ""
     else:
         error = failure(operation)
         detail = ": ".join(filter(None, (str(getattr(error.code, "name", error.code)), error.message)))
-    return {"name": operation.name, "state": STATES[type(found)], "detail": one_line(detail, LONGEST_DETAIL)}
+    state = OUTCOME_WORDS[type(outcome)]
+    return {"name": operation.name, "state": state, "detail": one_line(detail, MAX_DETAIL_LENGTH)}
 
 
-def show(documents: Any, rows: Sequence[Mapping[str, Any]], output: str) -> None:
-    """Print documents (json, yaml) or rows (table, plain) on stdout, in one piece, as Airflow's own commands do.
+# ── stdout and stderr ──
 
-    Unlike these, values keep their types in JSON and YAML: ``true`` stays what it is and does not become ``"True"``.
+
+def print_line(text: str) -> None:
+    """Print one line on stderr, without characters that could move the terminal's cursor."""
+    if sys.stderr is not None:
+        sys.stderr.write(f"{one_line(text, MAX_OUTPUT_LINE)}\n")
+        sys.stderr.flush()
+
+
+def print_result(documents: Any, rows: Sequence[Mapping[str, Any]], output: str) -> None:
+    """Print documents (json, yaml) or rows (table, plain) on stdout, at once.
+
+    Unlike Airflow's own commands, JSON and YAML keep the types of values: ``true`` does not become ``"True"``.
     """
     from airflow.utils import yaml
 
     if output == "json":
-        text = _coloured(json.dumps(documents), "json")
+        text = json.dumps(documents)
     elif output == "yaml":
-        text = _coloured(str(yaml.dump(documents)), "yaml")
+        text = str(yaml.dump(documents))
     elif not rows:
-        text = "No data found\n"
+        text = "No data found"
     else:
-        cells = [{key: one_line(str(value), LONGEST_LINE) for key, value in each.items()} for each in rows]
+        cells = [{key: one_line(str(value), MAX_OUTPUT_LINE) for key, value in each.items()} for each in rows]
         text = _table(cells) if output == "table" else _plain(cells)
-    if sys.stdout is None:  # closed by the caller: nobody reads it
+    if sys.stdout is None:  # closed by the caller
         return
-    if isinstance(sys.stdout, io.TextIOWrapper):  # what a service says may not be in the terminal's alphabet
+    if isinstance(sys.stdout, io.TextIOWrapper):  # the terminal's encoding may lack characters of the text
         sys.stdout.reconfigure(errors="backslashreplace")
     sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
     sys.stdout.flush()
 
 
-def _coloured(text: str, language: str) -> str:
-    """Colour a text as Airflow does, in a terminal; elsewhere not a character of it is touched."""
-    if not sys.stdout.isatty():
-        return text
-    from airflow.cli.simple_table import AirflowConsole
-    from rich.syntax import Syntax
-
-    console = AirflowConsole()
-    with console.capture() as captured:
-        console.print(Syntax(text, language, theme="ansi_dark"), soft_wrap=True)
-    return captured.get()
-
-
 def _table(rows: list[dict[str, str]]) -> str:
     from airflow.cli.simple_table import AirflowConsole
 
-    # What a service says is text: neither markup nor :emoji:.
+    # The service's text is neither markup nor :emoji:.
     console = AirflowConsole(markup=False, emoji=False, highlight=False)
     with console.capture() as captured:
         console.print_as_table(rows)
@@ -117,7 +126,86 @@ def _table(rows: list[dict[str, str]]) -> str:
 def _plain(rows: list[dict[str, str]]) -> str:
     from tabulate import tabulate
 
-    # Airflow's own would make 100000 of a name like 1e5.
-    return str(
-        tabulate([list(each.values()) for each in rows], tablefmt="plain", headers=list(rows[0]), disable_numparse=True)
-    )
+    # Airflow's own call would turn a name like 1e5 into 100000.
+    cells = [list(each.values()) for each in rows]
+    return str(tabulate(cells, tablefmt="plain", headers=list(rows[0]), disable_numparse=True))
+
+
+# ── the progress of a wait ──
+
+
+class Display:
+    """The progress of a wait on stderr: in a terminal one line that changes in place, else a line for each change.
+
+    It observes the wait's driver, and makes its pauses.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._in_place = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._started = time.monotonic()
+        self._polls = 0
+        self._status = ""
+
+    def __enter__(self) -> Self:
+        self._draw()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Clear the line in place."""
+        if self._in_place:
+            sys.stderr.write(CLEAR_LINE)
+            sys.stderr.flush()
+
+    @property
+    def summary(self) -> str:
+        """The time that has passed, and the number of polls."""
+        elapsed = timedelta(seconds=int(time.monotonic() - self._started))
+        return f"{elapsed} elapsed, {self._polls} poll{'' if self._polls == 1 else 's'}"
+
+    def note(self, command: Command, value: Any) -> None:
+        """Show the result of a command of the wait."""
+        if isinstance(command, Cancel):
+            self._update("asked to cancel" if value is None else f"the cancel failed: {value}")
+        elif isinstance(value, LroError):
+            self._polls += 1
+            self._update("not found so far" if isinstance(value, OperationNotFound) else f"a poll failed: {value}")
+        elif value is not None:
+            self._polls += 1
+            self._update(": ".join(filter(None, (OUTCOME_WORDS[type(value)], describe(value.operation)))))
+
+    def pause(self, pause: Pause) -> None:
+        """Sleep to a random moment of the pause's window, and keep the time in the line in place up to date."""
+        end = time.monotonic() + moment(pause.window)
+        while (remaining := end - time.monotonic()) > 0:
+            time.sleep(min(remaining, REDRAW_INTERVAL) if self._in_place else remaining)
+            self._draw()
+
+    def _update(self, status: str) -> None:
+        changed, self._status = status != self._status, status
+        if self._in_place:
+            self._draw()
+        elif changed:
+            print_line(f"operation {self._name!r}: {status}")
+
+    def _draw(self) -> None:
+        if self._in_place:
+            line = one_line(f"{self.summary}  {self._status or self._name}")
+            sys.stderr.write(f"{CLEAR_LINE}{_cropped(line, _columns())}")
+            sys.stderr.flush()
+
+
+def _columns() -> int:
+    """Return the width of stderr's terminal; shutil's function asks stdout, which may be a pipe."""
+    try:
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns
+    except OSError:
+        columns = 0
+    return columns or DEFAULT_COLUMNS
+
+
+def _cropped(text: str, columns: int) -> str:
+    """Return the part of a text that fits on one line: a line that wraps cannot be cleared again."""
+    from rich.cells import cell_len, set_cell_size
+
+    return text if cell_len(text) < columns else f"{set_cell_size(text, columns - 2)}…"

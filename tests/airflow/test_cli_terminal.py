@@ -1,12 +1,12 @@
-"""The commands as processes: in a terminal, in a pipe, completed by a shell, and inside a real Airflow."""
+"""The commands as processes: in a terminal, in a pipe, and inside a real Airflow."""
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import pty
 import re
-import select
 import shlex
 import signal
 import subprocess
@@ -14,12 +14,16 @@ import sys
 import termios
 import time
 from contextlib import contextmanager
+from multiprocessing.connection import wait
 from typing import TYPE_CHECKING
 
 import airflow
 import pytest
+from airflow.models.connection import Connection
+from sqlalchemy import create_engine
 
-from airflow_provider_lro.cli.exit import ExitCode
+from airflow_provider_lro.__main__ import main
+from airflow_provider_lro.cli import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,56 +35,71 @@ pytestmark = [pytest.mark.airflow, pytest.mark.timeout(600)]
 
 MODULE = [sys.executable, "-m", "airflow_provider_lro"]
 IS_IN_AIRFLOW = tuple(map(int, airflow.__version__.split(".")[:2])) >= (3, 2)
-CLEAR = "\r\x1b[K"
+CLEAR_LINE = "\r\x1b[K"
+FORKS = multiprocessing.get_context("forkserver")
+# Loading Airflow takes seconds: one process does it, and the commands are forks of it.
+FORKS.set_forkserver_preload(["airflow_provider_lro.cli.commands"])
+
+
+def run_in_terminal(argv: list[str], terminal: str, stdout: str, environment: dict[str, str]) -> None:
+    """Run a command's arguments in this process, or a whole command line as another program."""
+    os.setsid()
+    # The first terminal that a session's leader opens is its own, so that Ctrl-C reaches it.
+    keyboard = os.open(terminal, os.O_RDWR)
+    screen = os.open(stdout, os.O_WRONLY | os.O_CREAT) if stdout else keyboard
+    for number, descriptor in enumerate((keyboard, screen, keyboard)):
+        os.dup2(descriptor, number)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if argv[0] == sys.executable:
+        os.execve(argv[0], argv, environment)  # noqa: S606  (there is no shell in it)
+    os.environ.update(environment)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115  (multiprocessing has closed it)
+    main(argv)
 
 
 class Terminal:
-    """A command in a terminal of its own, whose stdout may be a pipe."""
+    """A command in a terminal of its own, whose stdout may be a file."""
 
-    def __init__(self, argv: list[str], *, stdout: str = "", env: dict[str, str] | None = None, columns: int) -> None:
-        self._screen, keyboard = pty.openpty()
-        termios.tcsetwinsize(keyboard, (24, columns))
-        # The first terminal that a session's leader opens is its own, so that Ctrl-C reaches it.
-        tty = os.ttyname(keyboard)
-        shell = f"exec {shlex.join(argv)} <{tty} >{stdout or tty} 2>{tty}"
+    def __init__(self, argv: list[str], *, stdout: str, env: dict[str, str] | None, columns: int) -> None:
+        self._screen, self._keyboard = pty.openpty()
+        termios.tcsetwinsize(self._keyboard, (24, columns))
         environment = {**(os.environ if env is None else env), "TERM": "xterm"}
-        self.process = subprocess.Popen(
-            ["/bin/sh", "-c", shell], stdin=keyboard, start_new_session=True, env=environment
+        self.process = FORKS.Process(
+            target=run_in_terminal, args=(argv, os.ttyname(self._keyboard), stdout, environment)
         )
-        os.close(keyboard)
+        self.process.start()
         self.text = ""
 
     def read_until(self, pattern: str) -> None:
-        """Read what the screen shows until that is on it."""
+        """Read the screen until the pattern is on it."""
         end = time.monotonic() + 150
         while not re.search(pattern, self.text):
             assert time.monotonic() < end, self.text
-            assert self._read(1.0), f"{pattern!r} is not in {self.text!r}"
+            assert self._read(), f"{pattern!r} is not in {self.text!r}"
 
     def type(self, keys: str) -> None:
         os.write(self._screen, keys.encode())
 
-    def end(self) -> int:
-        """Read to the end; returns the exit code."""
-        while self._read(150.0):
+    def end(self) -> int | None:
+        """Read to the end, and return the exit code."""
+        while self._read():
             pass
-        return self.process.wait(150)
+        self.process.join(150)
+        return self.process.exitcode
 
-    def _read(self, seconds: float) -> bool:
-        if not select.select([self._screen], [], [], seconds)[0]:
-            return seconds == 1.0
-        try:
-            more = os.read(self._screen, 65536)
-        except OSError:  # Linux says so when nobody has the terminal open any more
+    def _read(self) -> bool:
+        """Read more; return False at the end of the process."""
+        if self._screen not in wait([self._screen, self.process.sentinel], 150):
             return False
-        self.text += more.decode()
-        return bool(more)
+        self.text += os.read(self._screen, 65536).decode()
+        return True
 
     def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+        self.process.kill()
+        self.process.join()
+        self.process.close()
         os.close(self._screen)
+        os.close(self._keyboard)
 
 
 @contextmanager
@@ -95,14 +114,14 @@ def terminal(
 
 
 def frames(text: str) -> list[str]:
-    """What the line in place has shown, one after the other."""
-    return [frame for frame in text.split(CLEAR)[1:] if "elapsed" in frame and "\n" not in frame]
+    """Return the successive states of the line in place."""
+    return [frame for frame in text.split(CLEAR_LINE)[1:] if "elapsed" in frame and "\n" not in frame]
 
 
 def test_progress_in_place(name: Callable[..., str], tmp_path: Path) -> None:
     """In a terminal one line changes in place and never wraps; the response alone goes where stdout goes."""
-    waited = name(duration=2.5)
-    argv = [*MODULE, "wait", waited, "--interval=0.5", "-o", "json"]
+    waited = name(duration=1.5)
+    argv = ["wait", waited, "--interval=0.5", "-o", "json"]
     with terminal(argv, stdout=str(tmp_path / "out"), columns=40) as screen:
         assert screen.end() == ExitCode.DONE, screen.text
     shown = frames(screen.text)
@@ -113,35 +132,27 @@ def test_progress_in_place(name: Callable[..., str], tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out").read_text()) == {"id": waited.rpartition("/")[2]}
 
 
-@pytest.fixture
-def heard() -> Iterator[None]:
-    """Let children hear Ctrl-C, also where the tests themselves were started in the background, deaf to it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("heard")
 def test_ctrl_c_ends_the_wait_alone(name: Callable[..., str], simulator: Simulator) -> None:
     """Ctrl-C exits with 130, cancels nothing, and prints the command that does, which works."""
     waited = name(outcome="never")
-    with terminal([*MODULE, "wait", waited], columns=1000) as screen:
+    with terminal(["wait", waited], columns=1000) as screen:
         screen.read_until("running")
         screen.type("\x03")
         assert screen.end() == ExitCode.INTERRUPTED, screen.text
     assert "Traceback" not in screen.text
     assert "the operation goes on" in screen.text
     assert simulator.calls("CancelOperation", waited) == []
-    told = screen.text.rpartition("To cancel it: ")[2].strip()
-    assert told == f"python -m airflow_provider_lro cancel {shlex.quote(waited)}"
-    subprocess.run([sys.executable, *shlex.split(told)[1:]], check=True, timeout=150, capture_output=True)
+    advice = screen.text.rpartition("To cancel it: ")[2].strip()
+    assert advice == f"python -m airflow_provider_lro cancel {shlex.quote(waited)}"
+    with pytest.raises(SystemExit, match="0"):
+        main(shlex.split(advice)[3:])
     assert len(simulator.calls("CancelOperation", waited)) == 1
 
 
 def test_delete_asks_in_a_terminal(name: Callable[..., str], simulator: Simulator) -> None:
-    """Who is asked, and says anything but yes, keeps the operation."""
+    """Any answer but yes keeps the operation."""
     kept = name(duration=0)
-    with terminal([*MODULE, "delete", kept]) as screen:
+    with terminal(["delete", kept]) as screen:
         screen.read_until(r"\[y/N\]")
         screen.type("\n")
         assert screen.end() == ExitCode.OTHER, screen.text
@@ -149,7 +160,7 @@ def test_delete_asks_in_a_terminal(name: Callable[..., str], simulator: Simulato
 
 
 def test_a_broken_pipe_is_quiet(name: Callable[..., str]) -> None:
-    """A reader that has seen enough is no error worth a word."""
+    """A reader that ends early is not an error worth a line."""
     big = name(duration=0, response_bytes=1_000_000)
     shell = f'({shlex.join([*MODULE, "get", big, "-o", "json"])}; echo "code $?" >&2) | head -c 10'
     # An unbuffered stdout takes a write that was cut short for a whole one.
@@ -158,63 +169,25 @@ def test_a_broken_pipe_is_quiet(name: Callable[..., str]) -> None:
     assert (done.stdout, done.stderr) == ('[{"name": ', f"code {ExitCode.BROKEN_PIPE}\n")
 
 
-def completed(main: str, line: str, *, words: int, answer: Path, env: dict[str, str] | None = None) -> list[str]:
-    """Ask as a shell's completion does, by argcomplete's protocol; patiently, on a machine that is busy with tests."""
-    program = (
-        f"from airflow_provider_lro import _cli_completion as each; each.PATIENCE = 60; from {main} import main; main()"
-    )
-    argv = [sys.executable, "-W", "ignore", "-c", program]
-    asked = {
-        "_ARGCOMPLETE": str(words),
-        "_ARGCOMPLETE_IFS": "\n",
-        "_ARGCOMPLETE_STDOUT_FILENAME": str(answer),
-        "COMP_LINE": line,
-        "COMP_POINT": str(len(line)),
-    }
-    environment = {**(os.environ if env is None else env), **asked}
-    subprocess.run(argv, env=environment, check=True, timeout=150, capture_output=True)
-    # Quoted for the shell, with a space after the only one.
-    return [shlex.split(word)[0] for word in answer.read_text().split("\n")]
-
-
-def test_a_shell_completes_names(name: Callable[..., str], simulator: Simulator, tmp_path: Path) -> None:
-    """`python -m airflow_provider_lro` carries argcomplete's mark and completes by the connection on the line."""
-    known = name(outcome="never", latency=0.003)
-    subprocess.run([*MODULE, "get", known], check=True, timeout=150, capture_output=True)
-    check = [sys.executable, "-m", "argcomplete._check_module", "airflow_provider_lro"]
-    subprocess.run(check, check=True, timeout=150)
-    line = f"python -m airflow_provider_lro wait --endpoint {simulator.endpoint} --insecure {known[:-2]}"
-    assert completed("airflow_provider_lro.__main__", line, words=3, answer=tmp_path / "answer") == [known]
-
-
 def test_in_a_real_airflow(
     name: Callable[..., str], simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a connection in the database: `airflow lro` from Airflow 3.2 on, the module below."""
     monkeypatch.delenv("AIRFLOW_CONN_LRO_DEFAULT")
-    env = {**os.environ, "AIRFLOW_HOME": str(tmp_path / "home")}
-    admin = [sys.executable, "-W", "ignore", "-m", "airflow"]
-    stored = {"conn_type": "lro", "host": "127.0.0.1", "port": simulator.port, "extra": {"insecure": True}}
-    add = ["connections", "add", "service", "--conn-json", json.dumps(stored)]
-    for arguments in (["db", "migrate"], add):
-        subprocess.run([*admin, *arguments], env=env, check=True, timeout=150, capture_output=True)
-    commands = [*admin, "lro"] if IS_IN_AIRFLOW else MODULE
-    prog = "airflow lro" if IS_IN_AIRFLOW else "python -m airflow_provider_lro"
+    engine = create_engine(f"sqlite:///{tmp_path / 'airflow.db'}")
+    with engine.begin() as database:
+        Connection.__table__.create(database)
+        stored = {"conn_id": "service", "conn_type": "lro", "host": "127.0.0.1", "port": simulator.port}
+        plain = {"extra": '{"insecure": true}', "is_encrypted": False, "is_extra_encrypted": False}
+        database.execute(Connection.__table__.insert().values(stored | plain))
+    engine.dispose()
+    env = {**os.environ, "AIRFLOW_HOME": str(tmp_path)}
+    command = [sys.executable, "-W", "ignore", "-m", "airflow", "lro"] if IS_IN_AIRFLOW else MODULE
 
-    failing = name(duration=1.5, outcome="fail", code=8, message="no quota", latency=0.004)
-    with terminal([*commands, "wait", failing, "--conn-id", "service"], env=env, columns=500) as screen:
-        assert screen.end() == ExitCode.FAILED, screen.text
+    waited = name(duration=1.5)
+    argv = [*command, "wait", waited, "--conn-id", "service", "-o", "json"]
+    with terminal(argv, stdout=str(tmp_path / "out"), env=env, columns=500) as screen:
+        assert screen.end() == ExitCode.DONE, screen.text
     assert len(set(frames(screen.text))) >= 2, screen.text
-    last = screen.text.splitlines()[-1]
-    assert last.startswith(f"{prog} wait: operation '{failing}' failed with RESOURCE_EXHAUSTED (8): no quota")
-
-    fine = name(duration=0.3)
-    argv = [*commands, "wait", fine, "--conn-id", "service", "-o", "json"]
-    piped = subprocess.run(argv, env=env, check=True, timeout=150, capture_output=True, text=True)
-    assert json.loads(piped.stdout) == {"id": fine.rpartition("/")[2]}
-    assert "\r" not in piped.stderr
-    assert f"operation '{fine}': succeeded" in piped.stderr
-
-    if IS_IN_AIRFLOW:
-        line = f"airflow lro get --conn-id service {failing[:-2]}"
-        assert completed("airflow.__main__", line, words=1, answer=tmp_path / "answer", env=env) == [failing]
+    assert f"operation '{waited}': 0:00:0" in screen.text
+    assert json.loads((tmp_path / "out").read_text()) == {"id": waited.rpartition("/")[2]}
