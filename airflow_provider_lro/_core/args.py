@@ -96,7 +96,7 @@ RULES: tuple[Rule, ...] = (
     ("consecutive_errors", is_whole, "a whole number of at least 0"),
     ("max_polls_per_second", or_none(between(MIN_RATE)), f"None or a number of at least {MIN_RATE:g}"),
     ("poll_method", *one_of("get", "wait", "auto", "list")),
-    ("list_parent", or_none(lambda value: is_text(value) and value.strip()), "None or a non-empty text in UTF-8"),
+    ("list_parent", or_none(lambda value: is_text(value) and bool(value.strip())), "None or a non-empty text in UTF-8"),
     ("metadata_type", *_TEXT),
     ("type_modules", *_TEXT),
 )

@@ -143,7 +143,7 @@ def _outcome(letter: str, entry: Mapping[str, Any] | None, name: str, error: Lro
         # The last gate: no outcome is taken from an operation that does not bear it out.
         if type(found) is not _DONE[letter]:
             raise ValueError(f"it says {letter!r} of operation {name!r}, which is {found.word}")
-        return found  # type: ignore[return-value]
+        return found
     values: dict[str, Any] = {
         key: _state_from_wire(value, name) if key == "operation" else _error_from_wire(value)
         for key, value in (entry or {}).items()

@@ -80,6 +80,9 @@ message_type {
 """Operation, google.rpc.Status and ListOperationsResponse. An error's details stay unparsed, as unknown fields."""
 _pool = descriptor_pool.DescriptorPool()
 _pool.Add(text_format.Parse(_ENVELOPES, descriptor_pb2.FileDescriptorProto()))
+_Operation: Any
+_Status: Any
+_Page: Any
 _Operation, _Status, _Page = (
     message_factory.GetMessageClass(_pool.FindMessageTypeByName(f"lro.{name}"))
     for name in ("Operation", "Status", "Page")

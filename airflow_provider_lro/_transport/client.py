@@ -155,7 +155,7 @@ class _Client:
             authority=authority,
             max_message_mb=max_message_mb,
         )
-        return cls(config, rpc_timeout=rpc_timeout)  # type: ignore[call-arg]
+        return cls(config, rpc_timeout=rpc_timeout)
 
     def _arguments(self, call: Call, tokens: Headers, options: CallOptions, spent: float) -> dict[str, Any]:
         """Return the arguments of a call; ``spent``: seconds of its time that it took to have a token."""

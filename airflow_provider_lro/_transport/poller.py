@@ -18,7 +18,7 @@ from airflow_provider_lro._transport.rpc import not_sent_error
 from airflow_provider_lro.exceptions import LroError, UnimplementedError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from airflow_provider_lro._core.args import WaitArgs
     from airflow_provider_lro._core.state import OperationState
@@ -43,14 +43,21 @@ class Poller:
         args: the wait.
         client: makes the calls.
         metadata: more headers for each.
+        sleep: lets seconds pass.
     """
 
     def __init__(
-        self, args: WaitArgs, client: OperationsClient, *, metadata: Sequence[tuple[str, str | bytes]] = ()
+        self,
+        args: WaitArgs,
+        client: OperationsClient,
+        *,
+        metadata: Sequence[tuple[str, str | bytes]] = (),
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._args = args
         self._client = client
         self._metadata = metadata
+        self._sleep = sleep
 
     def get(self, command: Get) -> OperationState:
         """Poll; return the OperationState, or raise LroError."""
@@ -60,7 +67,7 @@ class Poller:
 
     def pause(self, command: Pause) -> None:
         """Let time pass, to a random moment of the window."""
-        time.sleep(random.uniform(command.window.shortest, command.window.longest))
+        self._sleep(random.uniform(command.window.shortest, command.window.longest))
 
     def cancel(self, command: Cancel) -> None:
         """Ask to cancel; raise LroError where it was not accepted."""
@@ -215,7 +222,7 @@ class LongPoller:
         is_probe = support is None
         if is_probe:  # on the channel that is there: a service without the method needs no other
             self._support[self._target] = now + PROBE_TIME
-        elif support is False or (support is not True and now < support):
+        elif support is False or (isinstance(support, float) and now < support):
             return None
         elif self._failed:  # once; then it may try again
             self._failed = False

@@ -139,7 +139,7 @@ def _seconds(text: str, *, minimum: float = 0.0) -> float:
 
 
 def _text(text: str) -> str:
-    from airflow_provider_lro._core.text import is_text
+    from airflow_provider_lro._core.checks import is_text
 
     if not is_text(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not text in UTF-8: give it in UTF-8")

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.models.connection import Connection
 
-from airflow_provider_lro._core.outcome import Cancelled, Failed, Running, Succeeded
-from airflow_provider_lro._core.wait import Start, WaitArgs, wait
-from airflow_provider_lro._messages.encoding import response_to_json
+from airflow_provider_lro._core.args import WaitArgs
+from airflow_provider_lro._core.outcome import Done
+from airflow_provider_lro._core.wait import Start, wait
+from airflow_provider_lro._messages.encoding import operation_to_json, response_to_json
+from airflow_provider_lro._messages.results import result_of
 from airflow_provider_lro._messages.types import load
-from airflow_provider_lro._runner.driver import drive, result_of, steady_clock
+from airflow_provider_lro._runner.driver import drive, steady_clock
+from airflow_provider_lro._transport.poller import Poller
 from airflow_provider_lro.cli import ExitCode
-from airflow_provider_lro.cli.output import OUTCOME_WORDS, Display, document, named, print_line, print_result, row
+from airflow_provider_lro.cli.output import Display, print_line, print_result, row
 from airflow_provider_lro.exceptions import (
     LroError,
     OperationCancelled,
@@ -26,7 +29,7 @@ from airflow_provider_lro.exceptions import (
 )
 from airflow_provider_lro.hooks import LongRunningOperationHook
 from airflow_provider_lro.hooks._connection import ConnectionSettings
-from airflow_provider_lro.operators._cancelling import ask_to_cancel
+from airflow_provider_lro.operators._bulk import ask_to_cancel
 from airflow_provider_lro.version_compat import AirflowException
 
 if TYPE_CHECKING:
@@ -151,19 +154,19 @@ def _import_types(modules: list[str]) -> None:
 
 
 def _get(args: argparse.Namespace, hook: CommandHook) -> ExitCode:
-    operations, code = _for_each(args, args.names, lambda name: named(hook.get_operation(name).proto, name))
-    if operations:
-        print_result([document(each) for each in operations], [row(each) for each in operations], args.output)
+    states, code = _for_each(args, args.names, lambda name: hook.get_operation(name).state)
+    if states:
+        print_result(list(map(operation_to_json, states)), list(map(row, states)), args.output)
     return code
 
 
 def _list(args: argparse.Namespace, hook: CommandHook) -> ExitCode:
-    pager = hook.list_operations(args.parent, args.filter, args.page_size, args.return_partial_success)
-    operations = list(islice(pager, args.limit))
+    client = hook.get_conn(args.parent)
+    pager = client.list_operations(args.parent, args.filter, args.page_size, args.return_partial_success)
+    states = list(islice(pager, args.limit))
     if pager.unreachable:
         print_line(f"not reached: {', '.join(pager.unreachable)}")
-    rows = [row(each, listed=True) for each in operations]
-    print_result([document(each) for each in operations], rows, args.output)
+    print_result(list(map(operation_to_json, states)), [row(each, listed=True) for each in states], args.output)
     return ExitCode.DONE
 
 
@@ -171,7 +174,7 @@ def _wait(args: argparse.Namespace, hook: CommandHook) -> ExitCode:
     options = {"on_timeout": args.on_timeout, "not_found_grace": args.not_found_grace}
     wait_args, outcome = _wait_for(hook, args.name, timeout=args.timeout, interval=args.interval, **options)
     response = response_to_json(result_of(outcome, wait_args))
-    print_result(response, [row(named(outcome.operation, args.name))], args.output)
+    print_result(response, [] if outcome.operation is None else [row(outcome.operation)], args.output)
     return ExitCode.DONE
 
 
@@ -180,14 +183,14 @@ def _cancel(args: argparse.Namespace, hook: CommandHook) -> ExitCode:
     deadline = None if args.timeout is None else clock() + args.timeout
 
     def ask(name: str) -> dict[str, Any]:
-        found = ask_to_cancel(hook.get_conn(name), name)
-        return {"name": name, "asked": isinstance(found, Running), "outcome": OUTCOME_WORDS[type(found)]}
+        asked, word = ask_to_cancel(hook.get_conn(name), name)
+        return {"name": name, "asked": asked, "outcome": word}
 
     def await_end(result: dict[str, Any]) -> None:
         timeout = None if deadline is None else max(0.0, deadline - clock())
         wait_args, outcome = _wait_for(hook, result["name"], timeout=timeout, start=Start.POLL, interval=args.interval)
-        result["outcome"] = OUTCOME_WORDS[type(outcome)]
-        if not isinstance(outcome, Succeeded | Failed | Cancelled):
+        result["outcome"] = outcome.word
+        if not isinstance(outcome, Done):
             result_of(outcome, wait_args)
 
     results, code = _for_each(args, args.names, ask)
@@ -244,8 +247,8 @@ def _wait_for(
     deadline = None if timeout is None else now + timeout
     args = WaitArgs(operation_name=name, started_at=now, deadline=deadline, **options)
     with Display(name) as display:
-        steps = wait(args, now=now, start=start)
-        outcome = drive(steps, args, client, clock=clock, pause=display.pause, journal=display)
+        poller = Poller(args, client, sleep=display.sleep)
+        outcome = drive(wait(args, now=now, start=start), poller, clock=clock, observer=display)
     print_line(f"operation {name!r}: {display.summary}")
     return args, outcome
 

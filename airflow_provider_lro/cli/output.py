@@ -10,32 +10,22 @@ import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
 
-from airflow_provider_lro._core import outcome as outcomes
-from airflow_provider_lro._core.commands import Cancel
-from airflow_provider_lro._core.text import one_line
-from airflow_provider_lro._messages.encoding import failure, operation_to_json, read, response, response_to_json
-from airflow_provider_lro._messages.progress import describe
-from airflow_provider_lro._runner.driver import moment
+from airflow_provider_lro._core.checks import one_line
+from airflow_provider_lro._core.outcome import outcome_of
+from airflow_provider_lro._core.wait import Cancel
+from airflow_provider_lro._messages.encoding import response_to_json
+from airflow_provider_lro._messages.metadata import describe
+from airflow_provider_lro._messages.results import failure, response
 from airflow_provider_lro.exceptions import LroError, OperationNotFound
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from google.longrunning import operations_proto_pb2 as pb
+    from airflow_provider_lro._core.state import OperationState
+    from airflow_provider_lro._core.wait import Command
 
-    from airflow_provider_lro._core.commands import Command, Pause
+__all__ = ["Display", "print_line", "print_result", "row"]
 
-__all__ = ["OUTCOME_WORDS", "Display", "document", "named", "print_line", "print_result", "row"]
-
-OUTCOME_WORDS: dict[type[Any], str] = {
-    outcomes.Running: "running",
-    outcomes.Succeeded: "succeeded",
-    outcomes.Failed: "failed",
-    outcomes.Cancelled: "cancelled",
-    outcomes.TimedOut: "timed_out",
-    outcomes.NotFound: "not_found",
-    outcomes.Broken: "call_failed",
-}
 MAX_DETAIL_LENGTH = 200
 MAX_OUTPUT_LINE = 2000
 """Characters of one line on stderr, and of one cell."""
@@ -48,35 +38,25 @@ CLEAR_LINE = "\r\x1b[K"
 # ── operations ──
 
 
-def named(operation: pb.Operation, name: str) -> pb.Operation:
-    """Return an operation under the name that was asked for, if the service's answer has none."""
-    if not operation.name:
-        operation.name = name
-    return operation
-
-
-def document(operation: pb.Operation) -> dict[str, Any]:
-    """Return an operation as the JSON that ``GetOperationOperator`` returns."""
-    return operation_to_json(operation)
-
-
-def row(operation: pb.Operation, *, listed: bool = False) -> dict[str, str]:
+def row(state: OperationState, *, listed: bool = False) -> dict[str, str]:
     """Return an operation as a row: its name, its state, and its progress, response or error.
 
     ``listed``: it is from a listing, where some services leave out the result; then its state may only be "done".
     """
-    outcome = read(operation)
-    if listed and operation.done and operation.WhichOneof("result") is None:
-        return {"name": operation.name, "state": "done", "detail": ""}
-    if isinstance(outcome, outcomes.Running):
-        detail = describe(operation) or ""
-    elif isinstance(outcome, outcomes.Succeeded):
-        detail = json.dumps(response_to_json(response(operation))) if operation.HasField("response") else ""
-    else:
-        error = failure(operation)
+    if not state.done:
+        detail = describe(state) or ""
+    elif state.code is not None:
+        error = failure(state)
         detail = ": ".join(filter(None, (str(getattr(error.code, "name", error.code)), error.message)))
-    state = OUTCOME_WORDS[type(outcome)]
-    return {"name": operation.name, "state": state, "detail": one_line(detail, MAX_DETAIL_LENGTH)}
+    else:
+        detail = "" if state.response is None else json.dumps(response_to_json(response(state)))
+    word = "done" if listed and state.done and not state.has_result else word_of_state(state)
+    return {"name": state.name, "state": word, "detail": one_line(detail, MAX_DETAIL_LENGTH)}
+
+
+def word_of_state(state: OperationState) -> str:
+    """Return the word for an operation as it is now."""
+    return outcome_of(state).word if state.done else "running"
 
 
 # ── stdout and stderr ──
@@ -163,7 +143,7 @@ class Display:
         elapsed = timedelta(seconds=int(time.monotonic() - self._started))
         return f"{elapsed} elapsed, {self._polls} poll{'' if self._polls == 1 else 's'}"
 
-    def note(self, command: Command, value: Any) -> None:
+    def record(self, command: Command, value: Any) -> None:
         """Show the result of a command of the wait."""
         if isinstance(command, Cancel):
             self._update("asked to cancel" if value is None else f"the cancel failed: {value}")
@@ -172,11 +152,11 @@ class Display:
             self._update("not found so far" if isinstance(value, OperationNotFound) else f"a poll failed: {value}")
         elif value is not None:
             self._polls += 1
-            self._update(": ".join(filter(None, (OUTCOME_WORDS[type(value)], describe(value.operation)))))
+            self._update(": ".join(filter(None, (word_of_state(value), describe(value)))))
 
-    def pause(self, pause: Pause) -> None:
-        """Sleep to a random moment of the pause's window, and keep the time in the line in place up to date."""
-        end = time.monotonic() + moment(pause.window)
+    def sleep(self, seconds: float) -> None:
+        """Sleep, and keep the time in the line in place up to date."""
+        end = time.monotonic() + seconds
         while (remaining := end - time.monotonic()) > 0:
             time.sleep(min(remaining, REDRAW_INTERVAL) if self._in_place else remaining)
             self._draw()

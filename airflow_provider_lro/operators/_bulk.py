@@ -89,9 +89,7 @@ def failed_entry(name: str, error: LroError) -> dict[str, Any]:
 def errors_in(results: Iterable[Mapping[str, Any]]) -> dict[str, LroError]:
     """Return the errors of the entries that ``failed_entry`` has made, by name: after a deferral there is no more."""
     return {
-        one["name"]: RpcError(one["error"]["message"], code=one["error"]["code"])
-        for one in results
-        if isinstance(one, Mapping) and "error" in one
+        one["name"]: RpcError(one["error"]["message"], code=one["error"]["code"]) for one in results if "error" in one
     }
 
 
