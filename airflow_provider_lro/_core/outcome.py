@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from airflow_provider_lro._core.checks import is_whole
 from airflow_provider_lro.exceptions import (
-    Code,
     LroError,
     MalformedOperation,
     OperationCancelled,
@@ -33,7 +32,6 @@ __all__ = [
     "Succeeded",
     "TimedOut",
     "is_skip",
-    "outcome_of",
 ]
 
 CancelEffect: TypeAlias = Literal["none", "took effect", "asked", "refused"]
@@ -108,13 +106,6 @@ class CallFailed:
 
 Done: TypeAlias = Succeeded | Failed | Cancelled
 Outcome: TypeAlias = Succeeded | Failed | Cancelled | TimedOut | NotFound | CallFailed
-
-
-def outcome_of(state: OperationState) -> Done:
-    """Return the outcome of a done operation. The error decides, whatever is in it; its message may well be empty."""
-    if state.code is None:
-        return Succeeded(operation=state)
-    return Cancelled(operation=state) if state.code == Code.CANCELLED else Failed(operation=state)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

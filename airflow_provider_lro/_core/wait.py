@@ -16,13 +16,15 @@ from airflow_provider_lro._core.outcome import (
     CallFailed,
     CancelEffect,
     Cancelled,
+    Done,
+    Failed,
     NotFound,
     Outcome,
+    Succeeded,
     TimedOut,
-    outcome_of,
 )
 from airflow_provider_lro._core.schedule import MAX_RETRY_INFO, Window
-from airflow_provider_lro.exceptions import Code, EndpointError, LroError, OperationNotFound, RpcError
+from airflow_provider_lro.exceptions import Code, EndpointError, LroError, OperationNotFound
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -38,21 +40,10 @@ __all__ = [
     "Pause",
     "Start",
     "cancel_after_kill",
-    "is_transient",
+    "outcome_of",
     "wait",
 ]
 
-TRANSIENT_CODES = frozenset(
-    {
-        Code.UNAVAILABLE,
-        Code.DEADLINE_EXCEEDED,
-        Code.INTERNAL,
-        Code.RESOURCE_EXHAUSTED,
-        Code.ABORTED,
-        Code.UNKNOWN,
-        Code.CANCELLED,  # by a proxy: nobody else cancels a poll
-    }
-)
 MAX_OUTAGE = 24 * 3600.0
 """Seconds of nothing but errors after which a wait without deadline gives up."""
 MIN_CALL = 1.0
@@ -126,14 +117,11 @@ class Start(Enum):
     RESUME = "a pause comes first, so that waits that restart together do not poll together"
 
 
-def is_transient(error: LroError) -> bool:
-    """Return True if a later call may succeed where this one failed.
-
-    An endpoint that was right before is a transport fault like any other: name servers and certificates have outages.
-    """
-    if isinstance(error, RpcError):
-        return error.code in TRANSIENT_CODES and not error.permanent
-    return isinstance(error, EndpointError)
+def outcome_of(state: OperationState) -> Done:
+    """Return the outcome of a done operation. The error decides, whatever is in it; its message may well be empty."""
+    if state.code is None:
+        return Succeeded(operation=state)
+    return Cancelled(operation=state) if state.code == Code.CANCELLED else Failed(operation=state)
 
 
 def wait(args: WaitArgs, *, now: float, start: Start = Start.FRESH) -> Generator[Command, Answer, Outcome]:
@@ -244,7 +232,7 @@ def _cancel(args: WaitArgs, reading: _Reading, *, now: float) -> Generator[Comma
             now, refusal = yield Cancel()
             if refusal is None:
                 effect = "asked"
-            elif not is_transient(refusal):
+            elif not refusal.is_transient:
                 effect = "refused"
         asked = now
         get = _get(args, now=now, end=end, late=late)
@@ -285,7 +273,7 @@ class _Reading:
             self._error = value
             # Several services create the operation some time after they have named it.
             return None if asked - self.started_at < self._args.not_found_grace else self._lost(NotFound, value)
-        if not is_transient(value) or (strict and isinstance(value, EndpointError)):
+        if not value.is_transient or (strict and isinstance(value, EndpointError)):
             return self._lost(CallFailed, value)
         self._error = value
         if (cut and value.code == Code.DEADLINE_EXCEEDED) or getattr(value, "not_sent", False):
@@ -337,6 +325,6 @@ def cancel_after_kill(*, now: float, within: float) -> Generator[Command, Answer
         now, refusal = yield Cancel(because="its task was killed", timeout=max(MIN_CALL, end - now))
         if refusal is None:
             return True
-        if not is_transient(refusal) or now + _BETWEEN_TRIES.longest + MIN_CALL > end:
+        if not refusal.is_transient or now + _BETWEEN_TRIES.longest + MIN_CALL > end:
             return False
         now, _ = yield Pause(window=_BETWEEN_TRIES)

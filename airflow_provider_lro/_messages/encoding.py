@@ -15,7 +15,6 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 
 from airflow_provider_lro._core.state import JsonPayload, Payload
-from airflow_provider_lro._messages.types import plain
 from airflow_provider_lro.exceptions import PayloadTypeError
 
 if TYPE_CHECKING:
@@ -96,7 +95,8 @@ def response_to_json(response: Any) -> Any:
     """Return a response as JSON: ProtoJSON, snake_case, without a top-level ``@type``; ``{}`` for Empty."""
     if isinstance(response, _JSON):
         return response
-    message = response if isinstance(response, Message) else plain(response)
+    # A proto-plus message holds a protobuf one.
+    message: Message = response if isinstance(response, Message) else type(response).pb(response)
     if isinstance(message, any_pb2.Any):
         return _opaque(message.type_url, message.value)
     try:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_lro import exceptions
 from airflow_provider_lro._core import outcome as outcomes
 from airflow_provider_lro._core.state import JsonPayload, OperationState, Payload
+from airflow_provider_lro._core.wait import outcome_of
 from airflow_provider_lro.exceptions import LroError, OperationNotFound, RpcError
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def _outcome(letter: str, entry: Mapping[str, Any] | None, name: str, error: Lro
     if letter in _DONE:
         if entry is None:
             return _DONE[letter](operation=None)  # type: ignore[no-any-return]
-        found = outcomes.outcome_of(_state_from_wire(entry["operation"], name))
+        found = outcome_of(_state_from_wire(entry["operation"], name))
         # The last gate: no outcome is taken from an operation that does not bear it out.
         if type(found) is not _DONE[letter]:
             raise ValueError(f"it says {letter!r} of operation {name!r}, which is {found.word}")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
-__all__ = ["MessageType", "load", "message_type", "plain"]
+__all__ = ["MessageType", "load", "message_type"]
 
 _ALWAYS_KNOWN = (  # imported so that the descriptor pool has them: what services wrap most
     any_pb2,
@@ -89,13 +89,6 @@ def load(*, response_type: Any = None, metadata_type: Any = None, type_modules: 
 
 
 _ADVICE = "install what it is in where this runs, or correct the name"
-
-
-def plain(message: Any) -> Message:
-    """Return the protobuf message in a proto-plus one; a protobuf message as it is."""
-    if isinstance(message, Message):
-        return message
-    return type(message).pb(message)  # type: ignore[no-any-return]
 
 
 def _of_class(kind: Any, *, what: str) -> MessageType:

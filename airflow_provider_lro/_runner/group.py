@@ -20,7 +20,7 @@ from airflow_provider_lro._runner.telemetry import WaitTelemetry
 from airflow_provider_lro.exceptions import CredentialsError, EndpointError, LroError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
 
     from airflow_provider_lro._core.args import WaitArgs
     from airflow_provider_lro._core.outcome import Outcome
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from airflow_provider_lro._transport.channel import ChannelConfig
     from airflow_provider_lro._transport.client import AsyncOperationsClient
 
-__all__ = ["WaitGroup", "args_for"]
+__all__ = ["WaitGroup", "args_for", "run_group"]
 
 STEP_SIZE = 50
 """Waits that are begun, or ended, in one step of the event loop, which others need, too."""
@@ -88,19 +88,15 @@ class WaitGroup:
         self._room = {True: keep, False: keep}
         self._succeeded = 0
         self._failed = 0
-        self._clock = steady_clock()
+        self._is_single = len(names) == 1
         self._is_recheck = is_recheck
         self._drives: dict[int, Drive[Outcome]] = {}
         self._clients: dict[int, AsyncOperationsClient] = {}  # by the identity of their channels, which are thousands
-        self._telemetry: WaitTelemetry | None = None
-        if self._is_single:
-            target = channels[0].target
-            self._telemetry = WaitTelemetry(args_for(args, names[0]), target, ti=ti, is_recheck=is_recheck)
+        self._clock = steady_clock()
         self._observer: WaitObserver = LogObserver(names[0]) if self._is_single else GroupLog(len(names), args.interval)
-
-    @property
-    def _is_single(self) -> bool:
-        return len(self.names) == 1
+        self._telemetry: WaitTelemetry | None = None
+        if self._is_single and not is_recheck:
+            self._telemetry = WaitTelemetry.of(args_for(args, names[0]), channels[0].target, ti=ti)
 
     async def __aenter__(self) -> Self:
         from airflow_provider_lro._transport.client import AsyncOperationsClient
@@ -124,6 +120,8 @@ class WaitGroup:
     @property
     def is_over(self) -> bool:
         """Whether enough of them are done. At the deadline each has its end coming, perhaps by a cancel."""
+        if self._is_single:
+            return self.outcomes[0] is not None
         if self._succeeded + self._failed < len(self.names) and self._clock() >= (self.args.deadline or math.inf):
             return False
         return self._quorum.is_over(succeeded=self._succeeded, failed=self._failed)
@@ -279,6 +277,13 @@ class WaitGroup:
 
         ended = limiter_of(self._channels[index].target).stats.ended
         ended[outcome.word] = ended.get(outcome.word, 0) + 1
+
+
+async def run_group(prepare: Callable[[], Awaitable[WaitGroup]], start: Start) -> list[Outcome | None]:
+    """Prepare a group, run it to its end, and return the outcomes."""
+    async with await prepare() as group:
+        await group.run(start)
+    return group.outcomes
 
 
 def _unreachable(outcome: Outcome | None) -> LroError | None:

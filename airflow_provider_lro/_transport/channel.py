@@ -91,8 +91,6 @@ def fill_location(endpoint: str, name: str | None) -> str:
     Raises:
         EndpointError: the endpoint asks for a location and the name has none.
     """
-    if "{location}" not in endpoint:
-        return endpoint
     found = _LOCATION.search(name or "")
     # The name may come from anywhere: what is filled in must not be able to turn the call, and its token, elsewhere.
     if not found or not re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", found[1]):
@@ -103,10 +101,8 @@ def fill_location(endpoint: str, name: str | None) -> str:
     return endpoint.replace("{location}", found[1])
 
 
-def in_universe(endpoint: str, universe_domain: str | None) -> str:
-    """Return the endpoint in a universe other than googleapis.com, if one is given."""
-    if not universe_domain:
-        return endpoint
+def in_universe(endpoint: str, universe_domain: str) -> str:
+    """Return the endpoint in a universe other than googleapis.com."""
     host, colon, port = endpoint.partition(":")
     if host.endswith(f".{DEFAULT_UNIVERSE}"):
         host = f"{host.removesuffix(DEFAULT_UNIVERSE)}{universe_domain.strip().strip('.')}"
@@ -261,11 +257,10 @@ class _Shared:
         self.key = key
         self.gate = asyncio.Semaphore(MAX_CALLS_IN_FLIGHT)  # for the calls of an event loop
         self.transport = transport
-        self.tokens = Tokens(_PLAINTEXT if config.insecure else config.credentials)
+        self.tokens = None if config.insecure else Tokens(config.credentials)
         self.holders = 0
 
 
-_PLAINTEXT = CredentialsConfig(anonymous=True)
 _lock = threading.Lock()
 _Key: TypeAlias = tuple[asyncio.AbstractEventLoop | None, ChannelConfig, int]
 _shared: dict[_Key, _Shared] = {}

@@ -7,7 +7,6 @@ import logging
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from airflow_provider_lro._core.schedule import Window
-from airflow_provider_lro._core.wait import is_transient
 from airflow_provider_lro._transport.limiter import forget_closed, limiter_of, pause
 from airflow_provider_lro.exceptions import Code, LroError
 
@@ -100,7 +99,7 @@ class SharedListing:
             failed = error.with_traceback(None)  # else it keeps the frames of the call
         if failed is None:
             self.refused = False
-        elif not is_transient(failed):
+        elif not failed.is_transient:
             if not self.refused and not all(each.is_watcher for each in told):
                 log.warning("operations under %r cannot be listed, so each is polled: %s", self._parent, failed)
             self.refused = True

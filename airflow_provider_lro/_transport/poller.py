@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 from airflow_provider_lro._core.names import parent_in
 from airflow_provider_lro._core.state import size_of
 from airflow_provider_lro._messages.protocol import LONG_POLL_MARGIN, cancel_call, get_call, wait_call
-from airflow_provider_lro._transport.limiter import limiter_of, pause, sleep
+from airflow_provider_lro._transport.limiter import limiter_of, not_sent_error, pause, sleep
 from airflow_provider_lro._transport.listing import Subscription
-from airflow_provider_lro._transport.rpc import not_sent_error
 from airflow_provider_lro.exceptions import LroError, UnimplementedError
 
 if TYPE_CHECKING:
@@ -162,8 +161,9 @@ class AsyncPoller:
             self.failed_polls += 1
             self._limiter.record(error)
             raise
-        self._limiter.record(None)
-        return self._read(found)
+        if self._limiter.is_slowed:
+            self._limiter.record(None)
+        return found if found.name and self._max_metadata is None else self._read(found)
 
     def pause(self, command: Pause) -> Awaitable[None]:
         """Return what lets time pass, when awaited, to some moment of the window."""

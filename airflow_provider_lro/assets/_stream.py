@@ -7,7 +7,7 @@ import logging
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from airflow_provider_lro._core.outcome import outcome_of
+from airflow_provider_lro._core.wait import outcome_of
 from airflow_provider_lro._messages.metadata import ENDED, time_in
 from airflow_provider_lro._transport.client import AsyncOperationsClient
 from airflow_provider_lro._transport.limiter import limiter_of

@@ -18,7 +18,7 @@ from airflow_provider_lro._messages.results import result_of
 from airflow_provider_lro._messages.types import load
 from airflow_provider_lro._runner.driver import drive, steady_clock
 from airflow_provider_lro._transport.poller import Poller
-from airflow_provider_lro.cli import ExitCode
+from airflow_provider_lro.cli.exit_codes import ExitCode
 from airflow_provider_lro.cli.output import Display, print_line, print_result, row
 from airflow_provider_lro.exceptions import (
     LroError,

@@ -11,8 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
 
 from airflow_provider_lro._core.checks import one_line
-from airflow_provider_lro._core.outcome import outcome_of
-from airflow_provider_lro._core.wait import Cancel
+from airflow_provider_lro._core.wait import Cancel, outcome_of
 from airflow_provider_lro._messages.encoding import response_to_json
 from airflow_provider_lro._messages.metadata import describe
 from airflow_provider_lro._messages.results import failure, response

@@ -18,7 +18,7 @@ from airflow_provider_lro.exceptions import (
     UnimplementedError,
 )
 from airflow_provider_lro.hooks._connection import ConnectionSettings, TaskSettings
-from airflow_provider_lro.links import check_template
+from airflow_provider_lro.links import check_template, fill_template
 from airflow_provider_lro.operation import Operation
 from airflow_provider_lro.version_compat import AirflowNotFoundException, BaseHook, mask_secret
 
@@ -216,7 +216,8 @@ class LongRunningOperationHook(BaseHook):
         A template that is wrong is a warning, no error: no wait fails for the sake of a link. A client is taken first.
         """
         try:
-            return None if self._settings is None else self._settings.link(name)
+            template = None if self._settings is None else self._settings.extra.get("link_template")
+            return fill_template(template, name) if template else None
         except ValueError as error:
             self.log.warning("no link to operation %r: %s", name, error)
             return None

@@ -131,7 +131,7 @@ def ask_to_cancel(client: OperationsClient, name: str, *, rpc_timeout: float | N
     Raises:
         LroError: a call failed; it may have been asked.
     """
-    from airflow_provider_lro._core.outcome import outcome_of
+    from airflow_provider_lro._core.wait import outcome_of
 
     state = client.get_operation(name, rpc_timeout=rpc_timeout)
     if state.done:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow_provider_lro._core.checks import check_flag, check_wait_timeout
 from airflow_provider_lro._core.names import unpack
 from airflow_provider_lro.exceptions import Code, LroError, OperationNotFound, OperationTimeout, UnimplementedError
-from airflow_provider_lro.operators._base import DEFAULT_DEFERRABLE, WaitOperator, seconds
+from airflow_provider_lro.operators._base import DEFAULT_DEFERRABLE, WaitOperator, arguments
 from airflow_provider_lro.operators._bulk import ask_to_cancel, errors_in, raise_together, word_of
 from airflow_provider_lro.operators._cleanup import CleanupOperator, Report, check_max
 from airflow_provider_lro.version_compat import AirflowTaskTimeout
@@ -77,6 +77,13 @@ class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
     :param quota_project_id: project that quota and bills go to.
     """
 
+    max_cancel: int | None
+    wait: bool
+    wait_timeout: float | None
+    interval: float
+    not_found_grace = 0.0
+    """An operation that has been listed is not to appear."""
+
     counted = ("done", "young")
     named = (
         "asked",
@@ -131,36 +138,10 @@ class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
         quota_project_id: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            parent=parent,
-            older_than=older_than,
-            filter=filter,
-            time_of=time_of,
-            type_modules=type_modules,
-            dry_run=dry_run,
-            on_unimplemented=on_unimplemented,
-            page_size=page_size,
-            return_partial_success=return_partial_success,
-            interval=interval,
-            deferrable=deferrable,
-            initial_delay=initial_delay,
-            multiplier=multiplier,
-            jitter=jitter,
-            rpc_timeout=rpc_timeout,
-            not_found_grace=0.0,  # it has been listed: it is not to appear
-            max_consecutive_errors=max_consecutive_errors,
-            max_polls_per_second=max_polls_per_second,
-            poll_method=poll_method,
-            list_parent=list_parent,
-            lro_conn_id=lro_conn_id,
-            endpoint=endpoint,
-            impersonation_chain=impersonation_chain,
-            quota_project_id=quota_project_id,
-            **kwargs,
-        )
-        self.max_cancel = check_max(max_cancel, what="max_cancel")
-        self.wait = check_flag(wait, what="wait")
-        self.wait_timeout = check_wait_timeout(seconds(wait_timeout))
+        super().__init__(**arguments(locals()))
+        check_max(max_cancel, what="max_cancel")
+        check_flag(wait, what="wait")
+        check_wait_timeout(self.wait_timeout)
         self.check_args()
 
     @property
@@ -324,6 +305,9 @@ class DeleteFinishedOperationsOperator(CleanupOperator):
     :param quota_project_id: project that quota and bills go to.
     """
 
+    max_delete: int | None
+    keep_failed: bool
+
     counted = ("running", "kept", "young")
     named = ("deleted", "gone", "unimplemented", "refused", "unknown_age", "remaining")
     verb = "deleted"
@@ -349,24 +333,9 @@ class DeleteFinishedOperationsOperator(CleanupOperator):
         quota_project_id: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            parent=parent,
-            older_than=older_than,
-            filter=filter,
-            time_of=time_of,
-            type_modules=type_modules,
-            dry_run=dry_run,
-            on_unimplemented=on_unimplemented,
-            page_size=page_size,
-            return_partial_success=return_partial_success,
-            lro_conn_id=lro_conn_id,
-            endpoint=endpoint,
-            impersonation_chain=impersonation_chain,
-            quota_project_id=quota_project_id,
-            **kwargs,
-        )
-        self.max_delete = check_max(max_delete, what="max_delete")
-        self.keep_failed = check_flag(keep_failed, what="keep_failed")
+        super().__init__(**arguments(locals()))
+        check_max(max_delete, what="max_delete")
+        check_flag(keep_failed, what="keep_failed")
 
     @property
     def max_acts(self) -> int | None:

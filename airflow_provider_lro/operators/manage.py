@@ -7,10 +7,10 @@ import time
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_lro._core.checks import check_wait_timeout, is_whole, one_line
+from airflow_provider_lro._core.checks import check_page_size, check_wait_timeout, is_whole, one_line
 from airflow_provider_lro._core.names import names_of, parent_of
 from airflow_provider_lro.exceptions import LroError
-from airflow_provider_lro.operators._base import DEFAULT_DEFERRABLE, LroOperator, WaitOperator, seconds
+from airflow_provider_lro.operators._base import DEFAULT_DEFERRABLE, LroOperator, WaitOperator, arguments
 from airflow_provider_lro.operators._bulk import (
     act_on_each,
     ask_to_cancel,
@@ -36,15 +36,7 @@ __all__ = [
     "DeleteOperationOperator",
     "GetOperationOperator",
     "ListOperationsOperator",
-    "check_page_size",
 ]
-
-
-def check_page_size(value: int | None) -> int | None:
-    """Return a ``page_size``; raise ValueError for a wrong number. A template is checked when it is rendered."""
-    if isinstance(value, int | float) and not is_whole(value, least=1, most=2**31 - 1):
-        raise ValueError(f"page_size={value!r}, but it must be None or a whole number from 1 to 2147483647")
-    return value
 
 
 class CancelOperationOperator(WaitOperator):
@@ -79,6 +71,13 @@ class CancelOperationOperator(WaitOperator):
     :param quota_project_id: project that quota and bills go to.
     """
 
+    operation_name: Any
+    wait: bool
+    wait_timeout: float | None
+    interval: float
+    ignore_missing: bool
+    ignore_unimplemented: bool
+
     template_fields: Sequence[str] = ("operation_name", *LroOperator.template_fields)
 
     def __init__(
@@ -106,29 +105,9 @@ class CancelOperationOperator(WaitOperator):
         quota_project_id: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            interval=interval,
-            deferrable=deferrable,
-            initial_delay=initial_delay,
-            multiplier=multiplier,
-            jitter=jitter,
-            rpc_timeout=rpc_timeout,
-            not_found_grace=not_found_grace,
-            max_consecutive_errors=max_consecutive_errors,
-            max_polls_per_second=max_polls_per_second,
-            poll_method=poll_method,
-            list_parent=list_parent,
-            lro_conn_id=lro_conn_id,
-            endpoint=endpoint,
-            impersonation_chain=impersonation_chain,
-            quota_project_id=quota_project_id,
-            **kwargs,
-        )
-        self.operation_name = self.checked_literal(operation_name)
-        self.wait = wait
-        self.wait_timeout = check_wait_timeout(seconds(wait_timeout))
-        self.ignore_missing = ignore_missing
-        self.ignore_unimplemented = ignore_unimplemented
+        super().__init__(**arguments(locals()))
+        self.check_literal(operation_name)
+        check_wait_timeout(self.wait_timeout)
         self.check_args()
 
     @property
@@ -260,6 +239,10 @@ class DeleteOperationOperator(LroOperator):
     :param quota_project_id: project that quota and bills go to.
     """
 
+    operation_name: Any
+    ignore_missing: bool
+    ignore_unimplemented: bool
+
     template_fields: Sequence[str] = ("operation_name", *LroOperator.template_fields)
 
     def __init__(
@@ -274,16 +257,8 @@ class DeleteOperationOperator(LroOperator):
         quota_project_id: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            lro_conn_id=lro_conn_id,
-            endpoint=endpoint,
-            impersonation_chain=impersonation_chain,
-            quota_project_id=quota_project_id,
-            **kwargs,
-        )
-        self.operation_name = self.checked_literal(operation_name)
-        self.ignore_missing = ignore_missing
-        self.ignore_unimplemented = ignore_unimplemented
+        super().__init__(**arguments(locals()))
+        self.check_literal(operation_name)
 
     def execute(self, context: Context) -> Any:
         """Delete each."""
@@ -317,6 +292,8 @@ class GetOperationOperator(LroOperator):
     :param quota_project_id: project that quota and bills go to.
     """
 
+    operation_name: Any
+
     template_fields: Sequence[str] = ("operation_name", *LroOperator.template_fields)
 
     def __init__(
@@ -329,14 +306,8 @@ class GetOperationOperator(LroOperator):
         quota_project_id: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            lro_conn_id=lro_conn_id,
-            endpoint=endpoint,
-            impersonation_chain=impersonation_chain,
-            quota_project_id=quota_project_id,
-            **kwargs,
-        )
-        self.operation_name = self.checked_literal(operation_name)
+        super().__init__(**arguments(locals()))
+        self.check_literal(operation_name)
 
     def execute(self, context: Context) -> Any:
         """Read each."""
@@ -366,6 +337,12 @@ class ListOperationsOperator(LroOperator):
     :param quota_project_id: project that quota and bills go to.
     """
 
+    parent: str
+    filter: str
+    page_size: int | None
+    limit: int | None
+    return_partial_success: bool
+
     template_fields: Sequence[str] = ("parent", "filter", *LroOperator.template_fields)
 
     def __init__(
@@ -382,18 +359,8 @@ class ListOperationsOperator(LroOperator):
         quota_project_id: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            lro_conn_id=lro_conn_id,
-            endpoint=endpoint,
-            impersonation_chain=impersonation_chain,
-            quota_project_id=quota_project_id,
-            **kwargs,
-        )
-        self.parent = parent
-        self.filter = filter
-        self.page_size = check_page_size(page_size)
-        self.limit = limit
-        self.return_partial_success = return_partial_success
+        super().__init__(**arguments(locals()))
+        check_page_size(page_size)
         if limit is not None and not is_whole(limit, most=sys.maxsize):
             raise ValueError(f"limit={limit!r}, but it must be None, for all, or a whole number from 0 to 2**63 - 1")
 

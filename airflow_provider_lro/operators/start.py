@@ -23,7 +23,7 @@ from airflow_provider_lro.operators._base import (
     DEFAULT_DEFERRABLE,
     FinalResultGone,
     ResultOperator,
-    seconds,
+    arguments,
 )
 from airflow_provider_lro.operators._task_store import StartedOperation, TaskStore
 from airflow_provider_lro.version_compat import AirflowFailException, AirflowSkipException, AirflowTaskTimeout
@@ -84,6 +84,8 @@ class StartOperationOperator(ResultOperator):
     :param quota_project_id: project that quota and bills go to.
     """
 
+    interval: float
+    wait_timeout: float | None
     request_id: str = ""
     """For ``start``: the same text as long as the same start is meant, for APIs that take a request id (a UUID)."""
 
@@ -116,33 +118,8 @@ class StartOperationOperator(ResultOperator):
         quota_project_id: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            interval=interval,
-            deferrable=deferrable,
-            on_timeout=on_timeout,
-            cancel_grace=cancel_grace,
-            on_cancelled=on_cancelled,
-            cancel_on_kill=cancel_on_kill,
-            require_result=require_result,
-            response_type=response_type,
-            metadata_type=metadata_type,
-            type_modules=type_modules,
-            initial_delay=initial_delay,
-            multiplier=multiplier,
-            jitter=jitter,
-            rpc_timeout=rpc_timeout,
-            not_found_grace=not_found_grace,
-            max_consecutive_errors=max_consecutive_errors,
-            max_polls_per_second=max_polls_per_second,
-            poll_method=poll_method,
-            list_parent=list_parent,
-            lro_conn_id=lro_conn_id,
-            endpoint=endpoint,
-            impersonation_chain=impersonation_chain,
-            quota_project_id=quota_project_id,
-            **kwargs,
-        )
-        self.wait_timeout = check_wait_timeout(seconds(wait_timeout))
+        super().__init__(**arguments(locals()))
+        check_wait_timeout(self.wait_timeout)
         self.check_args()
 
     @property
@@ -246,7 +223,7 @@ class StartOperationOperator(ResultOperator):
         return self._conclude(context, store, outcomes[0], self._args(known, deadline=time.time()), anew=False)
 
     def _start(self, context: Context, store: TaskStore) -> Any:
-        from airflow_provider_lro._core.outcome import outcome_of
+        from airflow_provider_lro._core.wait import outcome_of
 
         with self.hook() as hook:  # a problem of the connection must be known before anything runs
             reachable = hook.check(endpoint_follows=self.infers_endpoint)
