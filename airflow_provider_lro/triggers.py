@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_lro._core.args import WaitArgs, row_of
-from airflow_provider_lro._core.checks import check_name
 from airflow_provider_lro._core.names import pack, unpack
 from airflow_provider_lro._core.outcome import CallFailed, TimedOut, is_skip
 from airflow_provider_lro._core.wait import Start
@@ -224,7 +223,7 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
         if self._unpacked is None:
             names = self.operation_names
             if names is None:
-                self._unpacked = [check_name(self.operation_name)]
+                self._unpacked = [self.operation_name]
             else:
                 self._unpacked = unpack(names) if isinstance(names, str) else list(names)
         return self._unpacked

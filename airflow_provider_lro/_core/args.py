@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from airflow_provider_lro._core.schedule import Schedule
 
-__all__ = ["MAX_EPOCH", "MIN_RATE", "WaitArgs", "row_of"]
-
 MIN_RATE = 1e-6
 """Polls a second: one in eleven days."""
 MAX_EPOCH = 1e11

@@ -8,31 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = [
-    "MAX_LINE",
-    "MAX_SAID",
-    "MAX_SECONDS",
-    "MIN_INTERVAL",
-    "Rule",
-    "between",
-    "check_choice",
-    "check_flag",
-    "check_name",
-    "check_page_size",
-    "check_rules",
-    "check_wait_timeout",
-    "is_filled",
-    "is_flag",
-    "is_number",
-    "is_positive",
-    "is_text",
-    "is_whole",
-    "one_line",
-    "one_of",
-    "or_none",
-    "without_user",
-]
-
 MAX_SECONDS = 1e9
 """31 years: what keeps the arithmetic inside the floats."""
 MIN_INTERVAL = 0.1

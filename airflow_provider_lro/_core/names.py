@@ -9,19 +9,6 @@ from collections.abc import Mapping, Sequence
 
 from airflow_provider_lro._core.checks import check_name, is_text
 
-__all__ = [
-    "are_many",
-    "check_literal",
-    "module_names",
-    "name_of",
-    "names_of",
-    "pack",
-    "parent_in",
-    "parent_of",
-    "type_name",
-    "unpack",
-]
-
 MAX_DEPTH = 10
 """Mappings in one another that ``name_of`` looks into; one that contains itself has no end."""
 

@@ -19,21 +19,6 @@ from airflow_provider_lro.exceptions import (
 if TYPE_CHECKING:
     from airflow_provider_lro._core.state import OperationState
 
-__all__ = [
-    "ABOUT_OPERATION",
-    "CallFailed",
-    "CancelEffect",
-    "Cancelled",
-    "Done",
-    "Failed",
-    "NotFound",
-    "Outcome",
-    "Quorum",
-    "Succeeded",
-    "TimedOut",
-    "is_skip",
-]
-
 CancelEffect: TypeAlias = Literal["none", "took effect", "asked", "refused"]
 """The effect of a cancel at the deadline: nobody asked, it took effect, it was accepted without effect so far, or the
 service refused it."""

@@ -32,18 +32,6 @@ if TYPE_CHECKING:
     from airflow_provider_lro._core.args import WaitArgs
     from airflow_provider_lro._core.state import OperationState
 
-__all__ = [
-    "Answer",
-    "Cancel",
-    "Command",
-    "Get",
-    "Pause",
-    "Start",
-    "cancel_after_kill",
-    "outcome_of",
-    "wait",
-]
-
 MAX_OUTAGE = 24 * 3600.0
 """Seconds of nothing but errors after which a wait without deadline gives up."""
 MIN_CALL = 1.0

@@ -23,18 +23,6 @@ if TYPE_CHECKING:
     from airflow_provider_lro._core.state import OperationState
     from airflow_provider_lro._messages.types import MessageType
 
-__all__ = [
-    "details_to_json",
-    "is_repeated",
-    "opaque_to_json",
-    "operation_to_json",
-    "parse_payload",
-    "payload_to_json",
-    "response_to_json",
-    "type_of_payload",
-    "unpack",
-]
-
 _UNSAYABLE = (ValueError, TypeError, DecodeError, json_format.Error, RecursionError)
 """The errors of json_format for an unknown Any, for bytes that do not parse, for a value that ProtoJSON cannot say (a
 timestamp beyond the year 9999), and for messages in messages without end."""

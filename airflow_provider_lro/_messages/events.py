@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from airflow_provider_lro._core.outcome import CancelEffect, Outcome
 
-__all__ = ["MAX_EVENT", "MAX_OPERATIONS", "event_from_outcomes", "outcomes_from_event", "to_read_again"]
-
 MAX_EVENT = 64 * 1024
 """Bytes of JSON."""
 MAX_OPERATIONS = 50_000

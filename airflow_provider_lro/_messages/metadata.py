@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from airflow_provider_lro._core.state import OperationState
 
-__all__ = ["CREATED", "ENDED", "FINISHED", "as_seconds", "describe", "time_at", "time_in"]
-
 # ── how far it is ──
 
 MAX_PART = 200

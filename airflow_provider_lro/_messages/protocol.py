@@ -22,26 +22,6 @@ from airflow_provider_lro.exceptions import Code, RpcError
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-__all__ = [
-    "DEFAULT_SERVER_WAIT",
-    "LONG_POLL_MARGIN",
-    "METHODS",
-    "STATUS_URL",
-    "Call",
-    "Listing",
-    "Page",
-    "cancel_call",
-    "delete_call",
-    "get_call",
-    "is_operation",
-    "read_answer",
-    "read_error",
-    "routing_header",
-    "state_from_message",
-    "state_to_message",
-    "wait_call",
-]
-
 DEFAULT_SERVER_WAIT = 60.0
 """Seconds that WaitOperation asks the server to hold the call."""
 LONG_POLL_MARGIN = 10.0

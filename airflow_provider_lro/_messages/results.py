@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from airflow_provider_lro._core.args import WaitArgs
     from airflow_provider_lro._core.outcome import Outcome
 
-__all__ = ["failure", "merge_outcomes", "metadata", "response", "result_of", "timeout_error"]
-
 MAX_DETAILS = 1000
 """Characters of error details in the text of an error; the whole of them is in its ``details``."""
 MAX_PROGRESS = 500

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
-__all__ = ["MessageType", "load", "message_type"]
-
 _ALWAYS_KNOWN = (  # imported so that the descriptor pool has them: what services wrap most
     any_pb2,
     code_pb2,

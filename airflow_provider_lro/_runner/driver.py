@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from airflow_provider_lro._core.state import OperationState
     from airflow_provider_lro._core.wait import Command
 
-__all__ = ["Drive", "LogObserver", "WaitObserver", "drive", "steady_clock"]
-
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from airflow_provider_lro._transport.channel import ChannelConfig
     from airflow_provider_lro._transport.client import AsyncOperationsClient
 
-__all__ = ["WaitGroup", "args_for", "run_group"]
-
 STEP_SIZE = 50
 """Waits that are begun, or ended, in one step of the event loop, which others need, too."""
 FIRST_POLLS_TIMEOUT = 10.0

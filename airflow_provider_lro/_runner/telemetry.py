@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from airflow_provider_lro._core.args import WaitArgs
     from airflow_provider_lro._core.outcome import Outcome
 
-__all__ = ["WaitTelemetry", "reporter", "send_counters"]
-
 PERIOD = 10.0
 """Seconds between two reports of the waits of a triggerer."""
 SWITCHES = ("statsd_on", "statsd_datadog_enabled", "otel_on")

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from airflow_provider_lro._core.wait import Start
     from airflow_provider_lro._runner.group import WaitGroup
 
-__all__ = ["BackgroundLoop", "KilledByUser", "WakeEvent", "WorkerWait"]
-
 CANCEL_TIMEOUT_ON_WORKER = 4.0
 """Seconds that a cancel may take that a kill on a worker asks for: Airflow 3 ends the process 5 s after its signal."""
 LAST_MOMENT = 0.001

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from airflow_provider_lro._messages.protocol import Call
 
-__all__ = ["ChannelConfig", "Lease", "acquire", "fill_location", "in_universe", "open_channels", "parse_endpoint"]
-
 MAX_CALLS_IN_FLIGHT = 64
 """On one channel. Most servers take 100 (HTTP/2's usual limit of streams), but count a call as open a little longer
 than its client does, and refuse what is beyond it: of 5,000 polls at once 59 with 100 here, 2 to 8 with 80."""

@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from airflow_provider_lro._transport.rpc import CallOptions
     from airflow_provider_lro._transport.tokens import Tokens
 
-__all__ = ["AsyncOperationsClient", "AsyncOperationsPager", "OperationsClient", "OperationsPager"]
-
 MIN_CALL_LEFT = 0.1
 """Seconds that a call has, though nearly all of its time has passed until there was a token."""
 POLLS = ("GetOperation", "ListOperations")

@@ -21,18 +21,6 @@ if TYPE_CHECKING:
     from airflow_provider_lro._core.schedule import Window
     from airflow_provider_lro._messages.protocol import Call
 
-__all__ = [
-    "TICK",
-    "EndpointStats",
-    "RateLimiter",
-    "forget_closed",
-    "limiter_of",
-    "limiters",
-    "not_sent_error",
-    "pause",
-    "sleep",
-]
-
 TICK = 0.25
 """Seconds between the wake-ups that waits share; 0 turns them off."""
 BATCH_SIZE = 48

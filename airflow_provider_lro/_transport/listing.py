@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from airflow_provider_lro._core.state import OperationState
     from airflow_provider_lro._transport.channel import ChannelConfig
 
-__all__ = ["Subscription"]
-
 PAGE_SIZE = 1000
 """Operations a page, for a server that lets us choose: each page is a call."""
 JITTER = 0.1

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from airflow_provider_lro._transport.client import AsyncOperationsClient, OperationsClient
     from airflow_provider_lro._transport.rpc import CallOptions
 
-__all__ = ["AsyncPoller", "Poller"]
-
 MAX_LONG_POLLS = 80
 """Long polls on one channel; they come and go so rarely that more of them fit than of polls."""
 PROBE_TIME = 1.0

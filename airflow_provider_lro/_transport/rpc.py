@@ -27,14 +27,6 @@ if TYPE_CHECKING:
 
     from airflow_provider_lro._messages.protocol import Call
 
-__all__ = [
-    "API_CLIENT",
-    "DEFAULT_RPC_TIMEOUT",
-    "CallOptions",
-    "check_headers",
-    "rpc_error",
-]
-
 DEFAULT_RPC_TIMEOUT = 30.0
 """Seconds a call may take."""
 

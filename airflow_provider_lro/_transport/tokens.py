@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from airflow_provider_lro._transport.credentials import CredentialsConfig, Headers
 
-__all__ = ["Tokens"]
-
 MAX_MARGIN = 225.0
 """Seconds before its expiry at which a token is refreshed; google-auth's own ``REFRESH_THRESHOLD``."""
 SHARE_OF_LIFE = 0.25

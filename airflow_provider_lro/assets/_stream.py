@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from airflow_provider_lro._core.state import OperationState
     from airflow_provider_lro._transport.channel import ChannelConfig
 
-__all__ = ["read_finished", "snapshots"]
-
 MIN_PAUSE = 60.0
 """Seconds, at least, until a connection that cannot be used is read again."""
 MAX_NAME = 4096

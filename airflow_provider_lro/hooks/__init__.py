@@ -139,21 +139,11 @@ class LongRunningOperationHook(BaseHook):
 
         :param name: as in ``get_conn``.
         """
-        client = await self.aget_conn(name)
-        try:
-            yield client
-        finally:
-            await client.close()
-
-    async def aget_conn(self, name: str | None = None) -> AsyncOperationsClient:
-        """Return the client that ``async_client`` gives; the caller closes it.
-
-        :param name: as in ``get_conn``.
-        """
         from airflow_provider_lro._transport.client import AsyncOperationsClient
 
         settings = self._settings = await self._asettings()
-        return AsyncOperationsClient(settings.channel_config(self._task, name=name))
+        async with AsyncOperationsClient(settings.channel_config(self._task, name=name)) as client:
+            yield client
 
     async def async_channels(self, names: Iterable[str]) -> list[ChannelConfig]:
         """Return the channel of each of many operations, in the triggerer."""

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from airflow_provider_lro._transport.channel import ChannelConfig
     from airflow_provider_lro._transport.credentials import CredentialsConfig
 
-__all__ = ["ConnectionSettings", "TaskSettings", "chain_of"]
-
 GOOGLE_CONNECTION = "google_cloud_platform"
 GOOGLE_PREFIX = "extra__google_cloud_platform__"
 GOOGLE_PROVIDER_EXTRAS = (

@@ -38,18 +38,6 @@ if TYPE_CHECKING:
     from airflow_provider_lro._runner.worker import WakeEvent
     from airflow_provider_lro.hooks import LongRunningOperationHook
 
-__all__ = [
-    "DEFAULT_DEFERRABLE",
-    "ExecutionTimeout",
-    "FinalResultGone",
-    "LroOperator",
-    "ResultOperator",
-    "WaitOperator",
-    "arguments",
-    "earliest",
-    "seconds",
-]
-
 _MISSING = object()
 DEFAULT_DEFERRABLE: bool = conf.getboolean("operators", "default_deferrable", fallback=False)
 TIMEOUT_SLACK = 60.0

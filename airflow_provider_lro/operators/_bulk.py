@@ -22,18 +22,6 @@ if TYPE_CHECKING:
 
     from airflow_provider_lro._transport.client import OperationsClient
 
-__all__ = [
-    "act_on_each",
-    "ask_to_cancel",
-    "error_lines",
-    "errors_in",
-    "failed_entry",
-    "for_each",
-    "one_or_all",
-    "raise_together",
-    "word_of",
-]
-
 MAX_CONCURRENT_CALLS = 32
 """Calls on their way at a time: enough to hide the network, too few to be taken for an attack."""
 MAX_ERROR_TEXT = 500

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from airflow_provider_lro.hooks import LongRunningOperationHook
     from airflow_provider_lro.operation import Operation
 
-__all__ = ["CleanupOperator", "Report", "check_max"]
-
 MAX_SKEW = 300.0
 """Seconds by which a service's clock may be ahead of ours; a later time does not count."""
 MAX_LISTED = 200
