@@ -134,7 +134,7 @@ def airflow(
     if is_used(request, "cloud"):
         env |= request.getfixturevalue("google").env
         shutil.copy(ROOT / "example_dags" / "cookbook_google.py", home / "dags")
-    with AirflowStack(home / "home", home / "dags", env=env) as running:
+    with AirflowStack(home / "home", home / "dags", env=env, timeout=240) as running:
         connect(running, "lro_default", host="127.0.0.1", port=service.port, extra={"insecure": True})
         connect(running, "nameless", extra={"insecure": True})
         yield running
