@@ -103,7 +103,7 @@ async def test_kill_does_not_wait_for_the_server(name: Callable[..., str]) -> No
 
 async def test_many_long_polls_have_connections_enough(name: Callable[..., str]) -> None:
     """Eighty to a connection, none of them the one for ordinary polls; all are closed again."""
-    waits = [asyncio.ensure_future(outcome(trigger(name(duration=3)))) for _ in range(200)]
+    waits = [asyncio.ensure_future(outcome(trigger(name(duration=3)))) for _ in range(170)]
     most = 0
     while not all(wait.done() for wait in waits):
         most = max(most, open_channels())
