@@ -328,13 +328,13 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
                 return self._result(context, names, [])
             outcomes = self.await_outcomes(
                 context,
+                hook,
                 names,
                 self.wait_args(names[0], started_at=started_at, deadline=started_at + self.limit),
                 start=start,
                 wanted=wanted,
                 trigger_kwargs=self._trigger_kwargs(),
                 on_pause=_reschedule if self._reschedules else None,
-                hook=hook,
             )
         return self._result(context, names, outcomes)
 

@@ -296,17 +296,10 @@ class _Reading:
 
 
 def cancel_after_kill(*, now: float, within: float) -> Generator[Command, Answer, bool]:
-    """Ask to cancel until the service has heard it, refused it, or the time is over.
+    """Ask to cancel until the service has heard it, refused it, or ``within`` seconds are over; return True if it has.
 
-    The driver logs the service's answer; an operation that is gone or done, or a service that cannot
-    cancel, is nothing to fail over.
-
-    Args:
-        now: epoch seconds, by the clock of the answers.
-        within: seconds that all of it may take.
-
-    Returns:
-        Whether the service has accepted it, as the generator's return value.
+    The driver logs the service's answer; an operation that is gone or done, or a service that cannot cancel, is
+    nothing to fail over. ``now``: epoch seconds, by the clock of the answers.
     """
     end = now + within
     while True:

@@ -32,10 +32,7 @@ _JSON = (dict, list, str, int, float, bool, type(None))
 def unpack(payload: Payload | JsonPayload, expected: MessageType | None, *, what: str) -> Any:
     """Return a payload as a message; the raw ``Any`` if its type is not known here, JSON as it is.
 
-    Args:
-        payload: the response or the metadata of an operation.
-        expected: its type; None for the one that it names.
-        what: what it is, for an error.
+    ``expected`` None stands for the type that the payload names; ``what`` it is, for an error.
 
     Raises:
         PayloadTypeError: it is of another type than ``expected``.

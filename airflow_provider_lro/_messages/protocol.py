@@ -84,11 +84,7 @@ def routing_header(name: str) -> tuple[str, str]:
 class Call:
     """One call, before anything is sent; may be sent again and again.
 
-    Args:
-        method: its path.
-        request: its message.
-        name: the operation's or the parent's.
-        timeout: seconds that it takes by its nature; None for those of the client.
+    ``timeout``: seconds that it takes by its nature; None for those of the client.
     """
 
     __slots__ = ("headers", "method", "name", "request", "rpc", "timeout")

@@ -64,14 +64,7 @@ def drive(
 
 
 class Drive(Generic[T]):
-    """``drive`` in an event loop: it can stop at a pause, and go on later where it was.
-
-    Args:
-        steps: from ``wait`` or ``cancel_after_kill``.
-        poller: does the I/O.
-        clock: epoch seconds; never steps back.
-        observer: hears of all that is done.
-    """
+    """``drive`` in an event loop: it can stop at a pause, and go on later where it was."""
 
     __slots__ = ("_clock", "_observer", "_poller", "_steps", "command")
 

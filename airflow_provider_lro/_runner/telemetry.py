@@ -57,13 +57,7 @@ class WaitTelemetry:
 
     @classmethod
     def of(cls, args: WaitArgs, target: str, *, ti: Any) -> Self | None:
-        """Return the telemetry of a wait; None where nothing is measured and nothing traced.
-
-        Args:
-            args: the wait.
-            target: the endpoint.
-            ti: the task instance, where there is one.
-        """
+        """Return the telemetry of a wait; None where nothing is measured and nothing traced."""
         endpoint = endpoint_tag(target)
         span = _span(args, endpoint, ti)
         return None if span is None and not metrics_are_on() else cls(args, endpoint, span)

@@ -133,16 +133,8 @@ def read_pem(value: str | bytes | os.PathLike[str] | None, *, what: str) -> byte
 class ChannelConfig:
     """The settings that make one channel differ from another; compared by value. The repr shows no secret.
 
-    Args:
-        target: gRPC target, from ``parse_endpoint``.
-        credentials: whom to call as.
-        insecure: plaintext instead of TLS; refused together with credentials.
-        root_certificates: PEM of the authorities to trust instead of the system's.
-        client_certificate: PEM chain of this side, for mutual TLS; needs ``client_key``.
-        client_key: PEM key of this side.
-        authority: the name to expect in the server's certificate instead of the target's host.
-        max_message_mb: largest response, in MiB.
-        max_polls_per_second: by all waits of a process together; makes no channel differ.
+    ``target`` is from ``parse_endpoint``, the certificates are PEM; the others are as ``OperationsClient.connect`` has
+    them. ``max_polls_per_second`` makes no channel differ.
 
     Raises:
         CredentialsError: credentials on a plaintext channel.
@@ -293,13 +285,10 @@ def acquire(
     loop: asyncio.AbstractEventLoop | None = None,
     max_holders: int | None = None,
 ) -> Lease:
-    """Take a share in the channel for ``config``; opens it for its first holder.
+    """Take a share in the channel for ``config``; the first holder opens it.
 
-    Args:
-        config: which channel.
-        to_error: makes an error of ours of one of grpc's.
-        loop: the running loop, for an aio channel; None for a sync one.
-        max_holders: of one channel, where each has a call on its way all the time; others get another channel.
+    ``loop``: the running one, for an aio channel; None for a sync one. ``max_holders`` of one channel, where each has a
+    call on its way all the time: others get another channel.
     """
     number = 0 if max_holders is None else 1
     with _lock:

@@ -43,13 +43,7 @@ POLLS = ("GetOperation", "ListOperations")
 
 
 class _Pager:
-    """The operations of a listing, page after page, each fetched when it is reached.
-
-    Args:
-        listing: its calls.
-        fetch: makes one of them.
-        wrap: makes of each state what the caller is given.
-    """
+    """The operations of a listing, page after page, each fetched when it is reached, and given to ``wrap``."""
 
     def __init__(
         self, listing: Listing, fetch: Callable[[Call], Any], wrap: Callable[[OperationState], Any] | None = None

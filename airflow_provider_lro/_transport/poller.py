@@ -17,7 +17,7 @@ from airflow_provider_lro._transport.listing import Subscription
 from airflow_provider_lro.exceptions import LroError, UnimplementedError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Sequence
 
     from airflow_provider_lro._core.args import WaitArgs
     from airflow_provider_lro._core.state import OperationState
@@ -34,27 +34,14 @@ log = logging.getLogger(__name__)
 
 
 class Poller:
-    """The I/O of a wait that blocks.
-
-    Args:
-        args: the wait.
-        client: makes the calls.
-        metadata: more headers for each.
-        sleep: lets seconds pass.
-    """
+    """The I/O of a wait that blocks; ``metadata`` are more headers for each call."""
 
     def __init__(
-        self,
-        args: WaitArgs,
-        client: OperationsClient,
-        *,
-        metadata: Sequence[tuple[str, str | bytes]] = (),
-        sleep: Callable[[float], None] = time.sleep,
+        self, args: WaitArgs, client: OperationsClient, *, metadata: Sequence[tuple[str, str | bytes]] = ()
     ) -> None:
         self._args = args
         self._client = client
         self._metadata = metadata
-        self._sleep = sleep
 
     def get(self, command: Get) -> OperationState:
         """Poll; return the OperationState, or raise LroError."""
@@ -64,7 +51,7 @@ class Poller:
 
     def pause(self, command: Pause) -> None:
         """Let time pass, to a random moment of the window."""
-        self._sleep(random.uniform(command.window.shortest, command.window.longest))
+        time.sleep(random.uniform(command.window.shortest, command.window.longest))
 
     def cancel(self, command: Cancel) -> None:
         """Ask to cancel; raise LroError where it was not accepted."""

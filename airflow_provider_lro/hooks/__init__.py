@@ -81,11 +81,14 @@ class LongRunningOperationHook(BaseHook):
         self._clients: dict[ChannelConfig, OperationsClient] = {}
 
     @classmethod
-    def of(cls, holder: Any) -> Self:
-        """Return the hook of a trigger, whose attributes are called as the arguments are."""
+    def of(cls, holder: Any, *, endpoint: str | None = None) -> Self:
+        """Return the hook of an operator or a trigger, whose attributes are called as the arguments are.
+
+        :param endpoint: where the holder itself names none.
+        """
         return cls(
             holder.lro_conn_id,
-            endpoint=holder.endpoint,
+            endpoint=holder.endpoint or endpoint,
             impersonation_chain=holder.impersonation_chain,
             quota_project_id=holder.quota_project_id,
         )

@@ -123,18 +123,10 @@ class LroOperator(BaseOperator):
             check_literal(operation_name)
 
     def hook(self, *, endpoint: str | None = None) -> LongRunningOperationHook:
-        """Return the hook for the connection; a context manager.
-
-        :param endpoint: where the task itself names none.
-        """
+        """Return the hook for the connection; a context manager. ``endpoint``: where the task itself names none."""
         from airflow_provider_lro.hooks import LongRunningOperationHook
 
-        return LongRunningOperationHook(
-            self.lro_conn_id,
-            endpoint=self.endpoint or endpoint,
-            impersonation_chain=self.impersonation_chain,
-            quota_project_id=self.quota_project_id,
-        )
+        return LongRunningOperationHook.of(self, endpoint=endpoint)
 
     def push_result(self, context: Context, value: Any, key: str = "return_value") -> None:
         """Push an XCom, unless the task pushes none; for a task that fails, or has several."""
@@ -188,6 +180,7 @@ class WaitOperator(LroOperator):
     def await_outcomes(
         self,
         context: Context,
+        hook: LongRunningOperationHook,
         names: Sequence[str],
         args: WaitArgs,
         *,
@@ -196,37 +189,16 @@ class WaitOperator(LroOperator):
         defer_kwargs: Mapping[str, Any] | None = None,
         trigger_kwargs: Mapping[str, Any] | None = None,
         on_pause: Callable[[Any], None] | None = None,
-        hook: LongRunningOperationHook | None = None,
     ) -> list[Outcome | None]:
         """Wait for operations, and return the outcome of each; None for those that need not be waited for.
 
-        Polls each once; then it goes on in the triggerer (``deferrable``), or here.
-
-        :param names: the operations.
-        :param args: the wait for each.
-        :param start: how it begins.
-        :param wanted: how many must succeed; 0: all.
-        :param defer_kwargs: for ``execute_complete``, with the names, packed.
-        :param trigger_kwargs: for the trigger.
-        :param on_pause: called with the pause after the first poll of one that is not done; may raise, to leave.
-        :param hook: an open one; else it is opened here.
+        Polls each once; then it goes on here, or (``deferrable``) in the triggerer, with ``defer_kwargs`` for
+        ``execute_complete`` and ``trigger_kwargs`` for the trigger. ``on_pause`` is called before that, with the pause
+        of an only operation, and may raise, to leave.
 
         Raises:
             KilledByUser: a user has killed the task, and ``cancel_on_kill`` heeds it.
         """
-        if hook is None:
-            with self.hook(endpoint=args.endpoint) as opened:
-                return self.await_outcomes(
-                    context,
-                    names,
-                    args,
-                    start=start,
-                    wanted=wanted,
-                    defer_kwargs=defer_kwargs,
-                    trigger_kwargs=trigger_kwargs,
-                    on_pause=on_pause,
-                    hook=opened,
-                )
         group = self._group(context, names, args, hook, wanted=wanted)
         self.before_wait(context, hook, names)
         with self._on_worker(context, group) as worker:
@@ -300,12 +272,7 @@ class WaitOperator(LroOperator):
     def outcomes_of(
         self, context: Context, event: Mapping[str, Any] | None, names: Sequence[str], **args: Any
     ) -> list[Outcome | None]:
-        """Return the outcomes in the trigger's event; those with more to tell are rechecked here.
-
-        :param event: the trigger's.
-        :param names: the operations.
-        :param args: of their waits, as for ``wait_args``.
-        """
+        """Return the outcomes in the trigger's event; those with more to tell are rechecked, with these ``args``."""
         from airflow_provider_lro._messages.events import outcomes_from_event, to_read_again
 
         known = outcomes_from_event(event or {}, names)
@@ -332,13 +299,9 @@ class WaitOperator(LroOperator):
         limit: float,
         **more: Any,
     ) -> None:
-        """Poll some operations again on the worker, and merge what is found into the known outcomes.
+        """Poll some operations again on the worker, and merge the answers into the known outcomes.
 
-        :param names: all operations.
-        :param known: the outcome of each.
-        :param which: those to poll.
-        :param limit: seconds that it may take; 0: one poll for each.
-        :param more: arguments of their waits.
+        ``which`` of ``names`` are polled, for at most ``limit`` seconds (0: once each); ``more``: arguments of the waits.
         """
         from airflow_provider_lro._core.outcome import TimedOut
         from airflow_provider_lro._core.wait import Start

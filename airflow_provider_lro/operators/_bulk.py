@@ -82,12 +82,9 @@ def errors_in(results: Iterable[Mapping[str, Any]]) -> dict[str, LroError]:
 
 
 def raise_together(errors: Mapping[str, LroError], *, total: int, text: str) -> None:
-    """Raise the errors of several operations as one; that of an only operation, and one of all of them, as it is.
+    """Raise the errors of ``total`` operations as one; that of an only operation, and one of all of them, as it is.
 
-    Args:
-        errors: by name; without any nothing is raised.
-        total: how many operations there are.
-        text: how many of them failed, at what, and what became of the others.
+    ``text``: how many of them failed, at what, and the outcome of the others. Without errors nothing is raised.
     """
     each = list(errors.values())
     if not each:
@@ -111,10 +108,7 @@ def one_or_all(results: list[Any], given: object) -> Any:
 
 
 def ask_to_cancel(client: OperationsClient, name: str, *, rpc_timeout: float | None = None) -> tuple[bool, str]:
-    """Ask to cancel an operation, unless it is done.
-
-    Returns:
-        Whether it was asked, and the word for its state before that.
+    """Ask to cancel an operation, unless it is done; return whether it was asked, and the word for its state before.
 
     Raises:
         LroError: a call failed; it may have been asked.

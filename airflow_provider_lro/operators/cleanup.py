@@ -188,14 +188,9 @@ class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
         now = time.time()
         times = {"started_at": now, "deadline": None if self.limit is None else now + self.limit}
         self.publish(context, report)
-        with self._published_on_failure(context, report):
-            outcomes = self.await_outcomes(
-                context,
-                waiting,
-                self.wait_args(waiting[0], **times),
-                start=Start.POLL,
-                defer_kwargs={"report": report.as_json(), **times},
-            )
+        args, kwargs = self.wait_args(waiting[0], **times), {"report": report.as_json(), **times}
+        with self._published_on_failure(context, report), self.hook() as hook:
+            outcomes = self.await_outcomes(context, hook, waiting, args, start=Start.POLL, defer_kwargs=kwargs)
             return self._take(report, waiting, outcomes)
 
     def execute_complete(

@@ -125,14 +125,11 @@ class CancelOperationOperator(WaitOperator):
             return self._finish(context, results, errors)
         now = time.time()
         times = {"started_at": now, "deadline": None if self.limit is None else now + self.limit}
-        outcomes = self.await_outcomes(
-            context,
-            waiting,
-            self.wait_args(waiting[0], **times),
-            start=Start.POLL,
-            defer_kwargs={"results": results, **times},
-        )
-        return self._take(context, results, errors, outcomes, self.wait_args(waiting[0], **times))
+        args = self.wait_args(waiting[0], **times)
+        kwargs = {"results": results, **times}
+        with self.hook() as hook:
+            outcomes = self.await_outcomes(context, hook, waiting, args, start=Start.POLL, defer_kwargs=kwargs)
+        return self._take(context, results, errors, outcomes, args)
 
     def execute_complete(
         self,

@@ -283,9 +283,10 @@ class StartOperationOperator(ResultOperator):
             kwargs["endpoint"] = known.endpoint
         start = Start.POLL if found else Start.FRESH
         try:
-            (outcome,) = self.await_outcomes(
-                context, [known.name], args, start=start, defer_kwargs=kwargs, on_pause=record_pause
-            )
+            with self.hook(endpoint=args.endpoint) as hook:
+                (outcome,) = self.await_outcomes(
+                    context, hook, [known.name], args, start=start, defer_kwargs=kwargs, on_pause=record_pause
+                )
         except KilledByUser:
             store.record_kill()
             raise
