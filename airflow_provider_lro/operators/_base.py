@@ -301,7 +301,7 @@ class WaitOperator(LroOperator):
     ) -> None:
         """Poll some operations again on the worker, and merge the answers into the known outcomes.
 
-        ``which`` of ``names`` are polled, for at most ``limit`` seconds (0: once each); ``more``: arguments of the waits.
+        ``which`` of ``names`` are polled, for at most ``limit`` seconds (0: once each); ``more``: arguments of waits.
         """
         from airflow_provider_lro._core.outcome import TimedOut
         from airflow_provider_lro._core.wait import Start
