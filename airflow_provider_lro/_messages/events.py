@@ -138,10 +138,12 @@ def _outcome(letter: str, entry: Mapping[str, Any] | None, name: str, error: Lro
     if letter in _DONE:
         if entry is None:
             return _DONE[letter](operation=None)  # type: ignore[no-any-return]
-        found = outcome_of(_state_from_wire(entry["operation"], name))
+        state = _state_from_wire(entry["operation"], name)
+        found = outcome_of(state)
         # The last gate: no outcome is taken from an operation that does not bear it out.
-        if type(found) is not _DONE[letter]:
-            raise ValueError(f"it says {letter!r} of operation {name!r}, which is {found.word}")
+        if not state.done or type(found) is not _DONE[letter]:
+            word = found.word if state.done else "running"
+            raise ValueError(f"it says {letter!r} of operation {name!r}, which is {word}")
         return found
     values: dict[str, Any] = {
         key: _state_from_wire(value, name) if key == "operation" else _error_from_wire(value)
