@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from airflow_provider_lro._core.checks import check_choice, check_flag, is_whole, one_line
@@ -19,7 +20,6 @@ from airflow_provider_lro.version_compat import AirflowSkipException
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-    from datetime import timedelta
 
     from airflow.providers.common.compat.sdk import Context
 
@@ -140,7 +140,7 @@ class CleanupOperator(LroOperator):
         self.page_size = check_page_size(page_size)
         self.return_partial_success = check_flag(return_partial_success, what="return_partial_success")
         self._told_to_stop = False
-        if not isinstance(older_than, str):  # a text may be a template
+        if isinstance(older_than, int | float | timedelta | None):  # all else may be rendered later
             _age(older_than)
         blank = isinstance(time_of, str) and not time_of.strip()
         if blank or (time_of is not None and not isinstance(time_of, str) and not callable(time_of)):
