@@ -238,7 +238,10 @@ class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
             known.restore("asked", unpack(names))
         waiting = known.names("asked")
         with self._published_on_failure(context, known):
-            outcomes = self.outcomes_of(context, event, waiting, started_at=started_at, deadline=deadline)
+            if names is None:  # which operations the event is about is not known
+                outcomes = self._polled(context, waiting)
+            else:
+                outcomes = self.outcomes_of(context, event, waiting, started_at=started_at, deadline=deadline)
             return self._take(known, waiting, outcomes)
 
     def execute_late(self, context: Context) -> Any:
@@ -249,11 +252,15 @@ class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
                 "no triggerer has reported on the operations that were asked to cancel, nor which they were"
             )
         waiting = report.names("asked")
-        outcomes: list[Outcome | None] = [None] * len(waiting)
         with self._published_on_failure(context, report):
-            if waiting:
-                self.recheck(context, waiting, outcomes, range(len(waiting)), limit=0.0)
-            return self._take(report, waiting, outcomes)
+            return self._take(report, waiting, self._polled(context, waiting))
+
+    def _polled(self, context: Context, waiting: Sequence[str]) -> list[Outcome | None]:
+        """Poll each once on the worker."""
+        outcomes: list[Outcome | None] = [None] * len(waiting)
+        if waiting:
+            self.recheck(context, waiting, outcomes, range(len(waiting)), limit=0.0)
+        return outcomes
 
     @contextmanager
     def _published_on_failure(self, context: Context, report: Report) -> Iterator[None]:
