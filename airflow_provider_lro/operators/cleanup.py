@@ -10,7 +10,7 @@ from airflow_provider_lro._core.checks import check_flag, check_wait_timeout
 from airflow_provider_lro._core.names import unpack
 from airflow_provider_lro.exceptions import Code, LroError, OperationNotFound, OperationTimeout, UnimplementedError
 from airflow_provider_lro.operators._base import DEFAULT_DEFERRABLE, WaitOperator, seconds
-from airflow_provider_lro.operators._bulk import ask_to_cancel, errors_in, raise_together, word_of
+from airflow_provider_lro.operators._bulk import ask_to_cancel, raise_together, word_of
 from airflow_provider_lro.operators._cleanup import CleanupOperator, Report, check_max
 from airflow_provider_lro.version_compat import AirflowTaskTimeout
 
@@ -273,11 +273,16 @@ class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
 
     def _take(self, report: Report, waiting: Sequence[str], outcomes: Sequence[Outcome | None]) -> Any:
         """Return the report; raise where it does not say of all that were asked how they ended."""
+        from airflow_provider_lro._core.outcome import CallFailed
+
+        errors: dict[str, LroError] = {}
         for name, outcome in zip(waiting, outcomes, strict=True):
             kind = None if outcome is None else self.kinds.get(outcome.word)
             if kind is not None:
                 self.log.info("operation %r: asked to cancel, %s", name, kind)
-                report.move(name, "asked", kind, getattr(outcome, "error", None) if kind == "unreadable" else None)
+                if isinstance(outcome, CallFailed):
+                    errors[name] = outcome.error
+                report.move(name, "asked", kind, errors.get(name))
         remaining = report.counts["asked"]
         if remaining:
             some = ", ".join(map(repr, report.names("asked")[:MAX_NAMED])) + (", …" if remaining > MAX_NAMED else "")
@@ -285,7 +290,6 @@ class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
                 f"{remaining} operations were asked to cancel and are not known to be done: {some}; they may still end",
                 code=Code.DEADLINE_EXCEEDED,
             )
-        errors = errors_in({"name": one["name"], "error": one} for one in report.entries("unreadable"))
         total = len(waiting)
         raise_together(errors, total=total, text=f"{len(errors)} of {total} operations could not be read ({report})")
         return report.as_json()
