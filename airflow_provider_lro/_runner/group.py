@@ -88,6 +88,7 @@ class WaitGroup:
         self._failed = 0
         self._is_single = len(names) == 1
         self._is_recheck = is_recheck
+        self._may_begin_anew = False  # in the triggerer, which polls all of them once more
         self._drives: dict[int, Drive[Outcome]] = {}
         self._clients: dict[int, AsyncOperationsClient] = {}  # by the identity of their channels, which are thousands
         self._clock = steady_clock()
@@ -140,6 +141,12 @@ class WaitGroup:
         Raises:
             EndpointError, CredentialsError: some of many cannot be reached at all, and not enough have succeeded.
         """
+        self._may_begin_anew = True
+        await self._poll_each_once(start)
+        if self.is_over:
+            self._count_known()
+
+    async def _poll_each_once(self, start: Start) -> None:
         if self._is_single:
             await self._advance(0, start, to_pause=True)
             return
@@ -164,6 +171,8 @@ class WaitGroup:
 
     async def run(self, start: Start) -> None:
         """Wait until it is over; a wait that was begun goes on where it was, others begin as ``start`` says."""
+        if self._may_begin_anew:
+            self._count_known()
         if self._is_single:  # a task of its own would cost as much as the poller
             if self.outcomes[0] is None:
                 await self._advance(0, start)
@@ -259,7 +268,7 @@ class WaitGroup:
             self._failed += 1
         if self._telemetry is not None:
             self._telemetry.ended(outcome)
-        if not self._is_recheck:
+        if not self._may_begin_anew:
             self._count(index, outcome)
         if state is not None and not self._is_single:
             self._room[succeeded] -= state.size
@@ -270,9 +279,17 @@ class WaitGroup:
         if isinstance(self._observer, GroupLog):
             self._observer.done(failed=not succeeded)
 
+    def _count_known(self) -> None:
+        self._may_begin_anew = False
+        for index, outcome in enumerate(self.outcomes):
+            if outcome is not None:
+                self._count(index, outcome)
+
     def _count(self, index: int, outcome: Outcome) -> None:
         from airflow_provider_lro._transport.limiter import limiter_of
 
+        if self._is_recheck:
+            return
         ended = limiter_of(self._channels[index].target).stats.ended
         ended[outcome.word] = ended.get(outcome.word, 0) + 1
 

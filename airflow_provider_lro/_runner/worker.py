@@ -144,9 +144,9 @@ class WorkerWait:
         finally:
             self._loop.__exit__(*raised)
 
-    def poll_once(self, start: Start) -> None:
-        """Poll each once, as ``WaitGroup.poll_once`` does."""
-        self._do(self._group.poll_once(start))
+    def poll_once(self, start: Start, *, meanwhile: Callable[[], None]) -> None:
+        """Poll each once, as ``WaitGroup.poll_once`` does; ``meanwhile`` is called here, where signals are heeded."""
+        self._do(self._group.poll_once(start), meanwhile)
 
     def run(self, start: Start) -> None:
         """Wait until it is over, as ``WaitGroup.run`` does.
@@ -158,9 +158,10 @@ class WorkerWait:
         """
         self._do(self._group.run(start))
 
-    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+    def _do(self, work: Coroutine[Any, Any, None], meanwhile: Callable[[], None] = lambda: None) -> None:
         done = self._loop.start(work, self._wake.set)
         try:
+            meanwhile()
             while not done.done():
                 if self._wake.wait(1.0) and not done.done() and self._was_killed():
                     break

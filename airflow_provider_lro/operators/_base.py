@@ -200,9 +200,8 @@ class WaitOperator(LroOperator):
             KilledByUser: a user has killed the task, and ``cancel_on_kill`` heeds it.
         """
         group = self._group(context, names, args, hook, wanted=wanted)
-        self.before_wait(context, hook, names)
         with self._on_worker(context, group) as worker:
-            worker.poll_once(start)
+            worker.poll_once(start, meanwhile=lambda: self.before_wait(context, hook, names))
             if group.is_over:
                 return group.outcomes
             pause = group.next_pause if len(names) == 1 else None

@@ -129,7 +129,7 @@ class CleanupOperator(LroOperator):
         check_choice(self.on_unimplemented, ("fail", "skip"), what="on_unimplemented")
         check_page_size(self.page_size)
         check_flag(self.return_partial_success, what="return_partial_success")
-        if not isinstance(self.older_than, str):  # a text may be a template
+        if isinstance(self.older_than, int | float | None):  # all else may be rendered later
             _age(self.older_than)
         path = self.time_of.strip() if isinstance(self.time_of, str) else self.time_of
         if path is not None and not (path and (isinstance(path, str) or callable(path))):

@@ -10,7 +10,7 @@ from airflow_provider_lro._core.checks import check_flag, check_wait_timeout
 from airflow_provider_lro._core.names import unpack
 from airflow_provider_lro.exceptions import Code, LroError, OperationNotFound, OperationTimeout, UnimplementedError
 from airflow_provider_lro.operators._base import DEFAULT_DEFERRABLE, WaitOperator, arguments
-from airflow_provider_lro.operators._bulk import ask_to_cancel, errors_in, raise_together, word_of
+from airflow_provider_lro.operators._bulk import ask_to_cancel, raise_together, word_of
 from airflow_provider_lro.operators._cleanup import CleanupOperator, Report, check_max
 from airflow_provider_lro.version_compat import AirflowTaskTimeout
 
@@ -214,7 +214,10 @@ class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
             known.restore("asked", unpack(names))
         waiting = known.names("asked")
         with self._published_on_failure(context, known):
-            outcomes = self.outcomes_of(context, event, waiting, started_at=started_at, deadline=deadline)
+            if names is None:  # which operations the event is about is not known
+                outcomes = self._polled(context, waiting)
+            else:
+                outcomes = self.outcomes_of(context, event, waiting, started_at=started_at, deadline=deadline)
             return self._take(known, waiting, outcomes)
 
     def execute_late(self, context: Context) -> Any:
@@ -225,11 +228,15 @@ class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
                 "no triggerer has reported on the operations that were asked to cancel, nor which they were"
             )
         waiting = report.names("asked")
-        outcomes: list[Outcome | None] = [None] * len(waiting)
         with self._published_on_failure(context, report):
-            if waiting:
-                self.recheck(context, waiting, outcomes, range(len(waiting)), limit=0.0)
-            return self._take(report, waiting, outcomes)
+            return self._take(report, waiting, self._polled(context, waiting))
+
+    def _polled(self, context: Context, waiting: Sequence[str]) -> list[Outcome | None]:
+        """Poll each once on the worker."""
+        outcomes: list[Outcome | None] = [None] * len(waiting)
+        if waiting:
+            self.recheck(context, waiting, outcomes, range(len(waiting)), limit=0.0)
+        return outcomes
 
     @contextmanager
     def _published_on_failure(self, context: Context, report: Report) -> Iterator[None]:
@@ -242,11 +249,16 @@ class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
 
     def _take(self, report: Report, waiting: Sequence[str], outcomes: Sequence[Outcome | None]) -> Any:
         """Return the report; raise where it does not say of all that were asked how they ended."""
+        from airflow_provider_lro._core.outcome import CallFailed
+
+        errors: dict[str, LroError] = {}
         for name, outcome in zip(waiting, outcomes, strict=True):
             kind = None if outcome is None else self.kinds.get(outcome.word)
             if kind is not None:
                 self.log.info("operation %r: asked to cancel, %s", name, kind)
-                report.move(name, "asked", kind, getattr(outcome, "error", None) if kind == "unreadable" else None)
+                if isinstance(outcome, CallFailed):
+                    errors[name] = outcome.error
+                report.move(name, "asked", kind, errors.get(name))
         remaining = report.counts["asked"]
         if remaining:
             some = ", ".join(map(repr, report.names("asked")[:MAX_NAMED])) + (", …" if remaining > MAX_NAMED else "")
@@ -254,7 +266,6 @@ class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
                 f"{remaining} operations were asked to cancel and are not known to be done: {some}; they may still end",
                 code=Code.DEADLINE_EXCEEDED,
             )
-        errors = errors_in({"name": one["name"], "error": one} for one in report.entries("unreadable"))
         total = len(waiting)
         raise_together(errors, total=total, text=f"{len(errors)} of {total} operations could not be read ({report})")
         return report.as_json()
