@@ -8,7 +8,6 @@ import threading
 import time
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
     from tests.simulator_fixture import Simulator
 
-GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "trigger_rows_0.1.json").read_text())
 VALUES = {
     "str": st.text(),
     "str | None": st.none() | st.text(),
@@ -49,19 +47,6 @@ def trigger(operation_name: str, **kwargs: Any) -> LongRunningOperationTrigger:
     now = time.time()
     defaults = {"interval": 0.1, "started_at": now, "deadline": now + 20}
     return LongRunningOperationTrigger(operation_name=operation_name, **{**defaults, **kwargs})
-
-
-@pytest.mark.parametrize("row", GOLDEN)
-def test_rows_of_the_first_version_inflate_unchanged(row: dict[str, Any]) -> None:
-    """A row that 0.1 wrote is the same trigger to this version, and written again it is the same row."""
-    rebuilt = inflate((row["classpath"], row["kwargs"]))
-    assert rebuilt.serialize() == (row["classpath"], row["kwargs"])
-
-
-def test_row_of_defaults_holds_only_what_the_first_version_knew() -> None:
-    """A value that equals its default stays out of the row, so that older code reads what newer code wrote."""
-    (_, kwargs) = LongRunningOperationTrigger(operation_name="operations/x").serialize()
-    assert kwargs == {"operation_name": "operations/x"}
 
 
 @given(kwargs=KWARGS)
