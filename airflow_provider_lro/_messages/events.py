@@ -58,9 +58,12 @@ def event_from_outcomes(found: Sequence[Outcome | None], names: Sequence[str], *
     """
     letters = "".join(map(_letter, found))
     event: dict[str, Any] = {"name": names[0], "outcomes": letters, "known": {}, "started_at": started_at}
-    if len(names) > 1 and (error := _error_of_all(found)) is not None:
-        return {**event, "error": _error_to_wire(error)}
     room = MAX_EVENT - len(json.dumps(event))
+    if len(names) > 1 and (error := _error_of_all(found)) is not None:
+        wire = _error_to_wire(error)
+        if len(json.dumps({"error": wire})) > room:
+            _cut_error(wire, MAX_TEXT_OF_MANY)
+        return {**event, "error": wire}
     ranks: tuple[list[int], ...] = ([], [], [])
     for index, outcome in enumerate(found):
         if outcome is not None and not _is_bare(outcome):
@@ -187,9 +190,13 @@ def _entries(outcome: Any, name: str, *, alone: bool) -> Iterator[dict[str, Any]
         entry.pop("operation", None)
         for key in ("error", "cancel_error"):
             if error := entry.get(key):
-                error["details"] = []
-                error.update({text: _shortened(error[text], longest) for text in ("text", "message")})
+                _cut_error(error, longest)
     yield entry
+
+
+def _cut_error(error: dict[str, Any], longest: int) -> None:
+    error["details"] = []
+    error.update({text: _shortened(error[text], longest) for text in ("text", "message")})
 
 
 def _shortened(text: str, longest: int) -> str:

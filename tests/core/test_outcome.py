@@ -19,9 +19,9 @@ from airflow_provider_lro._core.outcome import (
     Quorum,
     Succeeded,
     TimedOut,
-    outcome_of,
 )
 from airflow_provider_lro._core.state import JsonPayload, OperationState, Payload, size_of
+from airflow_provider_lro._core.wait import outcome_of
 from airflow_provider_lro.exceptions import RpcError
 
 DONE = [Succeeded, Failed, Cancelled]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from airflow_provider_lro._core.outcome import CallFailed, Cancelled, Failed, NotFound, Succeeded, TimedOut
 from airflow_provider_lro._core.schedule import Schedule, Window
 from airflow_provider_lro._core.state import OperationState
-from airflow_provider_lro._core.wait import Answer, Cancel, Get, Pause, Start, is_transient, wait
+from airflow_provider_lro._core.wait import Answer, Cancel, Get, Pause, Start, wait
 from airflow_provider_lro.exceptions import (
     Code,
     CredentialsError,
@@ -402,7 +402,7 @@ def test_a_transient_code_goes_on_by_the_schedule(code: Code, start: Start) -> N
     calm = run(wait_args(), Service(done_at=40.0, ending=Failed), start=start)
     assert isinstance(done.outcome, Failed)
     assert done.polled_at == calm.polled_at
-    assert is_transient(rpc_error(code))
+    assert rpc_error(code).is_transient
 
 
 @codes(AT_ONCE)
@@ -415,7 +415,7 @@ def test_any_other_code_ends_the_wait_at_once(code: Code, start: Start, before: 
     assert done.outcome == CallFailed(error=error, operation=last_known(done))
     assert (done.outcome.operation is None) == (before == 0)
     assert len(done.polls) == before + 1
-    assert not is_transient(error)
+    assert not error.is_transient
 
 
 @codes(LATE)
@@ -483,7 +483,7 @@ def test_only_the_first_poll_of_a_fresh_wait_is_strict_with_the_endpoint(first: 
     """After any result of the first poll, an endpoint error is one that may pass."""
     done = run(wait_args(), Service(fault=in_turn([first, no_such_host(), no_such_host()]), done_at=5.0))
     assert isinstance(done.outcome, Succeeded)
-    assert is_transient(no_such_host())
+    assert no_such_host().is_transient
 
 
 @pytest.mark.parametrize("start", Start)
