@@ -54,13 +54,12 @@ class WaitGroup:
     """Waits for operations, and keeps the outcome of each. An async context manager.
 
     Args:
-        args: the wait for each; its ``operation_name`` is one of the names, or does not matter.
+        args: the wait for each; its ``operation_name`` does not matter.
         names: the operations.
         channels: that of each.
         wanted: how many must succeed; 0 for all, and all are waited for.
         require_result: a success without a result does not count, as for the sensor.
-        keep: bytes of results to keep, of those that succeeded and of the others each; beyond that only the verdict is
-            kept.
+        keep: bytes of results of many to keep, of successes and others each; of the rest the verdict is kept.
         ti: the task instance, where there is one.
         is_recheck: of operations whose outcome is known: nothing is counted once more.
     """

@@ -208,35 +208,19 @@ class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
         # `airflow dags test` drops the arguments. Nothing is asked again: max_cancel would not hold.
         known = Report.of(report) if report is not None else self._published(context)
         if known is None:
+            if event is None:
+                raise OperationTimeout(
+                    "no triggerer has reported on the operations that were asked to cancel, nor which they were"
+                )
             known = self.empty_report()
-            known.add("asked", (event or {})["name"])
+            known.add("asked", event["name"])
         if names is not None:
             known.restore("asked", unpack(names))
         waiting = known.names("asked")
         with self._published_on_failure(context, known):
-            if names is None:  # which operations the event is about is not known
-                outcomes = self._polled(context, waiting)
-            else:
-                outcomes = self.outcomes_of(context, event, waiting, started_at=started_at, deadline=deadline)
+            told = None if names is None else event  # without them it is not known which operations it is about
+            outcomes = self.outcomes_of(context, told, waiting, started_at=started_at, deadline=deadline)
             return self._take(known, waiting, outcomes)
-
-    def execute_late(self, context: Context) -> Any:
-        """Poll each once on the worker: by the deadline no trigger had told us anything."""
-        report = self._published(context)
-        if report is None:
-            raise OperationTimeout(
-                "no triggerer has reported on the operations that were asked to cancel, nor which they were"
-            )
-        waiting = report.names("asked")
-        with self._published_on_failure(context, report):
-            return self._take(report, waiting, self._polled(context, waiting))
-
-    def _polled(self, context: Context, waiting: Sequence[str]) -> list[Outcome | None]:
-        """Poll each once on the worker."""
-        outcomes: list[Outcome | None] = [None] * len(waiting)
-        if waiting:
-            self.recheck(context, waiting, outcomes, range(len(waiting)), limit=0.0)
-        return outcomes
 
     @contextmanager
     def _published_on_failure(self, context: Context, report: Report) -> Iterator[None]:
