@@ -59,6 +59,13 @@ def test_asks_again_after_an_error_that_passes(fault: Any) -> None:
     assert (accepted, calls) == (True, 3)
 
 
+@pytest.mark.parametrize(("within", "timeout"), [(20.0, 20.0), (0.25, 1.0)])
+def test_a_call_has_the_time_that_is_left_and_never_less_than_a_second(within: float, timeout: float) -> None:
+    """A service that answers is heard, also where next to no time is left."""
+    steps = cancel_after_kill(now=EPOCH, within=within)
+    assert next(steps) == Cancel(because="its task was killed", timeout=timeout)
+
+
 @properties
 @given(within=st.floats(MIN_CALL, 60.0), takes=st.floats(0.0, 100.0))
 def test_ends_in_time(within: float, takes: float) -> None:

@@ -1095,6 +1095,17 @@ def test_the_poll_at_the_deadline_has_all_its_time() -> None:
     assert next(wait(args, now=EPOCH)) == Get(timeout=30.0, queue=30.0, prompt=True)
 
 
+def test_the_last_two_polls_together_last_one_call_beyond_the_deadline() -> None:
+    """The time by which the poll before it was late is taken from the one at the deadline; after a cancel as well."""
+    slow = RpcError("slow", code=Code.DEADLINE_EXCEEDED)
+    steps = wait(wait_args(deadline=EPOCH + 0.25, on_timeout="cancel", cancel_grace=0.25), now=EPOCH)
+    assert next(steps) == Get(timeout=1.0, queue=0.25, prompt=True)
+    assert steps.send(Answer(now=EPOCH + 1.0, value=slow)) == Get(timeout=29.25, queue=29.25, prompt=True)
+    assert steps.send(Answer(now=EPOCH + 30.0, value=slow)) == Cancel()
+    assert steps.send(Answer(now=EPOCH + 30.0)) == Get(timeout=1.0, queue=0.25)
+    assert steps.send(Answer(now=EPOCH + 31.0, value=slow)) == Get(timeout=29.25, queue=29.25, prompt=True)
+
+
 def test_a_call_that_we_cut_ourselves_counts_for_nothing() -> None:
     """A poll that had less time than the user gave it is not one of the errors in a row."""
     args = wait_args(deadline=EPOCH + 5.0, rpc_timeout=30.0, max_consecutive_errors=0)
@@ -1139,6 +1150,16 @@ def test_a_long_poll_is_a_pause() -> None:
     assert [type(each) for each in commands(args, polls=4, took=60.0)[2:]] == [Get, Get, Get]
     (pause,) = [each for each in commands(args, polls=3, took=15.0)[2:] if isinstance(each, Pause)]
     assert pause.window.longest == pytest.approx(45.0)
+
+
+def test_a_long_poll_that_fails_is_not_a_pause() -> None:
+    """The server did not hold it, in whatever time it failed, so the pause is a whole one."""
+    steps = wait(wait_args(poll_method="wait", initial_delay=60.0, jitter=0.0), now=EPOCH, start=Start.POLL)
+    long_poll = next(steps)
+    assert isinstance(long_poll, Get)
+    assert long_poll.long_poll == 60.0
+    pause = steps.send(Answer(now=EPOCH + 15.0, value=unavailable()))
+    assert pause == Pause(window=Window(shortest=60.0, longest=60.0), errors=1)
 
 
 def test_a_listing_will_do_when_the_backoff_is_over() -> None:
