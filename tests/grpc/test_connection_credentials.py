@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.grpc.token_server import TokenServer
+    from tests.grpc.token_server import Clock, TokenServer
     from tests.simulator_fixture import Simulator
 
 PREFIX = "extra__google_cloud_platform__"
@@ -266,24 +266,23 @@ def test_the_status_of_the_token_service_decides(
 
 
 async def test_two_hundred_waits_over_an_expiry_share_one_refresh(
-    forms: dict[str, dict[str, Any]], hook: Callable[..., LongRunningOperationHook], tokens: TokenServer
+    *,
+    forms: dict[str, dict[str, Any]],
+    hook: Callable[..., LongRunningOperationHook],
+    tokens: TokenServer,
+    clock: Clock,
 ) -> None:
     """While one call fetches the next token, all others go on with the one that still holds."""
-    tokens.seconds, tokens.delay = 2, 0.2
+    name = operation_name("shared", outcome="never")
     asked = hook(forms["key text"])
     async with asked.async_client() as client:
-        ends = time.monotonic() + 2.4
-
-        async def wait() -> int:
-            polls = 0
-            while time.monotonic() < ends:
-                assert not (await client.get_operation(operation_name("shared", outcome="never"))).done
-                polls += 1
-                await asyncio.sleep(0.05)
-            return polls
-
-        await client.get_operation(unseen())
-        tokens.seconds = 3600
-        polls = await asyncio.gather(*(wait() for _ in range(200)))
-    assert min(polls) > 3
+        await client.get_operation(name)
+        clock.ahead = tokens.seconds - 60.0
+        tokens.gate.clear()
+        for _ in range(4):
+            polls = await asyncio.gather(*(client.get_operation(name) for _ in range(200)))
+            assert not any(poll.done for poll in polls)
+        tokens.gate.set()
+        clock.ahead = tokens.seconds + 60.0
+        await asyncio.gather(*(client.get_operation(name) for _ in range(200)))
     assert len(tokens.requests) == 2
