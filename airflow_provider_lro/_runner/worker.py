@@ -46,11 +46,11 @@ class WakeEvent:
 
     def set(self) -> None:
         """Wake the thread that waits, once."""
-        self._set.put(True)
+        self._set.put(True)  # noqa: FBT003
 
     def nudge(self) -> None:
         """End the sleep early, without being set: one that comes too late for it is not taken for a kill."""
-        self._set.put(False)
+        self._set.put(False)  # noqa: FBT003
 
     def wait(self, seconds: float) -> bool:
         """Sleep; return True, and early, when it was set."""
