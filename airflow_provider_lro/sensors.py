@@ -424,7 +424,8 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
             remaining = len(names) - done
             others = f"{succeeded} succeeded" + (f", {remaining} are not waited for any more" if remaining else "")
             text = f"{done - succeeded} of {len(names)} operations failed ({others})"
-            raise_together(errors, total=len(names) + 1, text=text)
+            # One of a sequence of one comes with its name, like one of many.
+            raise_together(errors, total=max(len(names), 2), text=text)
         if errors:
             self.log.warning("enough have succeeded; of the others:%s", error_lines(errors.values()))
         return results
