@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from airflow_provider_lro.cli import ExitCode, build_parser
+from airflow_provider_lro.cli import build_parser
+from airflow_provider_lro.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

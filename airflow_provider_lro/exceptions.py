@@ -79,6 +79,19 @@ class Code(IntEnum):
             return number
 
 
+TRANSIENT_CODES = frozenset(
+    {
+        Code.UNAVAILABLE,
+        Code.DEADLINE_EXCEEDED,
+        Code.INTERNAL,
+        Code.RESOURCE_EXHAUSTED,
+        Code.ABORTED,
+        Code.UNKNOWN,
+        Code.CANCELLED,  # by a proxy: nobody else cancels a poll
+    }
+)
+
+
 class LroError(AirflowException):
     """Any error of this provider.
 
@@ -104,6 +117,11 @@ class LroError(AirflowException):
         self.message = text if message is None else message
         self.details = [dict(detail) for detail in details]
         self.operation = None if operation is None else dict(operation)
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether a later call may succeed where this one failed."""
+        return False
 
     def as_type(self, kind: type[E], *, text: str | None = None) -> E:
         """Return the error, with all its fields, as one of another class, or with another text."""
@@ -169,6 +187,11 @@ class RpcError(LroError):
     permanent: bool = False
     not_sent: bool = False
 
+    @property
+    def is_transient(self) -> bool:
+        """Whether a later call may succeed where this one failed."""
+        return self.code in TRANSIENT_CODES and not self.permanent
+
 
 class OperationNotFound(RpcError):
     """The service does not know the name: never created, expired, deleted, or another service's."""
@@ -188,3 +211,8 @@ class CredentialsError(LroError):
 
 class EndpointError(LroError):
     """The endpoint cannot be right: no such host, no TLS, a wrong certificate, or a value that is not an endpoint."""
+
+    @property
+    def is_transient(self) -> bool:
+        """An endpoint that was right before may be again: name servers and certificates have outages."""
+        return True

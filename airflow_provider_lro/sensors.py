@@ -18,7 +18,7 @@ from airflow_provider_lro.exceptions import (
     OperationsFailed,
     OperationTimeout,
 )
-from airflow_provider_lro.operators._base import DEFAULT_DEFERRABLE, LroOperator, ResultOperator, seconds
+from airflow_provider_lro.operators._base import DEFAULT_DEFERRABLE, LroOperator, ResultOperator, arguments
 from airflow_provider_lro.operators._bulk import error_lines, raise_together
 from airflow_provider_lro.version_compat import (
     AIRFLOW_VERSION,
@@ -149,6 +149,12 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
     :param quota_project_id: project that quota and bills go to.
     """
 
+    operation_name: Any
+    parent: str | None
+    filter: str
+    wait_for: str | int
+    end_from_trigger: bool
+
     template_fields: Sequence[str] = ("operation_name", "parent", "filter", *LroOperator.template_fields)
 
     def __init__(
@@ -188,41 +194,8 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
         quota_project_id: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            deferrable=deferrable,
-            poke_interval=poke_interval,
-            timeout=timeout,
-            mode=mode,
-            soft_fail=soft_fail,
-            never_fail=never_fail,
-            on_timeout=on_timeout,
-            cancel_grace=cancel_grace,
-            on_cancelled=on_cancelled,
-            cancel_on_kill=cancel_on_kill,
-            require_result=require_result,
-            response_type=response_type,
-            metadata_type=metadata_type,
-            type_modules=type_modules,
-            initial_delay=initial_delay,
-            multiplier=multiplier,
-            jitter=jitter,
-            rpc_timeout=rpc_timeout,
-            not_found_grace=not_found_grace,
-            max_consecutive_errors=max_consecutive_errors,
-            max_polls_per_second=max_polls_per_second,
-            poll_method=poll_method,
-            list_parent=list_parent,
-            lro_conn_id=lro_conn_id,
-            endpoint=endpoint,
-            impersonation_chain=impersonation_chain,
-            quota_project_id=quota_project_id,
-            **kwargs,
-        )
-        self.operation_name = self.checked_literal(operation_name)
-        self.parent = parent
-        self.filter = filter
-        self.wait_for = wait_for
-        self.end_from_trigger = end_from_trigger
+        super().__init__(**arguments(locals()))
+        self.check_literal(operation_name)
         refused = [f"{name}: {why}" for name, why in REFUSED.items() if getattr(self, name)]
         if refused:
             raise ValueError(f"{type(self).__name__} does not take {'; '.join(refused)}")
@@ -244,12 +217,12 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
     @property
     def interval(self) -> float:
         """The pause between polls, by the name that the wait knows it by."""
-        return float(seconds(self.poke_interval))
+        return float(self.poke_interval)
 
     @property
     def own_timeout(self) -> float:
         """The sensor's ``timeout``, in seconds."""
-        return float(seconds(self.timeout))
+        return float(self.timeout)
 
     @property
     def limit(self) -> float:
@@ -289,11 +262,10 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
         if self.end_from_trigger:
             raise ValueError("end_from_trigger=True is for one operation; many need a worker: leave it out")
 
-    def _check_count(self, names: Sequence[str]) -> None:
+    def _check_count(self, names: Sequence[str], wanted: int) -> None:
         """Raise ValueError where so many operations cannot be waited for."""
         from airflow_provider_lro._messages.events import MAX_OPERATIONS
 
-        wanted = self._wanted()
         if len(names) < wanted:
             raise ValueError(
                 f"wait_for={self.wait_for!r}, but there are only {len(names)} operations: give a number from 1 to"
@@ -320,19 +292,7 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
         self, context: Context, event: Mapping[str, Any] | None = None, *, names: str | None = None, **_: Any
     ) -> Any:
         """Turn the trigger's event into the result, or into the error."""
-        return self._settle(lambda: self._resume(context, event or {}, names))
-
-    def execute_late(self, context: Context) -> Any:
-        """Poll once on the worker: by the deadline no trigger had told us anything."""
-        names = self._names_again(context, None)
-        if names is None:
-            raise OperationTimeout(
-                f"no triggerer has reported on the operations under {self.parent!r}, nor which they were"
-            )
-        self.load_types()
-        outcomes: list[Outcome | None] = [None] * len(names)
-        self.recheck(context, names, outcomes, range(len(names)), limit=0.0, not_found_grace=0.0)
-        return self._result(context, names, outcomes)
+        return self._settle(lambda: self._resume(context, event, names))
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume, by the same rules for skipping where no event came: a trigger that crashed, or none that ran."""
@@ -350,25 +310,30 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
         self._check_names(self.operation_name)
         with self.hook() as hook:
             names = self._list(context, hook) if self.parent is not None else names_of(self.operation_name)
-            self._check_count(names)
+            wanted = self._wanted() if len(names) > 1 or self._is_many else 0
+            self._check_count(names, wanted)
             if not names:
                 return self._result(context, names, [])
             outcomes = self.await_outcomes(
                 context,
+                hook,
                 names,
                 self.wait_args(names[0], started_at=started_at, deadline=started_at + self.limit),
                 start=start,
-                wanted=self._wanted(),
+                wanted=wanted,
                 trigger_kwargs=self._trigger_kwargs(),
                 on_pause=_reschedule if self._reschedules else None,
-                hook=hook,
             )
         return self._result(context, names, outcomes)
 
-    def _resume(self, context: Context, event: Mapping[str, Any], packed: str | None) -> Any:
+    def _resume(self, context: Context, event: Mapping[str, Any] | None, packed: str | None) -> Any:
         names = self._names_again(context, packed)
-        if names is None:  # `airflow dags test` drops the arguments, and the listing was not kept
+        if names is None and event is not None:  # `airflow dags test` drops the arguments, and the listing was not kept
             return self._start(context, event["started_at"])
+        if names is None:
+            raise OperationTimeout(
+                f"no triggerer has reported on the operations under {self.parent!r}, nor which they were"
+            )
         return self._result(context, names, self.outcomes_of(context, event, names))
 
     def _names_again(self, context: Context, packed: str | None) -> list[str] | None:
@@ -394,7 +359,7 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
                 continue
             names[state.name] = None
             if len(names) > MAX_OPERATIONS:
-                self._check_count(list(names))
+                self._check_count(list(names), 0)
         self.log.info("%d operations under %r", len(names), parent)
         if nameless:
             self.log.warning("%d operations have no name, and are not waited for", nameless)
@@ -459,7 +424,8 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
             remaining = len(names) - done
             others = f"{succeeded} succeeded" + (f", {remaining} are not waited for any more" if remaining else "")
             text = f"{done - succeeded} of {len(names)} operations failed ({others})"
-            raise_together(errors, total=len(names) + 1, text=text)
+            # One of a sequence of one comes with its name, like one of many.
+            raise_together(errors, total=max(len(names), 2), text=text)
         if errors:
             self.log.warning("enough have succeeded; of the others:%s", error_lines(errors.values()))
         return results

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_lro._core.args import WaitArgs, row_of
-from airflow_provider_lro._core.checks import check_name
 from airflow_provider_lro._core.names import pack, unpack
 from airflow_provider_lro._core.outcome import CallFailed, TimedOut, is_skip
 from airflow_provider_lro._core.wait import Start
 from airflow_provider_lro._runner.driver import steady_clock
-from airflow_provider_lro._runner.group import WaitGroup
+from airflow_provider_lro._runner.group import WaitGroup, run_group
 from airflow_provider_lro._runner.telemetry import reporter
 from airflow_provider_lro.exceptions import LroError
 from airflow_provider_lro.hooks import LongRunningOperationHook
@@ -125,10 +124,17 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and yield the one event; see ``_messages.events`` for its form."""
+        outcomes = await self._wait()
+        self._fired = True
+        yield await self._event(outcomes)
+
+    async def _wait(self) -> Sequence[Outcome | None]:
+        self.check()
+        reports = reporter()
         # A task of its own: Airflow knows a kill by the text of its CancelledError, and grpc may raise one without a
         # text. asyncio.shield() would do as well, for twice the objects.
         loop = asyncio.get_running_loop()
-        waiting, over = loop.create_task(self._wait()), loop.create_future()
+        waiting, over = loop.create_task(run_group(self._group, Start.RESUME)), loop.create_future()
         waiting.add_done_callback(partial(_set_done, over))
         try:
             await over
@@ -141,10 +147,14 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
             if not AIRFLOW_TELLS_OF_KILLS:
                 await self._on_stop()
             raise
+        finally:
+            if reports is not None:
+                reports.leave()
         # The channel was given back before the event is fired, not in cleanup(), which `dags test` never calls.
-        outcomes = waiting.result()
-        self._fired = True
-        yield await self._event(outcomes)
+        try:
+            return waiting.result()
+        except LroError as error:  # the connection describes no channel
+            return [CallFailed(error=error)] * len(self._names())
 
     async def _on_stop(self) -> None:
         try:
@@ -213,7 +223,7 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
         if self._unpacked is None:
             names = self.operation_names
             if names is None:
-                self._unpacked = [check_name(self.operation_name)]
+                self._unpacked = [self.operation_name]
             else:
                 self._unpacked = unpack(names) if isinstance(names, str) else list(names)
         return self._unpacked
@@ -228,32 +238,20 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
     def _hook(self) -> LongRunningOperationHook:
         return LongRunningOperationHook.of(self)
 
-    async def _wait(self) -> Sequence[Outcome | None]:
-        self.check()
-        names, reports = self._names(), None
-        try:
-            await self._load_types()
-            channels = await self._hook().async_channels(names)
-        except LroError as error:  # the connection describes no channel
-            return [CallFailed(error=error)] * len(names)
-        try:
-            reports = reporter()
-            group = WaitGroup(
-                self._args(),
-                names,
-                channels,
-                wanted=self.wanted,
-                require_result=self.require_result,
-                keep=MAX_KEPT,
-                ti=self.task_instance,
-            )
-            self._outcomes = group.outcomes
-            async with group:
-                await group.run(Start.RESUME)
-        finally:
-            if reports is not None:
-                reports.leave()
-        return group.outcomes
+    async def _group(self) -> WaitGroup:
+        await self._load_types()
+        names = self._names()
+        group = WaitGroup(
+            self._args(),
+            names,
+            await self._hook().async_channels(names),
+            wanted=self.wanted,
+            require_result=self.require_result,
+            keep=MAX_KEPT,
+            ti=self.task_instance,
+        )
+        self._outcomes = group.outcomes
+        return group
 
     async def _load_types(self) -> bool:
         """Import the types that a line of progress, or the end, needs; without them the wait goes on as well."""

@@ -35,9 +35,15 @@ DEAD_AFTER = 10
 """Seconds without a heartbeat after which a triggerer counts as dead; it beats every 2 s."""
 
 
-def pytest_runs(request: pytest.FixtureRequest, fixture: str) -> bool:
+def items_to_run(request: pytest.FixtureRequest) -> list[pytest.Item]:
+    """Return the tests of this session, without those that this environment skips."""
+    skipped = [any(mark.args[:1] == (True,) for mark in item.iter_markers("skipif")) for item in request.session.items]
+    return [item for item, is_skipped in zip(request.session.items, skipped, strict=True) if not is_skipped]
+
+
+def is_used(request: pytest.FixtureRequest, fixture: str) -> bool:
     """Return True if a test of this session uses a fixture."""
-    return any(fixture in getattr(item, "fixturenames", ()) for item in request.session.items)
+    return any(fixture in getattr(item, "fixturenames", ()) for item in items_to_run(request))
 
 
 @pytest.fixture(scope="session")
@@ -119,16 +125,16 @@ def airflow(
             "triggerer": {"triggerer_health_check_threshold": DEAD_AFTER},
         }
     )
-    if pytest_runs(request, "metrics"):
+    if is_used(request, "metrics"):
         env |= request.getfixturevalue("metrics").env
-    if pytest_runs(request, "collector"):
+    if is_used(request, "collector"):
         env |= request.getfixturevalue("collector").env
-    if pytest_runs(request, "audited"):
+    if is_used(request, "audited"):
         env |= as_variables({"logging": {"logging_level": "DEBUG"}})
-    if pytest_runs(request, "cloud"):
+    if is_used(request, "cloud"):
         env |= request.getfixturevalue("google").env
         shutil.copy(ROOT / "example_dags" / "cookbook_google.py", home / "dags")
-    with AirflowStack(home / "home", home / "dags", env=env) as running:
+    with AirflowStack(home / "home", home / "dags", env=env, timeout=240) as running:
         connect(running, "lro_default", host="127.0.0.1", port=service.port, extra={"insecure": True})
         connect(running, "nameless", extra={"insecure": True})
         yield running
@@ -149,7 +155,7 @@ def run_of(request: pytest.FixtureRequest, airflow: AirflowStack) -> Callable[[s
         return runs[dag]
 
     if airflow.is_3:
-        for item in request.session.items:
+        for item in items_to_run(request):
             for marker in item.iter_markers("needs_run"):
                 with contextlib.suppress(AirflowError):  # its own test will say so
                     start(*marker.args)

@@ -11,7 +11,9 @@ from airflow_provider_lro._core.checks import (
     Rule,
     between,
     check_rules,
-    is_number,
+    is_filled,
+    is_flag,
+    is_positive,
     is_text,
     is_whole,
     one_of,
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
     from airflow_provider_lro._core.schedule import Schedule
-
-__all__ = ["MAX_EPOCH", "MIN_RATE", "WaitArgs", "row_of"]
 
 MIN_RATE = 1e-6
 """Polls a second: one in eleven days."""
@@ -85,18 +85,18 @@ RULES: tuple[Rule, ...] = (
     ("initial_delay", between(MIN_INTERVAL), _PAUSE),
     ("multiplier", between(1.0, 1000.0), "a number from 1 to 1000"),
     ("jitter", between(0.0, 1.0), "a number from 0 to 1"),
-    ("rpc_timeout", lambda value: is_number(value, least=0) and value > 0, "a number of seconds above 0"),
+    ("rpc_timeout", is_positive, "a number of seconds above 0"),
     ("not_found_grace", between(0.0), "a number of seconds of at least 0"),
     ("max_consecutive_errors", or_none(is_whole), "None or a whole number of at least 0"),
     ("on_timeout", *one_of("fail", "cancel")),
     ("cancel_grace", between(0.0), "a number of seconds of at least 0"),
     ("started_at", *_MOMENT),
     ("deadline", *_MOMENT),
-    ("cancel_on_kill", lambda value: isinstance(value, bool), "True or False"),
+    ("cancel_on_kill", is_flag, "True or False"),
     ("consecutive_errors", is_whole, "a whole number of at least 0"),
     ("max_polls_per_second", or_none(between(MIN_RATE)), f"None or a number of at least {MIN_RATE:g}"),
     ("poll_method", *one_of("get", "wait", "auto", "list")),
-    ("list_parent", or_none(lambda value: is_text(value) and bool(value.strip())), "None or a non-empty text in UTF-8"),
+    ("list_parent", or_none(is_filled), "None or a non-empty text in UTF-8"),
     ("metadata_type", *_TEXT),
     ("type_modules", *_TEXT),
 )

@@ -8,27 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = [
-    "MAX_LINE",
-    "MAX_SAID",
-    "MAX_SECONDS",
-    "MIN_INTERVAL",
-    "Rule",
-    "between",
-    "check_choice",
-    "check_flag",
-    "check_name",
-    "check_rules",
-    "check_wait_timeout",
-    "is_number",
-    "is_text",
-    "is_whole",
-    "one_line",
-    "one_of",
-    "or_none",
-    "without_user",
-]
-
 MAX_SECONDS = 1e9
 """31 years: what keeps the arithmetic inside the floats."""
 MIN_INTERVAL = 0.1
@@ -83,19 +62,34 @@ def is_text(value: object) -> TypeGuard[str]:
         return False
 
 
+def is_positive(value: object) -> bool:
+    """Return True for a number above 0."""
+    return is_number(value, least=0) and value != 0
+
+
+def is_filled(value: object) -> bool:
+    """Return True for a text that is not blank."""
+    return is_text(value) and bool(value.strip())
+
+
+def is_flag(value: object) -> bool:
+    """Return True for True and False."""
+    return isinstance(value, bool)
+
+
 def check_name(
     name: object, *, what: str = "operation_name", example: str = "projects/p/locations/l/operations/o"
 ) -> str:
     """Return a resource's name; raise ValueError for a value that cannot be one."""
-    if not is_text(name) or not name.strip():
+    if not is_filled(name):
         raise ValueError(f"{what}={name!r}, but it must be a non-empty text in UTF-8, such as {example!r}")
-    return name
+    return str(name)
 
 
 def check_flag(value: bool, *, what: str) -> bool:  # noqa: FBT001
     """Return True or False; raise ValueError for all else: a None that was meant for a dry run would delete."""
-    if not isinstance(value, bool):
-        raise ValueError(f"{what}={value!r}, but it must be True or False")  # noqa: TRY004
+    if not is_flag(value):
+        raise ValueError(f"{what}={value!r}, but it must be True or False")
     return value
 
 
@@ -106,11 +100,16 @@ def check_choice(value: str, choices: tuple[str, ...], *, what: str) -> str:
     return value
 
 
-def check_wait_timeout(value: float | None) -> float | None:
-    """Return ``wait_timeout`` in seconds, None for no limit; raise ValueError for all else."""
+def check_wait_timeout(value: object) -> None:
+    """Raise ValueError for a ``wait_timeout`` that is neither None nor a number of seconds."""
     if value is not None and not is_number(value, least=0):
         raise ValueError(f"wait_timeout={value!r}, but it must be None or a number of seconds of at least 0")
-    return value
+
+
+def check_page_size(value: object) -> None:
+    """Raise ValueError for a ``page_size`` that is a wrong number; a template is checked when it is rendered."""
+    if isinstance(value, int | float) and not is_whole(value, least=1, most=2**31 - 1):
+        raise ValueError(f"page_size={value!r}, but it must be None or a whole number from 1 to 2147483647")
 
 
 def without_user(text: str) -> str:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from airflow_provider_lro._core.checks import is_whole
 from airflow_provider_lro.exceptions import (
-    Code,
     LroError,
     MalformedOperation,
     OperationCancelled,
@@ -19,22 +18,6 @@ from airflow_provider_lro.exceptions import (
 
 if TYPE_CHECKING:
     from airflow_provider_lro._core.state import OperationState
-
-__all__ = [
-    "ABOUT_OPERATION",
-    "CallFailed",
-    "CancelEffect",
-    "Cancelled",
-    "Done",
-    "Failed",
-    "NotFound",
-    "Outcome",
-    "Quorum",
-    "Succeeded",
-    "TimedOut",
-    "is_skip",
-    "outcome_of",
-]
 
 CancelEffect: TypeAlias = Literal["none", "took effect", "asked", "refused"]
 """The effect of a cancel at the deadline: nobody asked, it took effect, it was accepted without effect so far, or the
@@ -108,13 +91,6 @@ class CallFailed:
 
 Done: TypeAlias = Succeeded | Failed | Cancelled
 Outcome: TypeAlias = Succeeded | Failed | Cancelled | TimedOut | NotFound | CallFailed
-
-
-def outcome_of(state: OperationState) -> Done:
-    """Return the outcome of a done operation. The error decides, whatever is in it; its message may well be empty."""
-    if state.code is None:
-        return Succeeded(operation=state)
-    return Cancelled(operation=state) if state.code == Code.CANCELLED else Failed(operation=state)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["MAX_RETRY_INFO", "Schedule", "Window"]
-
 MAX_RETRY_INFO = 300.0
 """Seconds: the most that a server's RetryInfo may delay a poll."""
 _MAX_ELAPSED = 1e15

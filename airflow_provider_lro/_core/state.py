@@ -6,8 +6,6 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["JsonPayload", "OperationState", "Payload", "size_of"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Payload:

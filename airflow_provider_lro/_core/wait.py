@@ -16,13 +16,15 @@ from airflow_provider_lro._core.outcome import (
     CallFailed,
     CancelEffect,
     Cancelled,
+    Done,
+    Failed,
     NotFound,
     Outcome,
+    Succeeded,
     TimedOut,
-    outcome_of,
 )
 from airflow_provider_lro._core.schedule import MAX_RETRY_INFO, Window
-from airflow_provider_lro.exceptions import Code, EndpointError, LroError, OperationNotFound, RpcError
+from airflow_provider_lro.exceptions import Code, EndpointError, LroError, OperationNotFound
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -30,29 +32,6 @@ if TYPE_CHECKING:
     from airflow_provider_lro._core.args import WaitArgs
     from airflow_provider_lro._core.state import OperationState
 
-__all__ = [
-    "Answer",
-    "Cancel",
-    "Command",
-    "Get",
-    "Pause",
-    "Start",
-    "cancel_after_kill",
-    "is_transient",
-    "wait",
-]
-
-TRANSIENT_CODES = frozenset(
-    {
-        Code.UNAVAILABLE,
-        Code.DEADLINE_EXCEEDED,
-        Code.INTERNAL,
-        Code.RESOURCE_EXHAUSTED,
-        Code.ABORTED,
-        Code.UNKNOWN,
-        Code.CANCELLED,  # by a proxy: nobody else cancels a poll
-    }
-)
 MAX_OUTAGE = 24 * 3600.0
 """Seconds of nothing but errors after which a wait without deadline gives up."""
 MIN_CALL = 1.0
@@ -126,27 +105,20 @@ class Start(Enum):
     RESUME = "a pause comes first, so that waits that restart together do not poll together"
 
 
-def is_transient(error: LroError) -> bool:
-    """Return True if a later call may succeed where this one failed.
-
-    An endpoint that was right before is a transport fault like any other: name servers and certificates have outages.
-    """
-    if isinstance(error, RpcError):
-        return error.code in TRANSIENT_CODES and not error.permanent
-    return isinstance(error, EndpointError)
+def outcome_of(state: OperationState) -> Done:
+    """Return the outcome of a done operation. The error decides, whatever is in it; its message may well be empty."""
+    if state.code is None:
+        return Succeeded(operation=state)
+    return Cancelled(operation=state) if state.code == Code.CANCELLED else Failed(operation=state)
 
 
 def wait(args: WaitArgs, *, now: float, start: Start = Start.FRESH) -> Generator[Command, Answer, Outcome]:
-    """Wait for one operation.
+    """Wait for one operation: yield the commands, and return the outcome.
 
     Args:
-        args: the wait; ``started_at`` None means now.
+        args: the wait, checked; ``started_at`` None means now.
         now: epoch seconds, by the clock of the answers.
         start: how it begins.
-
-    Returns:
-        The outcome, as the generator's return value.
-
     """
     reading = _Reading(args, now=now)
     deadline = math.inf if args.deadline is None else args.deadline
@@ -244,7 +216,7 @@ def _cancel(args: WaitArgs, reading: _Reading, *, now: float) -> Generator[Comma
             now, refusal = yield Cancel()
             if refusal is None:
                 effect = "asked"
-            elif not is_transient(refusal):
+            elif not refusal.is_transient:
                 effect = "refused"
         asked = now
         get = _get(args, now=now, end=end, late=late)
@@ -285,7 +257,7 @@ class _Reading:
             self._error = value
             # Several services create the operation some time after they have named it.
             return None if asked - self.started_at < self._args.not_found_grace else self._lost(NotFound, value)
-        if not is_transient(value) or (strict and isinstance(value, EndpointError)):
+        if not value.is_transient or (strict and isinstance(value, EndpointError)):
             return self._lost(CallFailed, value)
         self._error = value
         if (cut and value.code == Code.DEADLINE_EXCEEDED) or getattr(value, "not_sent", False):
@@ -320,23 +292,16 @@ class _Reading:
 
 
 def cancel_after_kill(*, now: float, within: float) -> Generator[Command, Answer, bool]:
-    """Ask to cancel until the service has heard it, refused it, or the time is over.
+    """Ask to cancel until the service has heard it, refused it, or ``within`` seconds are over; return True if it has.
 
-    The driver logs the service's answer; an operation that is gone or done, or a service that cannot
-    cancel, is nothing to fail over.
-
-    Args:
-        now: epoch seconds, by the clock of the answers.
-        within: seconds that all of it may take.
-
-    Returns:
-        Whether the service has accepted it, as the generator's return value.
+    The driver logs the service's answer; an operation that is gone or done, or a service that cannot cancel, is
+    nothing to fail over. ``now``: epoch seconds, by the clock of the answers.
     """
     end = now + within
     while True:
         now, refusal = yield Cancel(because="its task was killed", timeout=max(MIN_CALL, end - now))
         if refusal is None:
             return True
-        if not is_transient(refusal) or now + _BETWEEN_TRIES.longest + MIN_CALL > end:
+        if not refusal.is_transient or now + _BETWEEN_TRIES.longest + MIN_CALL > end:
             return False
         now, _ = yield Pause(window=_BETWEEN_TRIES)

@@ -15,7 +15,6 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 
 from airflow_provider_lro._core.state import JsonPayload, Payload
-from airflow_provider_lro._messages.types import plain
 from airflow_provider_lro.exceptions import PayloadTypeError
 
 if TYPE_CHECKING:
@@ -23,18 +22,6 @@ if TYPE_CHECKING:
 
     from airflow_provider_lro._core.state import OperationState
     from airflow_provider_lro._messages.types import MessageType
-
-__all__ = [
-    "details_to_json",
-    "is_repeated",
-    "opaque_to_json",
-    "operation_to_json",
-    "parse_payload",
-    "payload_to_json",
-    "response_to_json",
-    "type_of_payload",
-    "unpack",
-]
 
 _UNSAYABLE = (ValueError, TypeError, DecodeError, json_format.Error, RecursionError)
 """The errors of json_format for an unknown Any, for bytes that do not parse, for a value that ProtoJSON cannot say (a
@@ -45,10 +32,7 @@ _JSON = (dict, list, str, int, float, bool, type(None))
 def unpack(payload: Payload | JsonPayload, expected: MessageType | None, *, what: str) -> Any:
     """Return a payload as a message; the raw ``Any`` if its type is not known here, JSON as it is.
 
-    Args:
-        payload: the response or the metadata of an operation.
-        expected: its type; None for the one that it names.
-        what: what it is, for an error.
+    ``expected`` None stands for the type that the payload names; ``what`` it is, for an error.
 
     Raises:
         PayloadTypeError: it is of another type than ``expected``.
@@ -96,7 +80,8 @@ def response_to_json(response: Any) -> Any:
     """Return a response as JSON: ProtoJSON, snake_case, without a top-level ``@type``; ``{}`` for Empty."""
     if isinstance(response, _JSON):
         return response
-    message = response if isinstance(response, Message) else plain(response)
+    # A proto-plus message holds a protobuf one.
+    message: Message = response if isinstance(response, Message) else type(response).pb(response)
     if isinstance(message, any_pb2.Any):
         return _opaque(message.type_url, message.value)
     try:

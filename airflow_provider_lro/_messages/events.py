@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_lro import exceptions
 from airflow_provider_lro._core import outcome as outcomes
 from airflow_provider_lro._core.state import JsonPayload, OperationState, Payload
+from airflow_provider_lro._core.wait import outcome_of
 from airflow_provider_lro.exceptions import LroError, OperationNotFound, RpcError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from airflow_provider_lro._core.outcome import CancelEffect, Outcome
-
-__all__ = ["MAX_EVENT", "MAX_OPERATIONS", "event_from_outcomes", "outcomes_from_event", "to_read_again"]
 
 MAX_EVENT = 64 * 1024
 """Bytes of JSON."""
@@ -143,7 +142,7 @@ def _outcome(letter: str, entry: Mapping[str, Any] | None, name: str, error: Lro
         if entry is None:
             return _DONE[letter](operation=None)  # type: ignore[no-any-return]
         state = _state_from_wire(entry["operation"], name)
-        found = outcomes.outcome_of(state)
+        found = outcome_of(state)
         # The last gate: no outcome is taken from an operation that does not bear it out.
         if not state.done or type(found) is not _DONE[letter]:
             word = found.word if state.done else "running"

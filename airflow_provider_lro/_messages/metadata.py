@@ -15,15 +15,13 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf import struct_pb2, timestamp_pb2
 from google.protobuf.message import Message
 
-from airflow_provider_lro._core.checks import one_line
+from airflow_provider_lro._core.checks import MAX_LINE, one_line
 from airflow_provider_lro._messages.encoding import is_repeated, parse_payload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from airflow_provider_lro._core.state import OperationState
-
-__all__ = ["CREATED", "ENDED", "FINISHED", "as_seconds", "describe", "time_at", "time_in"]
 
 # ── how far it is ──
 
@@ -70,7 +68,8 @@ def describe(state: OperationState) -> str | None:
     cancels = any(found.get(name) is True for name in CANCELS)
     parts = (_how_far(found), _text(found, STATES), action, "asked to cancel" if cancels else "")
     line = ": ".join(filter(None, (", ".join(filter(None, parts)), _text(found, MESSAGES))))
-    return one_line(line) or None
+    is_short = line.isprintable() and "  " not in line and len(line) <= MAX_LINE  # nearly always: a poll's way is short
+    return (line if is_short else one_line(line)) or None
 
 
 def _readable(state: OperationState) -> Message | None:
@@ -142,9 +141,10 @@ def _number(value: Any) -> Any:
 
 
 def _text(found: dict[str, Any], names: tuple[str, ...]) -> str:
-    """Return the first text among some fields."""
-    texts = (one_line(found[name], MAX_PART) for name in names if isinstance(found.get(name), str))
-    return next(filter(None, texts), "")
+    """Return the first text among some fields, cut to the length of a part."""
+    texts = (found[name].strip() for name in names if isinstance(found.get(name), str))
+    text = next(filter(None, texts), "")
+    return text if len(text) <= MAX_PART else text[: MAX_PART - 1] + "…"
 
 
 # ── when it was created, and when it ended ──

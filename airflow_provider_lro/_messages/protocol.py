@@ -22,26 +22,6 @@ from airflow_provider_lro.exceptions import Code, RpcError
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-__all__ = [
-    "DEFAULT_SERVER_WAIT",
-    "LONG_POLL_MARGIN",
-    "METHODS",
-    "STATUS_URL",
-    "Call",
-    "Listing",
-    "Page",
-    "cancel_call",
-    "delete_call",
-    "get_call",
-    "is_operation",
-    "read_answer",
-    "read_error",
-    "routing_header",
-    "state_from_message",
-    "state_to_message",
-    "wait_call",
-]
-
 DEFAULT_SERVER_WAIT = 60.0
 """Seconds that WaitOperation asks the server to hold the call."""
 LONG_POLL_MARGIN = 10.0
@@ -104,11 +84,7 @@ def routing_header(name: str) -> tuple[str, str]:
 class Call:
     """One call, before anything is sent; may be sent again and again.
 
-    Args:
-        method: its path.
-        request: its message.
-        name: the operation's or the parent's.
-        timeout: seconds that it takes by its nature; None for those of the client.
+    ``timeout``: seconds that it takes by its nature; None for those of the client.
     """
 
     __slots__ = ("headers", "method", "name", "request", "rpc", "timeout")

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from airflow_provider_lro._core.args import WaitArgs
     from airflow_provider_lro._core.outcome import Outcome
 
-__all__ = ["failure", "merge_outcomes", "metadata", "response", "result_of", "timeout_error"]
-
 MAX_DETAILS = 1000
 """Characters of error details in the text of an error; the whole of them is in its ``details``."""
 MAX_PROGRESS = 500
@@ -116,17 +114,7 @@ def failure(state: OperationState) -> OperationFailed:
 
 
 def response(state: OperationState, response_type: Any = None, *, require_result: bool = False) -> Any:
-    """Return the response of an operation that succeeded.
-
-    Args:
-        state: done, without error.
-        response_type: the message class that is expected, or its name, as ``types.message_type`` takes it; None for
-            the one that the payload names.
-        require_result: take "done with neither response nor error", which is legal, for a fault.
-
-    Returns:
-        The unpacked response; an ``Any`` if its type is not known here; ``response_type()`` or ``Empty()`` if there is
-        none. A proto-plus class makes it one of its own.
+    """Return the response of an operation that succeeded, as ``Operation.poll`` does.
 
     Raises:
         PayloadTypeError: the response is of another type than ``response_type``.
@@ -147,15 +135,7 @@ def response(state: OperationState, response_type: Any = None, *, require_result
 
 
 def metadata(state: OperationState, message_type: Any = None) -> Any:
-    """Return the metadata of an operation, unpacked; an ``Any`` if its type is not known here.
-
-    ``message_type`` is as in ``response``.
-
-    Raises:
-        NoMetadataError: the operation has none.
-        PayloadTypeError: it is of another type than ``message_type``.
-        ValueError: there is no such type here.
-    """
+    """Return the metadata of an operation, unpacked; see ``Operation.metadata``."""
     expected = type_of(message_type, what="message_type")
     if state.metadata is None:
         raise NoMetadataError(f"operation {state.name!r} has no metadata")

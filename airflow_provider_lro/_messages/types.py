@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
-__all__ = ["MessageType", "load", "message_type", "plain"]
-
 _ALWAYS_KNOWN = (  # imported so that the descriptor pool has them: what services wrap most
     any_pb2,
     code_pb2,
@@ -54,15 +52,12 @@ class MessageType:
 
 
 def message_type(value: Any, *, what: str = "response_type") -> MessageType | None:
-    """Return the type that a user means; None for None.
+    """Return the type that a user means by a protobuf or proto-plus class, its import path or its full name.
 
-    Args:
-        value: a protobuf or proto-plus class, its import path (``package.module.Class``, ``module:Class``), which is
-            imported, or the full name of a message that this process knows.
-        what: the argument's name, for the error.
+    An import path (``package.module.Class``, ``module:Class``) is imported. None for None.
 
     Raises:
-        ValueError: there is no such type here.
+        ValueError: there is no such type here. ``what``: the argument's name.
     """
     if value is None or isinstance(value, MessageType):
         return value
@@ -89,13 +84,6 @@ def load(*, response_type: Any = None, metadata_type: Any = None, type_modules: 
 
 
 _ADVICE = "install what it is in where this runs, or correct the name"
-
-
-def plain(message: Any) -> Message:
-    """Return the protobuf message in a proto-plus one; a protobuf message as it is."""
-    if isinstance(message, Message):
-        return message
-    return type(message).pb(message)  # type: ignore[no-any-return]
 
 
 def _of_class(kind: Any, *, what: str) -> MessageType:

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from airflow_provider_lro._core.args import WaitArgs
     from airflow_provider_lro._core.outcome import Outcome
 
-__all__ = ["WaitTelemetry", "reporter", "send_counters"]
-
 PERIOD = 10.0
 """Seconds between two reports of the waits of a triggerer."""
 SWITCHES = ("statsd_on", "statsd_datadog_enabled", "otel_on")
@@ -44,25 +42,25 @@ class WaitTelemetry:
     """The span and the timers of one wait, or of the part of it that this process does.
 
     A context manager of its own making: there are thousands at a time, and each of contextlib's takes four objects.
-
-    Args:
-        args: the wait.
-        target: the endpoint.
-        ti: the task instance, where there is one.
-        is_recheck: of an operation whose outcome is known: nothing is told once more.
     """
 
-    __slots__ = ("_args", "_began", "_endpoint", "_is_recheck", "_outcome", "_scope", "_span", "polls")
+    __slots__ = ("_args", "_began", "_endpoint", "_outcome", "_scope", "_span", "polls")
 
-    def __init__(self, args: WaitArgs, target: str, *, ti: Any = None, is_recheck: bool = False) -> None:
+    def __init__(self, args: WaitArgs, endpoint: str, span: Any) -> None:
         self.polls = 0
         self._outcome: Outcome | None = None
-        self._is_recheck = is_recheck
         self._args = args
         self._began = time.time()
-        self._endpoint = endpoint_tag(target)
-        self._span = None if is_recheck else _span(args, self._endpoint, ti)
+        self._endpoint = endpoint
+        self._span = span
         self._scope: Any = None
+
+    @classmethod
+    def of(cls, args: WaitArgs, target: str, *, ti: Any) -> Self | None:
+        """Return the telemetry of a wait; None where nothing is measured and nothing traced."""
+        endpoint = endpoint_tag(target)
+        span = _span(args, endpoint, ti)
+        return None if span is None and not metrics_are_on() else cls(args, endpoint, span)
 
     def __enter__(self) -> Self:
         if self._span is not None:
@@ -79,8 +77,6 @@ class WaitTelemetry:
 
     def ended(self, outcome: Outcome) -> None:
         """Record the outcome, and send how long it took."""
-        if self._is_recheck:
-            return
         self._outcome = outcome
         if metrics_are_on():
             _send(self._timers(outcome, time.time()))

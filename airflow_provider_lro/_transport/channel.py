@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from airflow_provider_lro._messages.protocol import Call
 
-__all__ = ["ChannelConfig", "Lease", "acquire", "fill_location", "in_universe", "open_channels", "parse_endpoint"]
-
 MAX_CALLS_IN_FLIGHT = 64
 """On one channel. Most servers take 100 (HTTP/2's usual limit of streams), but count a call as open a little longer
 than its client does, and refuse what is beyond it: of 5,000 polls at once 59 with 100 here, 2 to 8 with 80."""
@@ -41,15 +39,12 @@ _EXPECTED = "expected host or host:port, for example 'us-central1-aiplatform.goo
 
 
 def parse_endpoint(value: str | None, *, port: int | None = None) -> str:
-    """Return the gRPC target for an endpoint.
+    """Return the gRPC target for ``host``, ``host:port`` or ``[IPv6]:port``; a gRPC target (``dns:…``) as it is.
 
-    Args:
-        value: ``host``, ``host:port``, ``[IPv6]:port``, or a gRPC target such as ``dns:///…`` or ``unix:…``, which is
-            passed through.
-        port: the port where ``value`` has none; without it 443.
+    ``port``: where the value has none; without it 443.
 
     Raises:
-        EndpointError: says what is wrong with the value, and what would do.
+        EndpointError: says why the value is wrong, and what would do.
     """
     if value is not None and not is_text(value):
         raise EndpointError(f"the endpoint {value!r} is not text that can be sent; {_EXPECTED}")
@@ -91,8 +86,6 @@ def fill_location(endpoint: str, name: str | None) -> str:
     Raises:
         EndpointError: the endpoint asks for a location and the name has none.
     """
-    if "{location}" not in endpoint:
-        return endpoint
     found = _LOCATION.search(name or "")
     # The name may come from anywhere: what is filled in must not be able to turn the call, and its token, elsewhere.
     if not found or not re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", found[1]):
@@ -103,10 +96,8 @@ def fill_location(endpoint: str, name: str | None) -> str:
     return endpoint.replace("{location}", found[1])
 
 
-def in_universe(endpoint: str, universe_domain: str | None) -> str:
-    """Return the endpoint in a universe other than googleapis.com, if one is given."""
-    if not universe_domain:
-        return endpoint
+def in_universe(endpoint: str, universe_domain: str) -> str:
+    """Return the endpoint in a universe other than googleapis.com."""
     host, colon, port = endpoint.partition(":")
     if host.endswith(f".{DEFAULT_UNIVERSE}"):
         host = f"{host.removesuffix(DEFAULT_UNIVERSE)}{universe_domain.strip().strip('.')}"
@@ -139,16 +130,8 @@ def read_pem(value: str | bytes | os.PathLike[str] | None, *, what: str) -> byte
 class ChannelConfig:
     """The settings that make one channel differ from another; compared by value. The repr shows no secret.
 
-    Args:
-        target: gRPC target, from ``parse_endpoint``.
-        credentials: whom to call as.
-        insecure: plaintext instead of TLS; refused together with credentials.
-        root_certificates: PEM of the authorities to trust instead of the system's.
-        client_certificate: PEM chain of this side, for mutual TLS; needs ``client_key``.
-        client_key: PEM key of this side.
-        authority: the name to expect in the server's certificate instead of the target's host.
-        max_message_mb: largest response, in MiB.
-        max_polls_per_second: by all waits of a process together; makes no channel differ.
+    ``target`` is from ``parse_endpoint``, the certificates are PEM; the others are as ``OperationsClient.connect`` has
+    them. ``max_polls_per_second`` makes no channel differ.
 
     Raises:
         CredentialsError: credentials on a plaintext channel.
@@ -261,11 +244,10 @@ class _Shared:
         self.key = key
         self.gate = asyncio.Semaphore(MAX_CALLS_IN_FLIGHT)  # for the calls of an event loop
         self.transport = transport
-        self.tokens = Tokens(_PLAINTEXT if config.insecure else config.credentials)
+        self.tokens = None if config.insecure else Tokens(config.credentials)
         self.holders = 0
 
 
-_PLAINTEXT = CredentialsConfig(anonymous=True)
 _lock = threading.Lock()
 _Key: TypeAlias = tuple[asyncio.AbstractEventLoop | None, ChannelConfig, int]
 _shared: dict[_Key, _Shared] = {}
@@ -300,13 +282,10 @@ def acquire(
     loop: asyncio.AbstractEventLoop | None = None,
     max_holders: int | None = None,
 ) -> Lease:
-    """Take a share in the channel for ``config``; opens it for its first holder.
+    """Take a share in the channel for ``config``; the first holder opens it.
 
-    Args:
-        config: which channel.
-        to_error: makes an error of ours of one of grpc's.
-        loop: the running loop, for an aio channel; None for a sync one.
-        max_holders: of one channel, where each has a call on its way all the time; others get another channel.
+    ``loop``: the running one, for an aio channel; None for a sync one. ``max_holders`` of one channel, where each has a
+    call on its way all the time: others get another channel.
     """
     number = 0 if max_holders is None else 1
     with _lock:

@@ -17,11 +17,11 @@ from airflow_provider_lro._messages.protocol import (
 )
 from airflow_provider_lro._transport.channel import ChannelConfig, acquire, parse_endpoint, read_pem
 from airflow_provider_lro._transport.credentials import CredentialsConfig
+from airflow_provider_lro._transport.limiter import not_sent_error
 from airflow_provider_lro._transport.rpc import (
     API_CLIENT,
     DEFAULT_RPC_TIMEOUT,
     check_headers,
-    not_sent_error,
     rpc_error,
 )
 from airflow_provider_lro.exceptions import Code, CredentialsError, EndpointError, LroError, RpcError
@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from airflow_provider_lro._messages.protocol import Call, Page
     from airflow_provider_lro._transport.credentials import Headers
     from airflow_provider_lro._transport.rpc import CallOptions
-
-__all__ = ["AsyncOperationsClient", "AsyncOperationsPager", "OperationsClient", "OperationsPager"]
+    from airflow_provider_lro._transport.tokens import Tokens
 
 MIN_CALL_LEFT = 0.1
 """Seconds that a call has, though nearly all of its time has passed until there was a token."""
@@ -44,13 +43,7 @@ POLLS = ("GetOperation", "ListOperations")
 
 
 class _Pager:
-    """The operations of a listing, page after page, each fetched when it is reached.
-
-    Args:
-        listing: its calls.
-        fetch: makes one of them.
-        wrap: makes of each state what the caller is given.
-    """
+    """The operations of a listing, page after page, each fetched when it is reached, and given to ``wrap``."""
 
     def __init__(
         self, listing: Listing, fetch: Callable[[Call], Any], wrap: Callable[[OperationState], Any] | None = None
@@ -109,7 +102,7 @@ class _Client:
         self.config = config
         self.rpc_timeout = rpc_timeout
         self._lease = acquire(config, rpc_error, loop=loop, max_holders=max_holders)
-        self._tokens = self._lease.shared.tokens
+        self._tokens = self._lease.shared.tokens  # None in plaintext
         self._transport = self._lease.shared.transport
 
     @classmethod
@@ -157,14 +150,14 @@ class _Client:
         )
         return cls(config, rpc_timeout=rpc_timeout)
 
-    def _arguments(self, call: Call, tokens: Headers, options: CallOptions, spent: float) -> dict[str, Any]:
+    def _arguments(self, call: Call, tokens: Headers | None, options: CallOptions, spent: float) -> dict[str, Any]:
         """Return the arguments of a call; ``spent``: seconds of its time that it took to have a token."""
         more = options.get("metadata", ())
         if more:
             check_headers(more)
         return {
             "timeout": max(MIN_CALL_LEFT, self._timeout(call, options) - spent),
-            "metadata": (*call.headers, API_CLIENT, *tokens, *more),
+            "metadata": (*call.headers, API_CLIENT, *(tokens or ()), *more),
             "wait_for_ready": options.get("wait_for_ready"),
         }
 
@@ -178,7 +171,7 @@ class _Client:
         return RpcError(text, code=Code.DEADLINE_EXCEEDED)
 
     def _forget_refused_token(self, error: LroError) -> None:
-        if isinstance(error, CredentialsError) and error.code == Code.UNAUTHENTICATED:
+        if self._tokens is not None and isinstance(error, CredentialsError) and error.code == Code.UNAUTHENTICATED:
             self._tokens.forget()
 
 
@@ -237,8 +230,8 @@ class OperationsClient(_Client):
 
     def send(self, call: Call, options: CallOptions) -> Any:
         """Make a call that was prepared."""
-        tokens, spent = self._tokens.headers(), 0.0
-        if tokens is None:
+        tokens, spent = () if self._tokens is None else self._tokens.headers(), 0.0
+        if tokens is None and self._tokens is not None:
             began = time.monotonic()
             try:
                 tokens = self._tokens.refresh(self._timeout(call, options))
@@ -322,10 +315,10 @@ class AsyncOperationsClient(_Client):
 
     async def send(self, call: Call, options: CallOptions) -> Any:
         """Make a call that was prepared."""
-        tokens, spent = self._tokens.headers(), 0.0
-        if tokens is None:
+        tokens, spent = () if self._tokens is None else self._tokens.headers(), 0.0
+        if tokens is None and self._tokens is not None:
             began = time.monotonic()
-            tokens = await self._refreshed(call, options)
+            tokens = await self._refreshed(self._tokens, call, options)
             spent = time.monotonic() - began
         arguments = self._arguments(call, tokens, options, spent)
         queue: asyncio.Semaphore | None = None
@@ -344,11 +337,11 @@ class AsyncOperationsClient(_Client):
         finally:
             queue.release()
 
-    async def _refreshed(self, call: Call, options: CallOptions) -> Headers:
+    async def _refreshed(self, tokens: Tokens, call: Call, options: CallOptions) -> Headers:
         """Refresh the token in the time of one call."""
         try:
             async with asyncio.timeout(self._timeout(call, options)):
-                return await self._tokens.arefresh()
+                return await tokens.arefresh()
         except TimeoutError:
             raise self._late_token_error(call) from None
 

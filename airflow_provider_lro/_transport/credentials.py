@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from google.auth.credentials import Credentials
 
-__all__ = ["CLOUD_PLATFORM", "CredentialsConfig", "Headers", "is_key"]
-
 CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
 
 _SOURCES = ("key_path", "keyfile", "config_file", "token", "given", "google")

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable, Iterator
 
     from airflow_provider_lro._core.schedule import Window
-
-__all__ = ["TICK", "EndpointStats", "RateLimiter", "forget_closed", "limiter_of", "limiters", "pause", "sleep"]
+    from airflow_provider_lro._messages.protocol import Call
 
 TICK = 0.25
 """Seconds between the wake-ups that waits share; 0 turns them off."""
@@ -200,6 +199,7 @@ class RateLimiter:
         self._order = asyncio.Lock()  # first come, first served; who is cancelled gives it back
         self._limits: Counter[float] = Counter()  # ten thousand waits have one limit
         self._least = 0.0
+        self.is_slowed = False  # by a complaint, from which polls that succeed recover
         self._slow = 0.0
         self._slow_from = 0.0
         self._slowed_at = -math.inf
@@ -264,7 +264,7 @@ class RateLimiter:
             if self._slow:
                 self._slow *= RECOVERY
                 if self._slow < self._slow_from / 4:
-                    self._slow = 0.0
+                    self._slow, self.is_slowed = 0.0, False
             return
         if not isinstance(error, RpcError) or error.permanent:
             return
@@ -280,7 +280,14 @@ class RateLimiter:
         self.stats.slow_downs += 1
         wanted = 2.0 * (self._slow or self._gap)
         self._slow = min(max(wanted, MIN_SPACING), MAX_SPACING)
-        self._slow_from = self._slow
+        self._slow_from, self.is_slowed = self._slow, True
+
+
+def not_sent_error(call: Call, target: str) -> RpcError:
+    """Return the error of a call that was rate limited, and never sent."""
+    error = RpcError(f"{call.rpc} of {call.name!r} at {target}: rate limited, not sent", code=Code.DEADLINE_EXCEEDED)
+    error.not_sent = True
+    return error
 
 
 def limiter_of(target: str) -> RateLimiter:

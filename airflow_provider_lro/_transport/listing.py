@@ -7,7 +7,6 @@ import logging
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from airflow_provider_lro._core.schedule import Window
-from airflow_provider_lro._core.wait import is_transient
 from airflow_provider_lro._transport.limiter import forget_closed, limiter_of, pause
 from airflow_provider_lro.exceptions import Code, LroError
 
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
 
     from airflow_provider_lro._core.state import OperationState
     from airflow_provider_lro._transport.channel import ChannelConfig
-
-__all__ = ["Subscription"]
 
 PAGE_SIZE = 1000
 """Operations a page, for a server that lets us choose: each page is a call."""
@@ -100,7 +97,7 @@ class SharedListing:
             failed = error.with_traceback(None)  # else it keeps the frames of the call
         if failed is None:
             self.refused = False
-        elif not is_transient(failed):
+        elif not failed.is_transient:
             if not self.refused and not all(each.is_watcher for each in told):
                 log.warning("operations under %r cannot be listed, so each is polled: %s", self._parent, failed)
             self.refused = True
@@ -148,13 +145,8 @@ _listings: dict[_Key, SharedListing] = {}
 class Subscription:
     """One wait's, or one watcher's, share in the listing of a parent.
 
-    Args:
-        make_client: makes the client of the listing.
-        config: its channel.
-        parent: listed.
-        interval: seconds between two listings, at most.
-        name: the operation that is waited for; empty for a watcher, who wants all that are finished.
-        filter: in the service's own syntax.
+    ``name``: the operation that is waited for; empty for a watcher, who wants all that are finished. ``interval``:
+    seconds between two listings, at most.
     """
 
     __slots__ = ("_arrived", "_failed", "_found", "_key", "_listing", "_make_client", "config", "interval", "name")

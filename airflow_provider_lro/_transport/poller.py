@@ -12,21 +12,18 @@ from typing import TYPE_CHECKING
 from airflow_provider_lro._core.names import parent_in
 from airflow_provider_lro._core.state import size_of
 from airflow_provider_lro._messages.protocol import LONG_POLL_MARGIN, cancel_call, get_call, wait_call
-from airflow_provider_lro._transport.limiter import limiter_of, pause, sleep
+from airflow_provider_lro._transport.limiter import limiter_of, not_sent_error, pause, sleep
 from airflow_provider_lro._transport.listing import Subscription
-from airflow_provider_lro._transport.rpc import not_sent_error
 from airflow_provider_lro.exceptions import LroError, UnimplementedError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Sequence
 
     from airflow_provider_lro._core.args import WaitArgs
     from airflow_provider_lro._core.state import OperationState
     from airflow_provider_lro._core.wait import Cancel, Get, Pause
     from airflow_provider_lro._transport.client import AsyncOperationsClient, OperationsClient
     from airflow_provider_lro._transport.rpc import CallOptions
-
-__all__ = ["AsyncPoller", "Poller"]
 
 MAX_LONG_POLLS = 80
 """Long polls on one channel; they come and go so rarely that more of them fit than of polls."""
@@ -37,39 +34,26 @@ log = logging.getLogger(__name__)
 
 
 class Poller:
-    """The I/O of a wait that blocks.
-
-    Args:
-        args: the wait.
-        client: makes the calls.
-        metadata: more headers for each.
-        sleep: lets seconds pass.
-    """
+    """The I/O of a wait that blocks, in coroutines that never wait; ``metadata`` are more headers for each call."""
 
     def __init__(
-        self,
-        args: WaitArgs,
-        client: OperationsClient,
-        *,
-        metadata: Sequence[tuple[str, str | bytes]] = (),
-        sleep: Callable[[float], None] = time.sleep,
+        self, args: WaitArgs, client: OperationsClient, *, metadata: Sequence[tuple[str, str | bytes]] = ()
     ) -> None:
         self._args = args
         self._client = client
         self._metadata = metadata
-        self._sleep = sleep
 
-    def get(self, command: Get) -> OperationState:
+    async def get(self, command: Get) -> OperationState:
         """Poll; return the OperationState, or raise LroError."""
         name = self._args.operation_name
         found = self._client.get_operation(name, rpc_timeout=command.timeout, metadata=self._metadata)
         return found if found.name else replace(found, name=name)
 
-    def pause(self, command: Pause) -> None:
+    async def pause(self, command: Pause) -> None:
         """Let time pass, to a random moment of the window."""
-        self._sleep(random.uniform(command.window.shortest, command.window.longest))
+        time.sleep(random.uniform(command.window.shortest, command.window.longest))  # noqa: ASYNC251  (it blocks)
 
-    def cancel(self, command: Cancel) -> None:
+    async def cancel(self, command: Cancel) -> None:
         """Ask to cancel; raise LroError where it was not accepted."""
         timeout = self._args.rpc_timeout if command.timeout is None else command.timeout
         self._client.cancel_operation(self._args.operation_name, rpc_timeout=timeout, metadata=self._metadata)
@@ -78,12 +62,8 @@ class Poller:
 class AsyncPoller:
     """The I/O of a wait in an event loop.
 
-    Args:
-        args: the wait.
-        client: makes the calls.
-        metadata: more headers for each.
-        shared: one of many waits of this process: they share wake-ups, and polls wait for a connection.
-        max_metadata: bytes of metadata to keep of an operation that is not done; None: all.
+    ``shared``: one of many waits of this process, which share wake-ups, and whose polls wait for a connection.
+    ``max_metadata``: bytes of metadata to keep of an operation that is not done; None: all.
     """
 
     __slots__ = (
@@ -98,7 +78,6 @@ class AsyncPoller:
         "_max_metadata",
         "_metadata",
         "_shared",
-        "failed_polls",
         "polls",
     )
 
@@ -117,7 +96,6 @@ class AsyncPoller:
         self._metadata = metadata
         self._shared = shared
         self.polls = 0
-        self.failed_polls = 0
         self._max_metadata = max_metadata
         self._call = get_call(args.operation_name)
         self._limiter = limiter_of(client.config.target)
@@ -142,7 +120,6 @@ class AsyncPoller:
         try:
             await self._limiter.acquire(within=command.queue)
         except TimeoutError:
-            self.failed_polls += 1
             raise not_sent_error(self._call, self._client.config.target) from None
         options: CallOptions = {
             "rpc_timeout": command.timeout,
@@ -159,11 +136,11 @@ class AsyncPoller:
                 found = await self._client.send(self._call, options)
         except LroError as error:
             self._limiter.stats.failed(error)
-            self.failed_polls += 1
             self._limiter.record(error)
             raise
-        self._limiter.record(None)
-        return self._read(found)
+        if self._limiter.is_slowed:
+            self._limiter.record(None)
+        return found if found.name and self._max_metadata is None else self._read(found)
 
     def pause(self, command: Pause) -> Awaitable[None]:
         """Return what lets time pass, when awaited, to some moment of the window."""

@@ -27,15 +27,6 @@ if TYPE_CHECKING:
 
     from airflow_provider_lro._messages.protocol import Call
 
-__all__ = [
-    "API_CLIENT",
-    "DEFAULT_RPC_TIMEOUT",
-    "CallOptions",
-    "check_headers",
-    "not_sent_error",
-    "rpc_error",
-]
-
 DEFAULT_RPC_TIMEOUT = 30.0
 """Seconds a call may take."""
 
@@ -73,13 +64,6 @@ def check_headers(headers: Sequence[tuple[str, str | bytes]]) -> None:
                 f"metadata: the header {key!r} cannot be sent; expected a lower-case name, and printable ASCII text"
                 " (bytes for a name that ends in '-bin')"
             )
-
-
-def not_sent_error(call: Call, target: str) -> RpcError:
-    """Return the error of a call that was rate limited, and never sent."""
-    error = RpcError(f"{call.rpc} of {call.name!r} at {target}: rate limited, not sent", code=Code.DEADLINE_EXCEEDED)
-    error.not_sent = True
-    return error
 
 
 def rpc_error(error: grpc.RpcError, call: Call, target: str) -> LroError:

@@ -12,7 +12,16 @@ from airflow.triggers import base
 from airflow.triggers.base import TriggerEvent
 
 from airflow_provider_lro._core.args import row_of
-from airflow_provider_lro._core.checks import MAX_SECONDS, check_name, is_number
+from airflow_provider_lro._core.checks import (
+    MAX_SECONDS,
+    Rule,
+    between,
+    check_name,
+    check_rules,
+    is_flag,
+    is_text,
+    or_none,
+)
 from airflow_provider_lro.assets._seen import EventDeduplicator, SeenStore
 from airflow_provider_lro.hooks import LongRunningOperationHook
 from airflow_provider_lro.version_compat import AIRFLOW_VERSION, asset_state_stores
@@ -36,6 +45,14 @@ __all__ = ["LongRunningOperationEventTrigger"]
 OUTCOMES = ("Succeeded", "Failed", "Cancelled")
 MIN_LISTING_INTERVAL = 1.0
 """Seconds: more often, Airflow's triggerer does not take events."""
+
+RULES: tuple[Rule, ...] = (
+    ("filter", is_text, 'a text in UTF-8, "" for all operations'),
+    ("interval", between(MIN_LISTING_INTERVAL), f"seconds, from {MIN_LISTING_INTERVAL:g} to {MAX_SECONDS:g}"),
+    ("announce_existing", is_flag, "True or False"),
+    ("lro_conn_id", is_text, "the id of a connection, as text"),
+    *((name, or_none(is_text), "None or a text") for name in ("endpoint", "impersonation_chain", "quota_project_id")),
+)
 
 log = logging.getLogger(__name__)
 
@@ -79,22 +96,10 @@ class LongRunningOperationEventTrigger(BaseEventTrigger):
     def check(self) -> None:
         """Raise a ValueError that says which argument is wrong and what to give instead."""
         check_name(self.parent, what="parent", example="projects/p/locations/l")
-        seconds = f"a number of seconds from {MIN_LISTING_INTERVAL:g} to {MAX_SECONDS:g}"
-        outcomes = f"one or more of {', '.join(OUTCOMES)}, as one text with commas between"
-        interval_fits = is_number(self.interval, least=MIN_LISTING_INTERVAL, most=MAX_SECONDS)
-        wanted = [
-            ("filter", isinstance(self.filter, str), "a text", '"" for all operations'),
-            ("outcomes", set() < self._outcomes() <= {*OUTCOMES}, outcomes, '"Failed,Cancelled", for example'),
-            ("interval", interval_fits, seconds, "60, for example"),
-            ("announce_existing", isinstance(self.announce_existing, bool), "True or False", "one of these"),
-            ("lro_conn_id", isinstance(self.lro_conn_id, str), "a text", "the id of a connection"),
-        ]
-        for name in ("endpoint", "impersonation_chain", "quota_project_id"):
-            fits = isinstance(getattr(self, name), str | None)
-            wanted.append((name, fits, "a text or None", "None for what the connection says"))
-        for name, fits, expected, give in wanted:
-            if not fits:
-                raise ValueError(f"{name}={getattr(self, name)!r}, but {expected} was expected: give {give}")
+        check_rules(self, RULES)
+        if not set() < self._outcomes() <= {*OUTCOMES}:
+            known = f"a text with one or more of {', '.join(OUTCOMES)}, with commas between"
+            raise ValueError(f"outcomes={self.outcomes!r}, but it must be {known}")
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments, by which Airflow tells watchers apart.

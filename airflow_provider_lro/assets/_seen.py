@@ -21,8 +21,6 @@ from airflow_provider_lro.exceptions import LroError, OperationNotFound
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-__all__ = ["EventDeduplicator", "Finished", "SeenStore", "digest_of"]
-
 SETTLE = 10.0
 """Seconds from one event of a watcher to the next, and until an event counts as stored.
 

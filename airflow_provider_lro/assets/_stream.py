@@ -7,7 +7,7 @@ import logging
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from airflow_provider_lro._core.outcome import outcome_of
+from airflow_provider_lro._core.wait import outcome_of
 from airflow_provider_lro._messages.metadata import ENDED, time_in
 from airflow_provider_lro._transport.client import AsyncOperationsClient
 from airflow_provider_lro._transport.limiter import limiter_of
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from airflow_provider_lro._core.state import OperationState
     from airflow_provider_lro._transport.channel import ChannelConfig
-
-__all__ = ["read_finished", "snapshots"]
 
 MIN_PAUSE = 60.0
 """Seconds, at least, until a connection that cannot be used is read again."""

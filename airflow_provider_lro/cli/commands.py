@@ -18,7 +18,7 @@ from airflow_provider_lro._messages.results import result_of
 from airflow_provider_lro._messages.types import load
 from airflow_provider_lro._runner.driver import drive, steady_clock
 from airflow_provider_lro._transport.poller import Poller
-from airflow_provider_lro.cli import ExitCode
+from airflow_provider_lro.cli.exit_codes import ExitCode
 from airflow_provider_lro.cli.output import Display, print_line, print_result, row
 from airflow_provider_lro.exceptions import (
     LroError,
@@ -246,9 +246,8 @@ def _wait_for(
     now = clock()
     deadline = None if timeout is None else now + timeout
     args = WaitArgs(operation_name=name, started_at=now, deadline=deadline, **options)
-    with Display(name) as display:
-        poller = Poller(args, client, sleep=display.sleep)
-        outcome = drive(wait(args, now=now, start=start), poller, clock=clock, observer=display)
+    display = Display(name)
+    outcome = drive(wait(args, now=now, start=start), Poller(args, client), clock=clock, observer=display)
     print_line(f"operation {name!r}: {display.summary}")
     return args, outcome
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import sys
 import time
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_lro._core.checks import one_line
-from airflow_provider_lro._core.outcome import outcome_of
-from airflow_provider_lro._core.wait import Cancel
+from airflow_provider_lro._core.wait import Cancel, outcome_of
 from airflow_provider_lro._messages.encoding import response_to_json
 from airflow_provider_lro._messages.metadata import describe
 from airflow_provider_lro._messages.results import failure, response
@@ -29,10 +27,6 @@ __all__ = ["Display", "print_line", "print_result", "row"]
 MAX_DETAIL_LENGTH = 200
 MAX_OUTPUT_LINE = 2000
 """Characters of one line on stderr, and of one cell."""
-REDRAW_INTERVAL = 1.0
-"""Seconds."""
-DEFAULT_COLUMNS = 80
-CLEAR_LINE = "\r\x1b[K"
 
 
 # ── operations ──
@@ -115,27 +109,13 @@ def _plain(rows: list[dict[str, str]]) -> str:
 
 
 class Display:
-    """The progress of a wait on stderr: in a terminal one line that changes in place, else a line for each change.
-
-    It observes the wait's driver, and makes its pauses.
-    """
+    """The progress of a wait on stderr, a line for each change. It observes the wait's driver."""
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._in_place = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._started = time.monotonic()
         self._polls = 0
         self._status = ""
-
-    def __enter__(self) -> Self:
-        self._draw()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        """Clear the line in place."""
-        if self._in_place:
-            sys.stderr.write(CLEAR_LINE)
-            sys.stderr.flush()
 
     @property
     def summary(self) -> str:
@@ -144,48 +124,16 @@ class Display:
         return f"{elapsed} elapsed, {self._polls} poll{'' if self._polls == 1 else 's'}"
 
     def record(self, command: Command, value: Any) -> None:
-        """Show the result of a command of the wait."""
+        """Show the result of a command of the wait, where it is another one than before."""
+        status = self._status
         if isinstance(command, Cancel):
-            self._update("asked to cancel" if value is None else f"the cancel failed: {value}")
+            status = "asked to cancel" if value is None else f"the cancel failed: {value}"
         elif isinstance(value, LroError):
             self._polls += 1
-            self._update("not found so far" if isinstance(value, OperationNotFound) else f"a poll failed: {value}")
+            status = "not found so far" if isinstance(value, OperationNotFound) else f"a poll failed: {value}"
         elif value is not None:
             self._polls += 1
-            self._update(": ".join(filter(None, (word_of_state(value), describe(value)))))
-
-    def sleep(self, seconds: float) -> None:
-        """Sleep, and keep the time in the line in place up to date."""
-        end = time.monotonic() + seconds
-        while (remaining := end - time.monotonic()) > 0:
-            time.sleep(min(remaining, REDRAW_INTERVAL) if self._in_place else remaining)
-            self._draw()
-
-    def _update(self, status: str) -> None:
-        changed, self._status = status != self._status, status
-        if self._in_place:
-            self._draw()
-        elif changed:
+            status = ": ".join(filter(None, (word_of_state(value), describe(value))))
+        if status != self._status:
+            self._status = status
             print_line(f"operation {self._name!r}: {status}")
-
-    def _draw(self) -> None:
-        if self._in_place:
-            line = one_line(f"{self.summary}  {self._status or self._name}")
-            sys.stderr.write(f"{CLEAR_LINE}{_cropped(line, _columns())}")
-            sys.stderr.flush()
-
-
-def _columns() -> int:
-    """Return the width of stderr's terminal; shutil's function asks stdout, which may be a pipe."""
-    try:
-        columns = os.get_terminal_size(sys.stderr.fileno()).columns
-    except OSError:
-        columns = 0
-    return columns or DEFAULT_COLUMNS
-
-
-def _cropped(text: str, columns: int) -> str:
-    """Return the part of a text that fits on one line: a line that wraps cannot be cleared again."""
-    from rich.cells import cell_len, set_cell_size
-
-    return text if cell_len(text) < columns else f"{set_cell_size(text, columns - 2)}…"

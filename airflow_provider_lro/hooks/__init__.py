@@ -18,7 +18,7 @@ from airflow_provider_lro.exceptions import (
     UnimplementedError,
 )
 from airflow_provider_lro.hooks._connection import ConnectionSettings, TaskSettings
-from airflow_provider_lro.links import check_template
+from airflow_provider_lro.links import check_template, fill_template
 from airflow_provider_lro.operation import Operation
 from airflow_provider_lro.version_compat import AirflowNotFoundException, BaseHook, mask_secret
 
@@ -81,11 +81,14 @@ class LongRunningOperationHook(BaseHook):
         self._clients: dict[ChannelConfig, OperationsClient] = {}
 
     @classmethod
-    def of(cls, holder: Any) -> Self:
-        """Return the hook of a trigger, whose attributes are called as the arguments are."""
+    def of(cls, holder: Any, *, endpoint: str | None = None) -> Self:
+        """Return the hook of an operator or a trigger, whose attributes are called as the arguments are.
+
+        :param endpoint: where the holder itself names none.
+        """
         return cls(
             holder.lro_conn_id,
-            endpoint=holder.endpoint,
+            endpoint=holder.endpoint or endpoint,
             impersonation_chain=holder.impersonation_chain,
             quota_project_id=holder.quota_project_id,
         )
@@ -139,21 +142,11 @@ class LongRunningOperationHook(BaseHook):
 
         :param name: as in ``get_conn``.
         """
-        client = await self.aget_conn(name)
-        try:
-            yield client
-        finally:
-            await client.close()
-
-    async def aget_conn(self, name: str | None = None) -> AsyncOperationsClient:
-        """Return the client that ``async_client`` gives; the caller closes it.
-
-        :param name: as in ``get_conn``.
-        """
         from airflow_provider_lro._transport.client import AsyncOperationsClient
 
         settings = self._settings = await self._asettings()
-        return AsyncOperationsClient(settings.channel_config(self._task, name=name))
+        async with AsyncOperationsClient(settings.channel_config(self._task, name=name)) as client:
+            yield client
 
     async def async_channels(self, names: Iterable[str]) -> list[ChannelConfig]:
         """Return the channel of each of many operations, in the triggerer."""
@@ -216,7 +209,8 @@ class LongRunningOperationHook(BaseHook):
         A template that is wrong is a warning, no error: no wait fails for the sake of a link. A client is taken first.
         """
         try:
-            return None if self._settings is None else self._settings.link(name)
+            template = None if self._settings is None else self._settings.extra.get("link_template")
+            return fill_template(template, name) if template else None
         except ValueError as error:
             self.log.warning("no link to operation %r: %s", name, error)
             return None

@@ -11,15 +11,12 @@ from typing import TYPE_CHECKING, Any, Self
 from airflow_provider_lro._core.args import MIN_RATE
 from airflow_provider_lro._core.checks import is_number
 from airflow_provider_lro.exceptions import CredentialsError, EndpointError
-from airflow_provider_lro.links import fill_template
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from airflow_provider_lro._transport.channel import ChannelConfig
     from airflow_provider_lro._transport.credentials import CredentialsConfig
-
-__all__ = ["ConnectionSettings", "TaskSettings", "chain_of"]
 
 GOOGLE_CONNECTION = "google_cloud_platform"
 GOOGLE_PREFIX = "extra__google_cloud_platform__"
@@ -78,7 +75,7 @@ class ConnectionSettings:
         from airflow_provider_lro._transport.credentials import is_key
 
         texts = [self.password]
-        mistaken = [key for key in MISTAKABLE_EXTRAS if is_key(str(self.extra.get(key) or ""))]
+        mistaken = [key for key in MISTAKABLE_EXTRAS if self.extra.get(key) and is_key(str(self.extra[key]))]
         for key in (*SECRET_EXTRAS, *mistaken):
             value = self.extra.get(key)
             texts.append(_text(value) if key != "credential_config_file" else None)
@@ -88,21 +85,14 @@ class ConnectionSettings:
                 texts.extend(_text(content.get(secret)) for secret in SECRET_KEYS)
         return [text for text in texts if text]
 
-    def link(self, name: str) -> str | None:
-        """Return the link to an operation; None where the connection has no template.
-
-        Raises:
-            ValueError: the template makes no link, or none for this name.
-        """
-        template = self.extra.get("link_template")
-        return fill_template(template, name) if template else None
-
     def channel_config(self, task: TaskSettings, *, name: str | None = None) -> ChannelConfig:
-        """Return the channel that this connection and a task describe; the same object for the same, as waits are many.
+        """Return the channel for one operation, or for none in particular; see ``channel_configs``."""
+        return next(self.channel_configs(task, [name]))
 
-        Args:
-            task: the task's own settings, which go before the connection's.
-            name: an operation's, from which ``{location}`` in the endpoint is filled.
+    def channel_configs(self, task: TaskSettings, names: Iterable[str | None]) -> Iterator[ChannelConfig]:
+        """Yield the channel that this connection and a task describe, for each of many operations.
+
+        The same channel is the same object. The names fill ``{location}`` in the endpoint.
 
         Raises:
             EndpointError: endpoint or TLS options cannot be right; says which, and what would do.
@@ -111,12 +101,15 @@ class ConnectionSettings:
         from airflow_provider_lro._transport.channel import fill_location, in_universe
 
         task.check()
-        endpoint = in_universe(task.endpoint or self.host or "", _string(self.extra, "universe_domain"))
-        endpoint = fill_location(endpoint, name)
-        key = (endpoint, not task.endpoint, chain_of(task.impersonation_chain), task.quota_project_id)
-        if key not in self._configs:
-            self._configs[key] = self._channel_config(task, endpoint)
-        return self._configs[key]
+        endpoint = task.endpoint or self.host or ""
+        if universe := _string(self.extra, "universe_domain"):
+            endpoint = in_universe(endpoint, universe)
+        who = (not task.endpoint, chain_of(task.impersonation_chain), task.quota_project_id)
+        for name in names:
+            place = fill_location(endpoint, name) if "{location}" in endpoint else endpoint
+            if (place, who) not in self._configs:
+                self._configs[place, who] = self._channel_config(task, place)
+            yield self._configs[place, who]
 
     def _channel_config(self, task: TaskSettings, endpoint: str) -> ChannelConfig:
         from airflow_provider_lro._transport.channel import ChannelConfig, parse_endpoint
@@ -133,18 +126,6 @@ class ConnectionSettings:
             max_message_mb=_whole_number(extra, "max_message_mb", default=64),
             max_polls_per_second=_rate(extra, "max_polls_per_second"),
         )
-
-    def channel_configs(self, task: TaskSettings, names: Iterable[str]) -> Iterator[ChannelConfig]:
-        """Yield the channel of each of many operations: one and the same where the location is, too."""
-        from airflow_provider_lro._transport.channel import fill_location
-
-        task.check()
-        known: dict[str, ChannelConfig] = {}
-        for name in names:
-            place = fill_location(task.endpoint or self.host or "", name)
-            if place not in known:
-                known[place] = self.channel_config(task, name=name)
-            yield known[place]
 
     def _credentials(self, task: TaskSettings) -> CredentialsConfig:
         from airflow_provider_lro._transport.credentials import CLOUD_PLATFORM, CredentialsConfig

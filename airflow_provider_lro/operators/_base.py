@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from datetime import timedelta
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_lro._core.args import WaitArgs
@@ -38,17 +38,7 @@ if TYPE_CHECKING:
     from airflow_provider_lro._runner.worker import WakeEvent
     from airflow_provider_lro.hooks import LongRunningOperationHook
 
-__all__ = [
-    "DEFAULT_DEFERRABLE",
-    "ExecutionTimeout",
-    "FinalResultGone",
-    "LroOperator",
-    "ResultOperator",
-    "WaitOperator",
-    "earliest",
-    "seconds",
-]
-
+_MISSING = object()
 DEFAULT_DEFERRABLE: bool = conf.getboolean("operators", "default_deferrable", fallback=False)
 TIMEOUT_SLACK = 60.0
 """Seconds by which Airflow's own timeout is later than our last event can be: it acts only if no triggerer does."""
@@ -80,54 +70,58 @@ def seconds(value: Any) -> Any:
     return value.total_seconds() if isinstance(value, timedelta) else value
 
 
-def earliest(*limits: float | timedelta | None) -> float | None:
-    """Return the shortest of some limits in seconds; None where there is none."""
-    return min((seconds(limit) for limit in limits if limit is not None), default=None)
+def arguments(scope: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of an ``__init__`` from its ``locals()``, to be passed on."""
+    own = {name: value for name, value in scope.items() if name not in ("self", "__class__", "kwargs")}
+    return {**own, **scope["kwargs"]}
+
+
+@cache
+def _argument_names(kind: type) -> tuple[str, ...]:
+    """Return the annotated attributes without a value of an operator's classes of this package."""
+    return tuple(
+        name
+        for base in kind.__mro__
+        if base.__module__.startswith("airflow_provider_lro.")
+        for name, annotation in vars(base).get("__annotations__", {}).items()
+        if name not in vars(base) and not annotation.startswith("ClassVar")
+    )
 
 
 class LroOperator(BaseOperator):
-    """An operator that calls a service; its arguments are those of the hook."""
+    """An operator that calls a service.
+
+    Its arguments, and those of the classes below, are their annotated attributes without a value: each public class has
+    all of them in its signature, and ``LroOperator`` assigns them.
+    """
+
+    lro_conn_id: str
+    endpoint: str | None
+    impersonation_chain: str | Sequence[str] | None
+    quota_project_id: str | None
 
     template_fields: Sequence[str] = ("lro_conn_id", "endpoint", "impersonation_chain", "quota_project_id")
     ui_color = "#d9e7ff"
 
-    def __init__(
-        self,
-        *,
-        lro_conn_id: str = "lro_default",
-        endpoint: str | None = None,
-        impersonation_chain: str | Sequence[str] | None = None,
-        quota_project_id: str | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, **kwargs: Any) -> None:
+        own = {name: kwargs.pop(name) for name in _argument_names(type(self)) if name in kwargs}
         super().__init__(**kwargs)
-        self.lro_conn_id = lro_conn_id
-        self.endpoint = endpoint
-        self.impersonation_chain = impersonation_chain
-        self.quota_project_id = quota_project_id
+        for name, value in own.items():
+            setattr(self, name, seconds(value))
 
-    def checked_literal(self, operation_name: Any) -> Any:
-        """Return ``operation_name`` as it is given; raise ValueError where no template can make a name of it.
+    def check_literal(self, operation_name: Any) -> None:
+        """Raise ValueError where no template can make a name of ``operation_name``, as it is given.
 
         An error of one of a mapped task's comes from ``execute``, where it may be a skip.
         """
         if not is_mapped_copy(self):
             check_literal(operation_name)
-        return operation_name
 
     def hook(self, *, endpoint: str | None = None) -> LongRunningOperationHook:
-        """Return the hook for the connection; a context manager.
-
-        :param endpoint: where the task itself names none.
-        """
+        """Return the hook for the connection; a context manager. ``endpoint``: where the task itself names none."""
         from airflow_provider_lro.hooks import LongRunningOperationHook
 
-        return LongRunningOperationHook(
-            self.lro_conn_id,
-            endpoint=self.endpoint or endpoint,
-            impersonation_chain=self.impersonation_chain,
-            quota_project_id=self.quota_project_id,
-        )
+        return LongRunningOperationHook.of(self, endpoint=endpoint)
 
     def push_result(self, context: Context, value: Any, key: str = "return_value") -> None:
         """Push an XCom, unless the task pushes none; for a task that fails, or has several."""
@@ -142,35 +136,16 @@ class WaitOperator(LroOperator):
         name for name in WaitArgs.__annotations__ if name != "operation_name"
     )
 
-    def __init__(
-        self,
-        *,
-        interval: float | timedelta | None = None,
-        initial_delay: float | timedelta = 1.0,
-        multiplier: float = 2.0,
-        jitter: float = 0.1,
-        rpc_timeout: float | timedelta = 30.0,
-        not_found_grace: float | timedelta = 60.0,
-        max_consecutive_errors: int | None = None,
-        max_polls_per_second: float | None = None,
-        poll_method: str = "get",
-        list_parent: str | None = None,
-        deferrable: bool = DEFAULT_DEFERRABLE,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        if interval is not None:  # a sensor calls it poke_interval
-            self.interval = seconds(interval)
-        self.initial_delay = seconds(initial_delay)
-        self.multiplier = multiplier
-        self.jitter = jitter
-        self.rpc_timeout = seconds(rpc_timeout)
-        self.not_found_grace = seconds(not_found_grace)
-        self.max_consecutive_errors = max_consecutive_errors
-        self.max_polls_per_second = max_polls_per_second
-        self.poll_method = poll_method
-        self.list_parent = list_parent
-        self.deferrable = deferrable
+    initial_delay: float
+    multiplier: float
+    jitter: float
+    rpc_timeout: float
+    not_found_grace: float
+    max_consecutive_errors: int | None
+    max_polls_per_second: float | None
+    poll_method: str
+    list_parent: str | None
+    deferrable: bool
 
     # ── arguments ──
 
@@ -178,14 +153,18 @@ class WaitOperator(LroOperator):
         """Return the wait for one operation; ``more`` is added by the kind of operator."""
         from airflow_provider_lro.hooks._connection import chain_of
 
-        own = {name: getattr(self, name) for name in self.WAIT_FIELDS if hasattr(self, name)}
+        own = self._wait_fields()
         own["impersonation_chain"] = ",".join(chain_of(self.impersonation_chain)) or None  # only scalars cross
         return WaitArgs(**{**own, "operation_name": name, **more})
 
     def check_args(self) -> None:
         """Raise ValueError for a wrong argument of a wait, when the DAG file is read."""
-        own = {name: getattr(self, name) for name in self.WAIT_FIELDS if hasattr(self, name)}
+        own = self._wait_fields()
         WaitArgs(**{**own, "operation_name": "", **self.types_as_text()}).check()
+
+    def _wait_fields(self) -> dict[str, Any]:
+        values = ((name, getattr(self, name, _MISSING)) for name in self.WAIT_FIELDS)
+        return {name: value for name, value in values if value is not _MISSING}
 
     def types_as_text(self) -> dict[str, str | None]:
         """Return the types of messages as they cross to a trigger."""
@@ -196,6 +175,7 @@ class WaitOperator(LroOperator):
     def await_outcomes(
         self,
         context: Context,
+        hook: LongRunningOperationHook,
         names: Sequence[str],
         args: WaitArgs,
         *,
@@ -204,41 +184,19 @@ class WaitOperator(LroOperator):
         defer_kwargs: Mapping[str, Any] | None = None,
         trigger_kwargs: Mapping[str, Any] | None = None,
         on_pause: Callable[[Any], None] | None = None,
-        hook: LongRunningOperationHook | None = None,
     ) -> list[Outcome | None]:
         """Wait for operations, and return the outcome of each; None for those that need not be waited for.
 
-        Polls each once; then it goes on in the triggerer (``deferrable``), or here.
-
-        :param names: the operations.
-        :param args: the wait for each.
-        :param start: how it begins.
-        :param wanted: how many must succeed; 0: all.
-        :param defer_kwargs: for ``execute_complete``, with the names, packed.
-        :param trigger_kwargs: for the trigger.
-        :param on_pause: called with the pause after the first poll of one that is not done; may raise, to leave.
-        :param hook: an open one; else it is opened here.
+        Polls each once; then it goes on here, or (``deferrable``) in the triggerer, with ``defer_kwargs`` for
+        ``execute_complete`` and ``trigger_kwargs`` for the trigger. ``on_pause`` is called before that, with the pause
+        of an only operation, and may raise, to leave.
 
         Raises:
             KilledByUser: a user has killed the task, and ``cancel_on_kill`` heeds it.
         """
-        if hook is None:
-            with self.hook(endpoint=args.endpoint) as opened:
-                return self.await_outcomes(
-                    context,
-                    names,
-                    args,
-                    start=start,
-                    wanted=wanted,
-                    defer_kwargs=defer_kwargs,
-                    trigger_kwargs=trigger_kwargs,
-                    on_pause=on_pause,
-                    hook=opened,
-                )
         group = self._group(context, names, args, hook, wanted=wanted)
-        self.before_wait(context, hook, names)
         with self._on_worker(context, group) as worker:
-            worker.poll_once(start)
+            worker.poll_once(start, meanwhile=lambda: self.before_wait(context, hook, names))
             if group.is_over:
                 return group.outcomes
             pause = group.next_pause if len(names) == 1 else None
@@ -308,17 +266,19 @@ class WaitOperator(LroOperator):
     def outcomes_of(
         self, context: Context, event: Mapping[str, Any] | None, names: Sequence[str], **args: Any
     ) -> list[Outcome | None]:
-        """Return the outcomes in the trigger's event; those with more to tell are rechecked here.
-
-        :param event: the trigger's.
-        :param names: the operations.
-        :param args: of their waits, as for ``wait_args``.
-        """
+        """Return the outcomes in the trigger's event; those with more to tell are rechecked, with these ``args``."""
         from airflow_provider_lro._messages.events import outcomes_from_event, to_read_again
 
-        known = outcomes_from_event(event or {}, names)
+        if event is None:  # each is polled once
+            self.load_types()
+            unknown: list[Outcome | None] = [None] * len(names)
+            if names:
+                more = {**args, "not_found_grace": 0.0}
+                self.recheck(context, names, unknown, range(len(names)), limit=0.0, **more)
+            return unknown
+        known = outcomes_from_event(event, names)
         self.load_types(known)
-        cut = to_read_again(event or {})
+        cut = to_read_again(event)
         not_sent = [index for index, outcome in enumerate(known) if getattr(outcome, "was_not_sent", False)]
         if cut:
             self.log.info("reading %d operations again", len(cut))
@@ -340,13 +300,9 @@ class WaitOperator(LroOperator):
         limit: float,
         **more: Any,
     ) -> None:
-        """Poll some operations again on the worker, and merge what is found into the known outcomes.
+        """Poll some operations again on the worker, and merge the answers into the known outcomes.
 
-        :param names: all operations.
-        :param known: the outcome of each.
-        :param which: those to poll.
-        :param limit: seconds that it may take; 0: one poll for each.
-        :param more: arguments of their waits.
+        ``which`` of ``names`` are polled, for at most ``limit`` seconds (0: once each); ``more``: arguments of waits.
         """
         from airflow_provider_lro._core.outcome import TimedOut
         from airflow_provider_lro._core.wait import Start
@@ -374,12 +330,12 @@ class WaitOperator(LroOperator):
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume, unless Airflow's own timeout ended the deferral: then no triggerer told us, and we look ourselves."""
         if next_method == "__fail__" and (next_kwargs or {}).get("error") in TRIGGER_TIMEOUTS:
-            return self.execute_late(context)
+            return self.execute_complete(context)
         # Not super(): BaseSensorOperator's would apply soft_fail to a broken connection, too.
         return BaseOperator.resume_execution(self, next_method, next_kwargs, context)
 
-    def execute_late(self, context: Context) -> Any:
-        """Poll on the worker, after the deadline."""
+    def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None, **_: Any) -> Any:
+        """Go on after the event; without one, by the deadline no triggerer has told anything."""
         raise NotImplementedError
 
     # ── kills and timeouts ──
@@ -411,7 +367,8 @@ class WaitOperator(LroOperator):
     @property
     def limit(self) -> float | None:
         """Seconds to the deadline. Airflow itself does not look at ``execution_timeout`` while a task is deferred."""
-        return earliest(self.own_timeout, self.execution_timeout)
+        limits = (self.own_timeout, seconds(self.execution_timeout))
+        return min((limit for limit in limits if limit is not None), default=None)
 
     def timeout_error(self, error: OperationTimeout) -> OperationTimeout:
         """Return a timeout as ``ExecutionTimeout`` where the time of one try is the shorter one: retries apply."""
@@ -447,29 +404,19 @@ class ResultOperator(WaitOperator):
 
     operator_extra_links = (OperationLink(),)
 
-    def __init__(
-        self,
-        *,
-        on_timeout: str = "fail",
-        cancel_grace: float | timedelta = 60.0,
-        on_cancelled: str = "fail",
-        cancel_on_kill: bool = False,
-        require_result: bool = False,
-        response_type: Any = None,
-        metadata_type: Any = None,
-        type_modules: str | Sequence[str] = (),
-        **kwargs: Any,
-    ) -> None:
+    on_timeout: str
+    cancel_grace: float
+    on_cancelled: str
+    cancel_on_kill: bool
+    require_result: bool
+    response_type: Any
+    metadata_type: Any
+    type_modules: str | Sequence[str]
+
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.on_timeout = on_timeout
-        self.cancel_grace = seconds(cancel_grace)
-        self.on_cancelled = check_choice(on_cancelled, ("fail", "skip"), what="on_cancelled")
-        self.cancel_on_kill = cancel_on_kill
-        self.require_result = require_result
-        self.response_type = response_type
-        self.metadata_type = metadata_type
-        self.type_modules = type_modules
-        type_name(response_type, what="response_type")
+        check_choice(self.on_cancelled, ("fail", "skip"), what="on_cancelled")
+        type_name(self.response_type, what="response_type")
         if is_mapped_copy(self):  # for this no copy is made that is executed
             self.operator_extra_links = other_links(self.operator_extra_links)
 

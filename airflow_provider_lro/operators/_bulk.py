@@ -22,18 +22,6 @@ if TYPE_CHECKING:
 
     from airflow_provider_lro._transport.client import OperationsClient
 
-__all__ = [
-    "act_on_each",
-    "ask_to_cancel",
-    "error_lines",
-    "errors_in",
-    "failed_entry",
-    "for_each",
-    "one_or_all",
-    "raise_together",
-    "word_of",
-]
-
 MAX_CONCURRENT_CALLS = 32
 """Calls on their way at a time: enough to hide the network, too few to be taken for an attack."""
 MAX_ERROR_TEXT = 500
@@ -94,12 +82,9 @@ def errors_in(results: Iterable[Mapping[str, Any]]) -> dict[str, LroError]:
 
 
 def raise_together(errors: Mapping[str, LroError], *, total: int, text: str) -> None:
-    """Raise the errors of several operations as one; that of an only operation, and one of all of them, as it is.
+    """Raise the errors of ``total`` operations as one; that of an only operation, and one of all of them, as it is.
 
-    Args:
-        errors: by name; without any nothing is raised.
-        total: how many operations there are.
-        text: how many of them failed, at what, and what became of the others.
+    ``text``: how many of them failed, at what, and the outcome of the others. Without errors nothing is raised.
     """
     each = list(errors.values())
     if not each:
@@ -123,15 +108,12 @@ def one_or_all(results: list[Any], given: object) -> Any:
 
 
 def ask_to_cancel(client: OperationsClient, name: str, *, rpc_timeout: float | None = None) -> tuple[bool, str]:
-    """Ask to cancel an operation, unless it is done.
-
-    Returns:
-        Whether it was asked, and the word for its state before that.
+    """Ask to cancel an operation, unless it is done; return whether it was asked, and the word for its state before.
 
     Raises:
         LroError: a call failed; it may have been asked.
     """
-    from airflow_provider_lro._core.outcome import outcome_of
+    from airflow_provider_lro._core.wait import outcome_of
 
     state = client.get_operation(name, rpc_timeout=rpc_timeout)
     if state.done:

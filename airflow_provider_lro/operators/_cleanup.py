@@ -9,17 +9,15 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from airflow_provider_lro._core.checks import check_choice, check_flag, is_whole, one_line
+from airflow_provider_lro._core.checks import check_choice, check_flag, check_page_size, is_whole, one_line
 from airflow_provider_lro._core.names import module_names, parent_of
 from airflow_provider_lro.exceptions import CredentialsError, EndpointError, LroError, UnimplementedError
 from airflow_provider_lro.operators._base import LroOperator, seconds
 from airflow_provider_lro.operators._bulk import for_each, raise_together
-from airflow_provider_lro.operators.manage import check_page_size
 from airflow_provider_lro.version_compat import AirflowSkipException
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-    from datetime import timedelta
 
     from airflow.providers.common.compat.sdk import Context
 
@@ -27,8 +25,6 @@ if TYPE_CHECKING:
     from airflow_provider_lro._transport.client import OperationsClient
     from airflow_provider_lro.hooks import LongRunningOperationHook
     from airflow_provider_lro.operation import Operation
-
-__all__ = ["CleanupOperator", "Report", "check_max"]
 
 MAX_SKEW = 300.0
 """Seconds by which a service's clock may be ahead of ours; a later time does not count."""
@@ -72,12 +68,8 @@ class Report:
         self.counts[kind] -= 1
         self.add(to, name, error)
 
-    def names(self, kind: str) -> list[str]:
-        """Return the names of a kind without errors."""
-        return list(self._named[kind])
-
-    def entries(self, kind: str) -> list[dict[str, Any]]:
-        """Return name, code and message of each of a kind that met errors."""
+    def names(self, kind: str) -> list[Any]:
+        """Return the names of a kind; name, code and message of each of a kind that met errors."""
         return list(self._named[kind])
 
     def as_json(self) -> dict[str, Any]:
@@ -106,6 +98,15 @@ class CleanupOperator(LroOperator):
 
     template_fields: Sequence[str] = ("parent", "filter", "older_than", *LroOperator.template_fields)
 
+    parent: str | Sequence[str]
+    filter: str
+    older_than: Any
+    time_of: str | Callable[[Operation], Any] | None
+    type_modules: Any
+    on_unimplemented: str
+    page_size: int | None
+    return_partial_success: bool
+
     counted: ClassVar[tuple[str, ...]]
     """Kinds of operations that are left alone, and counted."""
     named: ClassVar[tuple[str, ...]]
@@ -115,36 +116,20 @@ class CleanupOperator(LroOperator):
     would: ClassVar[str]
     """The kind of those that a dry run leaves alone."""
 
-    def __init__(
-        self,
-        *,
-        parent: str | Sequence[str],
-        filter: str = "",
-        older_than: float | timedelta | str,
-        time_of: str | Callable[[Operation], Any] | None = None,
-        type_modules: str | Sequence[str] = (),
-        dry_run: bool = False,
-        on_unimplemented: str = "fail",
-        page_size: int | None = None,
-        return_partial_success: bool = False,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, **kwargs: Any) -> None:
+        dry_run = kwargs.pop("dry_run")
         super().__init__(**kwargs)
-        self.parent = parent
-        self.filter = filter
-        self.older_than = older_than
-        self.time_of = time_of
-        self.type_modules = ",".join(module_names(type_modules)) or None  # as text, which may cross to a trigger
         self.is_dry = check_flag(dry_run, what="dry_run")  # BaseOperator has a method dry_run
-        self.on_unimplemented = check_choice(on_unimplemented, ("fail", "skip"), what="on_unimplemented")
-        self.page_size = check_page_size(page_size)
-        self.return_partial_success = check_flag(return_partial_success, what="return_partial_success")
+        self.type_modules = ",".join(module_names(self.type_modules)) or None  # as text, which may cross to a trigger
         self._told_to_stop = False
-        if not isinstance(older_than, str):  # a text may be a template
-            _age(older_than)
-        blank = isinstance(time_of, str) and not time_of.strip()
-        if blank or (time_of is not None and not isinstance(time_of, str) and not callable(time_of)):
-            raise ValueError(f"time_of={time_of!r}, but it must be None, the path of a field or a function")
+        check_choice(self.on_unimplemented, ("fail", "skip"), what="on_unimplemented")
+        check_page_size(self.page_size)
+        check_flag(self.return_partial_success, what="return_partial_success")
+        if isinstance(self.older_than, int | float | None):  # all else may be rendered later
+            _age(self.older_than)
+        path = self.time_of.strip() if isinstance(self.time_of, str) else self.time_of
+        if path is not None and not (path and (isinstance(path, str) or callable(path))):
+            raise ValueError(f"time_of={self.time_of!r}, but it must be None, the path of a field or a function")
 
     @property
     def max_acts(self) -> int | None:
@@ -176,7 +161,6 @@ class CleanupOperator(LroOperator):
             OperationsFailed: some could not be served, or not be listed; all were tried.
             AirflowSkipException: the service cannot do that, and ``on_unimplemented`` is ``"skip"``.
             LroError: the worker was told to stop before all were tried.
-            ValueError: a module cannot be imported, or an argument makes no sense once it is rendered.
         """
         from airflow_provider_lro._messages.types import load
 
@@ -311,11 +295,10 @@ class CleanupOperator(LroOperator):
                 is_blocked = is_blocked or isinstance(outcome, CredentialsError | EndpointError)
 
 
-def check_max(value: int | None, *, what: str) -> int | None:
-    """Return how many operations to act on at most; raise ValueError for a wrong number."""
+def check_max(value: int | None, *, what: str) -> None:
+    """Raise ValueError for a wrong number of operations to act on at most."""
     if value is not None and not is_whole(value, least=1):
         raise ValueError(f"{what}={value!r}, but it must be None or a whole number above 0; dry_run=True does nothing")
-    return value
 
 
 def _age(value: object) -> float:

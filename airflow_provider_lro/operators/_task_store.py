@@ -16,8 +16,6 @@ from airflow_provider_lro.version_compat import FOR_EVER
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-__all__ = ["StartedOperation", "TaskStore"]
-
 REQUEST_NAMESPACE = uuid.UUID("5b6c8a57-3f0e-4d0c-9d6e-1f3b0c1d2a77")
 """Of the request ids, and of nothing else."""
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow_provider_lro._core.checks import check_flag, check_wait_timeout
 from airflow_provider_lro._core.names import unpack
 from airflow_provider_lro.exceptions import Code, LroError, OperationNotFound, OperationTimeout, UnimplementedError
-from airflow_provider_lro.operators._base import DEFAULT_DEFERRABLE, WaitOperator, seconds
-from airflow_provider_lro.operators._bulk import ask_to_cancel, errors_in, raise_together, word_of
+from airflow_provider_lro.operators._base import DEFAULT_DEFERRABLE, WaitOperator, arguments
+from airflow_provider_lro.operators._bulk import ask_to_cancel, raise_together, word_of
 from airflow_provider_lro.operators._cleanup import CleanupOperator, Report, check_max
 from airflow_provider_lro.version_compat import AirflowTaskTimeout
 
@@ -77,6 +77,13 @@ class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
     :param quota_project_id: project that quota and bills go to.
     """
 
+    max_cancel: int | None
+    wait: bool
+    wait_timeout: float | None
+    interval: float
+    not_found_grace = 0.0
+    """An operation that has been listed is not to appear."""
+
     counted = ("done", "young")
     named = (
         "asked",
@@ -131,36 +138,10 @@ class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
         quota_project_id: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            parent=parent,
-            older_than=older_than,
-            filter=filter,
-            time_of=time_of,
-            type_modules=type_modules,
-            dry_run=dry_run,
-            on_unimplemented=on_unimplemented,
-            page_size=page_size,
-            return_partial_success=return_partial_success,
-            interval=interval,
-            deferrable=deferrable,
-            initial_delay=initial_delay,
-            multiplier=multiplier,
-            jitter=jitter,
-            rpc_timeout=rpc_timeout,
-            not_found_grace=0.0,  # it has been listed: it is not to appear
-            max_consecutive_errors=max_consecutive_errors,
-            max_polls_per_second=max_polls_per_second,
-            poll_method=poll_method,
-            list_parent=list_parent,
-            lro_conn_id=lro_conn_id,
-            endpoint=endpoint,
-            impersonation_chain=impersonation_chain,
-            quota_project_id=quota_project_id,
-            **kwargs,
-        )
-        self.max_cancel = check_max(max_cancel, what="max_cancel")
-        self.wait = check_flag(wait, what="wait")
-        self.wait_timeout = check_wait_timeout(seconds(wait_timeout))
+        super().__init__(**arguments(locals()))
+        check_max(max_cancel, what="max_cancel")
+        check_flag(wait, what="wait")
+        check_wait_timeout(self.wait_timeout)
         self.check_args()
 
     @property
@@ -207,14 +188,9 @@ class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
         now = time.time()
         times = {"started_at": now, "deadline": None if self.limit is None else now + self.limit}
         self.publish(context, report)
-        with self._published_on_failure(context, report):
-            outcomes = self.await_outcomes(
-                context,
-                waiting,
-                self.wait_args(waiting[0], **times),
-                start=Start.POLL,
-                defer_kwargs={"report": report.as_json(), **times},
-            )
+        args, kwargs = self.wait_args(waiting[0], **times), {"report": report.as_json(), **times}
+        with self._published_on_failure(context, report), self.hook() as hook:
+            outcomes = self.await_outcomes(context, hook, waiting, args, start=Start.POLL, defer_kwargs=kwargs)
             return self._take(report, waiting, outcomes)
 
     def execute_complete(
@@ -232,28 +208,19 @@ class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
         # `airflow dags test` drops the arguments. Nothing is asked again: max_cancel would not hold.
         known = Report.of(report) if report is not None else self._published(context)
         if known is None:
+            if event is None:
+                raise OperationTimeout(
+                    "no triggerer has reported on the operations that were asked to cancel, nor which they were"
+                )
             known = self.empty_report()
-            known.add("asked", (event or {})["name"])
+            known.add("asked", event["name"])
         if names is not None:
             known.restore("asked", unpack(names))
         waiting = known.names("asked")
         with self._published_on_failure(context, known):
-            outcomes = self.outcomes_of(context, event, waiting, started_at=started_at, deadline=deadline)
+            told = None if names is None else event  # without them it is not known which operations it is about
+            outcomes = self.outcomes_of(context, told, waiting, started_at=started_at, deadline=deadline)
             return self._take(known, waiting, outcomes)
-
-    def execute_late(self, context: Context) -> Any:
-        """Poll each once on the worker: by the deadline no trigger had told us anything."""
-        report = self._published(context)
-        if report is None:
-            raise OperationTimeout(
-                "no triggerer has reported on the operations that were asked to cancel, nor which they were"
-            )
-        waiting = report.names("asked")
-        outcomes: list[Outcome | None] = [None] * len(waiting)
-        with self._published_on_failure(context, report):
-            if waiting:
-                self.recheck(context, waiting, outcomes, range(len(waiting)), limit=0.0)
-            return self._take(report, waiting, outcomes)
 
     @contextmanager
     def _published_on_failure(self, context: Context, report: Report) -> Iterator[None]:
@@ -266,11 +233,16 @@ class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
 
     def _take(self, report: Report, waiting: Sequence[str], outcomes: Sequence[Outcome | None]) -> Any:
         """Return the report; raise where it does not say of all that were asked how they ended."""
+        from airflow_provider_lro._core.outcome import CallFailed
+
+        errors: dict[str, LroError] = {}
         for name, outcome in zip(waiting, outcomes, strict=True):
             kind = None if outcome is None else self.kinds.get(outcome.word)
             if kind is not None:
                 self.log.info("operation %r: asked to cancel, %s", name, kind)
-                report.move(name, "asked", kind, getattr(outcome, "error", None) if kind == "unreadable" else None)
+                if isinstance(outcome, CallFailed):
+                    errors[name] = outcome.error
+                report.move(name, "asked", kind, errors.get(name))
         remaining = report.counts["asked"]
         if remaining:
             some = ", ".join(map(repr, report.names("asked")[:MAX_NAMED])) + (", …" if remaining > MAX_NAMED else "")
@@ -278,7 +250,6 @@ class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
                 f"{remaining} operations were asked to cancel and are not known to be done: {some}; they may still end",
                 code=Code.DEADLINE_EXCEEDED,
             )
-        errors = errors_in({"name": one["name"], "error": one} for one in report.entries("unreadable"))
         total = len(waiting)
         raise_together(errors, total=total, text=f"{len(errors)} of {total} operations could not be read ({report})")
         return report.as_json()
@@ -324,6 +295,9 @@ class DeleteFinishedOperationsOperator(CleanupOperator):
     :param quota_project_id: project that quota and bills go to.
     """
 
+    max_delete: int | None
+    keep_failed: bool
+
     counted = ("running", "kept", "young")
     named = ("deleted", "gone", "unimplemented", "refused", "unknown_age", "remaining")
     verb = "deleted"
@@ -349,24 +323,9 @@ class DeleteFinishedOperationsOperator(CleanupOperator):
         quota_project_id: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            parent=parent,
-            older_than=older_than,
-            filter=filter,
-            time_of=time_of,
-            type_modules=type_modules,
-            dry_run=dry_run,
-            on_unimplemented=on_unimplemented,
-            page_size=page_size,
-            return_partial_success=return_partial_success,
-            lro_conn_id=lro_conn_id,
-            endpoint=endpoint,
-            impersonation_chain=impersonation_chain,
-            quota_project_id=quota_project_id,
-            **kwargs,
-        )
-        self.max_delete = check_max(max_delete, what="max_delete")
-        self.keep_failed = check_flag(keep_failed, what="keep_failed")
+        super().__init__(**arguments(locals()))
+        check_max(max_delete, what="max_delete")
+        check_flag(keep_failed, what="keep_failed")
 
     @property
     def max_acts(self) -> int | None:

@@ -7,10 +7,10 @@ import time
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_lro._core.checks import check_wait_timeout, is_whole, one_line
+from airflow_provider_lro._core.checks import check_page_size, check_wait_timeout, is_whole, one_line
 from airflow_provider_lro._core.names import names_of, parent_of
 from airflow_provider_lro.exceptions import LroError
-from airflow_provider_lro.operators._base import DEFAULT_DEFERRABLE, LroOperator, WaitOperator, seconds
+from airflow_provider_lro.operators._base import DEFAULT_DEFERRABLE, LroOperator, WaitOperator, arguments
 from airflow_provider_lro.operators._bulk import (
     act_on_each,
     ask_to_cancel,
@@ -36,15 +36,7 @@ __all__ = [
     "DeleteOperationOperator",
     "GetOperationOperator",
     "ListOperationsOperator",
-    "check_page_size",
 ]
-
-
-def check_page_size(value: int | None) -> int | None:
-    """Return a ``page_size``; raise ValueError for a wrong number. A template is checked when it is rendered."""
-    if isinstance(value, int | float) and not is_whole(value, least=1, most=2**31 - 1):
-        raise ValueError(f"page_size={value!r}, but it must be None or a whole number from 1 to 2147483647")
-    return value
 
 
 class CancelOperationOperator(WaitOperator):
@@ -79,6 +71,13 @@ class CancelOperationOperator(WaitOperator):
     :param quota_project_id: project that quota and bills go to.
     """
 
+    operation_name: Any
+    wait: bool
+    wait_timeout: float | None
+    interval: float
+    ignore_missing: bool
+    ignore_unimplemented: bool
+
     template_fields: Sequence[str] = ("operation_name", *LroOperator.template_fields)
 
     def __init__(
@@ -106,29 +105,9 @@ class CancelOperationOperator(WaitOperator):
         quota_project_id: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            interval=interval,
-            deferrable=deferrable,
-            initial_delay=initial_delay,
-            multiplier=multiplier,
-            jitter=jitter,
-            rpc_timeout=rpc_timeout,
-            not_found_grace=not_found_grace,
-            max_consecutive_errors=max_consecutive_errors,
-            max_polls_per_second=max_polls_per_second,
-            poll_method=poll_method,
-            list_parent=list_parent,
-            lro_conn_id=lro_conn_id,
-            endpoint=endpoint,
-            impersonation_chain=impersonation_chain,
-            quota_project_id=quota_project_id,
-            **kwargs,
-        )
-        self.operation_name = self.checked_literal(operation_name)
-        self.wait = wait
-        self.wait_timeout = check_wait_timeout(seconds(wait_timeout))
-        self.ignore_missing = ignore_missing
-        self.ignore_unimplemented = ignore_unimplemented
+        super().__init__(**arguments(locals()))
+        self.check_literal(operation_name)
+        check_wait_timeout(self.wait_timeout)
         self.check_args()
 
     @property
@@ -146,14 +125,11 @@ class CancelOperationOperator(WaitOperator):
             return self._finish(context, results, errors)
         now = time.time()
         times = {"started_at": now, "deadline": None if self.limit is None else now + self.limit}
-        outcomes = self.await_outcomes(
-            context,
-            waiting,
-            self.wait_args(waiting[0], **times),
-            start=Start.POLL,
-            defer_kwargs={"results": results, **times},
-        )
-        return self._take(context, results, errors, outcomes, self.wait_args(waiting[0], **times))
+        args = self.wait_args(waiting[0], **times)
+        kwargs = {"results": results, **times}
+        with self.hook() as hook:
+            outcomes = self.await_outcomes(context, hook, waiting, args, start=Start.POLL, defer_kwargs=kwargs)
+        return self._take(context, results, errors, outcomes, args)
 
     def execute_complete(
         self,
@@ -166,23 +142,15 @@ class CancelOperationOperator(WaitOperator):
         **_: Any,
     ) -> Any:
         """Record what the trigger found."""
-        if results is None:  # `airflow dags test` drops the arguments: each is asked again, which changes nothing
-            results, _ = self._ask_all()
+        if results is None:  # nobody told, or `airflow dags test` drops the arguments; to ask again changes nothing
+            (results, errors), event, deadline = self._ask_all(), None, time.time()
+            started_at = deadline - (self.limit or 0.0)
+        else:
+            errors = errors_in(results)
         waiting = [result["name"] for result in results if result.get("outcome") == "running"]
         times = {"started_at": started_at, "deadline": deadline}
         outcomes = self.outcomes_of(context, event, waiting, **times)
-        return self._take(context, results, errors_in(results), outcomes, self.wait_args(waiting[0], **times))
-
-    def execute_late(self, context: Context) -> Any:
-        """Poll each once on the worker: by the deadline no trigger had told us anything."""
-        results, errors = self._ask_all()
-        waiting = [result["name"] for result in results if result.get("outcome") == "running"]
-        outcomes: list[Outcome | None] = [None] * len(waiting)
-        if waiting:
-            self.recheck(context, waiting, outcomes, range(len(waiting)), limit=0.0)
-        now = time.time()
-        args = self.wait_args("", started_at=now - (self.limit or 0.0), deadline=now)
-        return self._take(context, results, errors, outcomes, args)
+        return self._take(context, results, errors, outcomes, self.wait_args("", **times))
 
     def _ask_all(self) -> tuple[list[dict[str, Any]], dict[str, LroError]]:
         names = names_of(self.operation_name)
@@ -260,6 +228,10 @@ class DeleteOperationOperator(LroOperator):
     :param quota_project_id: project that quota and bills go to.
     """
 
+    operation_name: Any
+    ignore_missing: bool
+    ignore_unimplemented: bool
+
     template_fields: Sequence[str] = ("operation_name", *LroOperator.template_fields)
 
     def __init__(
@@ -274,16 +246,8 @@ class DeleteOperationOperator(LroOperator):
         quota_project_id: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            lro_conn_id=lro_conn_id,
-            endpoint=endpoint,
-            impersonation_chain=impersonation_chain,
-            quota_project_id=quota_project_id,
-            **kwargs,
-        )
-        self.operation_name = self.checked_literal(operation_name)
-        self.ignore_missing = ignore_missing
-        self.ignore_unimplemented = ignore_unimplemented
+        super().__init__(**arguments(locals()))
+        self.check_literal(operation_name)
 
     def execute(self, context: Context) -> Any:
         """Delete each."""
@@ -317,6 +281,8 @@ class GetOperationOperator(LroOperator):
     :param quota_project_id: project that quota and bills go to.
     """
 
+    operation_name: Any
+
     template_fields: Sequence[str] = ("operation_name", *LroOperator.template_fields)
 
     def __init__(
@@ -329,14 +295,8 @@ class GetOperationOperator(LroOperator):
         quota_project_id: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            lro_conn_id=lro_conn_id,
-            endpoint=endpoint,
-            impersonation_chain=impersonation_chain,
-            quota_project_id=quota_project_id,
-            **kwargs,
-        )
-        self.operation_name = self.checked_literal(operation_name)
+        super().__init__(**arguments(locals()))
+        self.check_literal(operation_name)
 
     def execute(self, context: Context) -> Any:
         """Read each."""
@@ -366,6 +326,12 @@ class ListOperationsOperator(LroOperator):
     :param quota_project_id: project that quota and bills go to.
     """
 
+    parent: str
+    filter: str
+    page_size: int | None
+    limit: int | None
+    return_partial_success: bool
+
     template_fields: Sequence[str] = ("parent", "filter", *LroOperator.template_fields)
 
     def __init__(
@@ -382,18 +348,8 @@ class ListOperationsOperator(LroOperator):
         quota_project_id: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            lro_conn_id=lro_conn_id,
-            endpoint=endpoint,
-            impersonation_chain=impersonation_chain,
-            quota_project_id=quota_project_id,
-            **kwargs,
-        )
-        self.parent = parent
-        self.filter = filter
-        self.page_size = check_page_size(page_size)
-        self.limit = limit
-        self.return_partial_success = return_partial_success
+        super().__init__(**arguments(locals()))
+        check_page_size(page_size)
         if limit is not None and not is_whole(limit, most=sys.maxsize):
             raise ValueError(f"limit={limit!r}, but it must be None, for all, or a whole number from 0 to 2**63 - 1")
 

@@ -23,7 +23,7 @@ from airflow_provider_lro.operators._base import (
     DEFAULT_DEFERRABLE,
     FinalResultGone,
     ResultOperator,
-    seconds,
+    arguments,
 )
 from airflow_provider_lro.operators._task_store import StartedOperation, TaskStore
 from airflow_provider_lro.version_compat import AirflowFailException, AirflowSkipException, AirflowTaskTimeout
@@ -84,6 +84,8 @@ class StartOperationOperator(ResultOperator):
     :param quota_project_id: project that quota and bills go to.
     """
 
+    interval: float
+    wait_timeout: float | None
     request_id: str = ""
     """For ``start``: the same text as long as the same start is meant, for APIs that take a request id (a UUID)."""
 
@@ -116,33 +118,8 @@ class StartOperationOperator(ResultOperator):
         quota_project_id: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            interval=interval,
-            deferrable=deferrable,
-            on_timeout=on_timeout,
-            cancel_grace=cancel_grace,
-            on_cancelled=on_cancelled,
-            cancel_on_kill=cancel_on_kill,
-            require_result=require_result,
-            response_type=response_type,
-            metadata_type=metadata_type,
-            type_modules=type_modules,
-            initial_delay=initial_delay,
-            multiplier=multiplier,
-            jitter=jitter,
-            rpc_timeout=rpc_timeout,
-            not_found_grace=not_found_grace,
-            max_consecutive_errors=max_consecutive_errors,
-            max_polls_per_second=max_polls_per_second,
-            poll_method=poll_method,
-            list_parent=list_parent,
-            lro_conn_id=lro_conn_id,
-            endpoint=endpoint,
-            impersonation_chain=impersonation_chain,
-            quota_project_id=quota_project_id,
-            **kwargs,
-        )
-        self.wait_timeout = check_wait_timeout(seconds(wait_timeout))
+        super().__init__(**arguments(locals()))
+        check_wait_timeout(self.wait_timeout)
         self.check_args()
 
     @property
@@ -198,22 +175,30 @@ class StartOperationOperator(ResultOperator):
         **_: Any,
     ) -> Any:
         """Turn the trigger's event into the result, or into the error."""
-        event = event or {}
-        store, name = TaskStore(context), event["name"]
-        known = store.operation() or StartedOperation(
-            name=name, started_at=time.time() if started_at is None else started_at, endpoint=endpoint
-        )
-        if known.name != name:
-            raise ValueError(f"the trigger's event is about operation {name!r}, and this task waits for {known.name!r}")
+        store = TaskStore(context)
+        known = store.operation()
+        if event is None:
+            if known is None:
+                raise LroError("no triggerer has reported in time, and the name of the operation is not stored")
+            deadline = time.time()
+        else:
+            name = event["name"]
+            known = known or StartedOperation(
+                name=name, started_at=time.time() if started_at is None else started_at, endpoint=endpoint
+            )
+            if known.name != name:
+                raise ValueError(f"the trigger's event is about {name!r}, and this task waits for {known.name!r}")
         args = self._args(known, deadline=deadline)
         outcome = self._outcome_in(context, store, event, args)
         return self._conclude(context, store, outcome, args, anew=found and self._is_ours(outcome, store, known))
 
-    def _outcome_in(self, context: Context, store: TaskStore, event: Mapping[str, Any], args: WaitArgs) -> Outcome:
+    def _outcome_in(
+        self, context: Context, store: TaskStore, event: Mapping[str, Any] | None, args: WaitArgs
+    ) -> Outcome:
         """Return the outcome in an event; the next try must not take one that succeeded for a failure."""
         from airflow_provider_lro._core.outcome import CallFailed
 
-        name, has_succeeded = args.operation_name, event["outcomes"] == "S"
+        name, has_succeeded = args.operation_name, event is not None and event["outcomes"] == "S"
         try:
             (outcome,) = self.outcomes_of(context, event, [name], endpoint=args.endpoint)
             problem: Exception | None = outcome.error if isinstance(outcome, CallFailed) else None
@@ -229,24 +214,11 @@ class StartOperationOperator(ResultOperator):
             if outcome is None:
                 raise problem
         if outcome is None:
-            raise ValueError(f"the trigger's event does not tell the outcome of operation {name!r}")
+            raise LroError(f"the trigger's event does not tell the outcome of operation {name!r}")
         return outcome
 
-    def execute_late(self, context: Context) -> Any:
-        """Poll on the worker: by the deadline no trigger had told us anything."""
-        store = TaskStore(context)
-        known = store.operation()
-        if known is None:
-            raise LroError("no triggerer has reported in time, and the name of the operation is not stored")
-        self.load_types()
-        outcomes: list[Outcome | None] = [None]
-        self.recheck(context, [known.name], outcomes, [0], limit=0.0, endpoint=self.endpoint or known.endpoint)
-        if outcomes[0] is None:
-            raise LroError(f"operation {known.name!r} could not be polled")
-        return self._conclude(context, store, outcomes[0], self._args(known, deadline=time.time()), anew=False)
-
     def _start(self, context: Context, store: TaskStore) -> Any:
-        from airflow_provider_lro._core.outcome import outcome_of
+        from airflow_provider_lro._core.wait import outcome_of
 
         with self.hook() as hook:  # a problem of the connection must be known before anything runs
             reachable = hook.check(endpoint_follows=self.infers_endpoint)
@@ -306,9 +278,10 @@ class StartOperationOperator(ResultOperator):
             kwargs["endpoint"] = known.endpoint
         start = Start.POLL if found else Start.FRESH
         try:
-            (outcome,) = self.await_outcomes(
-                context, [known.name], args, start=start, defer_kwargs=kwargs, on_pause=record_pause
-            )
+            with self.hook(endpoint=args.endpoint) as hook:
+                (outcome,) = self.await_outcomes(
+                    context, hook, [known.name], args, start=start, defer_kwargs=kwargs, on_pause=record_pause
+                )
         except KilledByUser:
             store.record_kill()
             raise

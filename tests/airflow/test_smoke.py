@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from scripts.stack import AirflowStack
     from tests.simulator_fixture import Simulator
 
-pytestmark = [pytest.mark.airflow, pytest.mark.smoke, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.airflow, pytest.mark.smoke, pytest.mark.timeout(480)]
 
 
 def test_deferred_waits_outlive_their_triggerer(airflow: AirflowStack, service: Simulator) -> None:

@@ -18,7 +18,6 @@ from google.auth.credentials import AnonymousCredentials
 from google.longrunning import operations_proto_pb2 as pb
 from google.oauth2.credentials import Credentials
 
-from airflow_provider_lro._core.wait import is_transient
 from airflow_provider_lro._transport.channel import (
     ChannelConfig,
     fill_location,
@@ -491,7 +490,7 @@ async def test_a_port_that_refuses(shell: Shell) -> None:
         with pytest.raises(RpcError, match=r"127\.0\.0\.1:1.*UNAVAILABLE \(14\)") as caught:
             await shell.do(client.get_operation("o"))
         assert caught.value.code is Code.UNAVAILABLE
-        assert is_transient(caught.value)
+        assert caught.value.is_transient
         operation = shell.operation_type.from_name(client, "o")
         with pytest.raises(OperationTimeout, match=r"The last poll failed: .*UNAVAILABLE"):
             await shell.do(operation.wait_with_interval(0.1, timeout=0.2))

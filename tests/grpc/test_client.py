@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from airflow_provider_lro import __version__
 from airflow_provider_lro._core.state import OperationState
-from airflow_provider_lro._core.wait import is_transient
 from airflow_provider_lro._messages.protocol import MAX_EMPTY_PAGES, routing_header
 from airflow_provider_lro.exceptions import (
     Code,
@@ -367,7 +366,7 @@ async def test_every_status_code_has_its_error(client: Client, code: Code) -> No
     assert all(
         part in text for part in ("GetOperation", name, client.simulator.endpoint, f"{code.name} ({code.value})")
     )
-    assert is_transient(error) is (code in {1, 2, 4, 8, 10, 13, 14})
+    assert error.is_transient is (code in {1, 2, 4, 8, 10, 13, 14})
 
 
 async def test_a_retry_info_is_read(client: Client) -> None:

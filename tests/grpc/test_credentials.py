@@ -16,7 +16,6 @@ from google.auth import jwt
 from google.longrunning import operations_proto_pb2 as pb
 from google.oauth2.credentials import Credentials
 
-from airflow_provider_lro._core.wait import is_transient
 from airflow_provider_lro._transport.channel import ChannelConfig
 from airflow_provider_lro._transport.credentials import CLOUD_PLATFORM, CredentialsConfig
 from airflow_provider_lro._transport.tokens import MAX_MARGIN, MAX_START, PAUSE_AFTER_FAILURE, Tokens
@@ -66,7 +65,7 @@ async def test_a_bearer_token(shell: Shell, config: Callable[..., ChannelConfig]
     """The right one is accepted, another is refused for good, and neither is in the error."""
     assert await polled(shell, config(token=TOKEN))
     error = await refused(shell, config(token=CANARY))
-    assert (error.code, is_transient(error)) == (Code.UNAUTHENTICATED, False)
+    assert (error.code, error.is_transient) == (Code.UNAUTHENTICATED, False)
     assert "the credentials were refused" in str(error)
 
 
@@ -176,7 +175,7 @@ async def test_no_application_default_credentials(shell: Shell, config: Callable
     text = str(error)
     assert "there are no application default credentials" in text
     assert all(advice in text for advice in ("key_path", "keyfile_dict", "bearer token", "is_anonymous"))
-    assert not is_transient(error)
+    assert not error.is_transient
 
 
 @pytest.mark.parametrize("content", [None, CANARY, f'["{CANARY}"]', f'{{"type": "{CANARY}"}}', "a directory"])
@@ -301,7 +300,7 @@ async def test_a_token_endpoint_that_is_down(
     made = config(keyfile=keyfile)
     tokens.refusals = [None]
     error = await refused(shell, made, RpcError)
-    assert (error.code, is_transient(error)) == (Code.UNAVAILABLE, True)
+    assert (error.code, error.is_transient) == (Code.UNAVAILABLE, True)
     assert "the token endpoint cannot be reached" in str(error)
     assert await polled(shell, made)
     tokens.refusals = [None, None]
@@ -477,7 +476,7 @@ def test_refresh_that_cannot_begin_is_tried_again(
         patch.setattr("threading.Thread.start", full)
         with pytest.raises(RpcError, match="can't start new thread") as caught:
             mine.refresh(10)
-    assert is_transient(caught.value)
+    assert caught.value.is_transient
     assert mine.refresh(10)
 
 
@@ -497,7 +496,7 @@ async def test_a_key_that_was_revoked(
     made = config(keyfile=keyfile)
     error = await refused(shell, made)
     assert all(part in str(error) for part in ("refused by the token endpoint", "invalid_grant"))
-    assert not is_transient(error)
+    assert not error.is_transient
     async with shell.open(made) as client:
         operation = shell.operation_type.from_name(client, operation_name(f"revoked{time.monotonic_ns()}"))
         with pytest.raises(CredentialsError, match="invalid_grant"):

@@ -26,8 +26,9 @@ from google.rpc import status_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_lro._core.outcome import Cancelled, Failed, Succeeded, outcome_of
+from airflow_provider_lro._core.outcome import Cancelled, Failed, Succeeded
 from airflow_provider_lro._core.state import JsonPayload, OperationState, Payload
+from airflow_provider_lro._core.wait import outcome_of
 from airflow_provider_lro._messages.encoding import (
     details_to_json,
     opaque_to_json,

@@ -13,8 +13,9 @@ from google.rpc import status_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_lro._core.outcome import Failed, outcome_of
+from airflow_provider_lro._core.outcome import Failed
 from airflow_provider_lro._core.state import OperationState, Payload
+from airflow_provider_lro._core.wait import outcome_of
 from airflow_provider_lro._messages.encoding import details_to_json
 from airflow_provider_lro._messages.protocol import (
     STATUS_URL,
