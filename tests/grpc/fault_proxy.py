@@ -4,7 +4,7 @@ It reads HTTP/2 frames and forwards them one by one, so that a fault hits exactl
 a HEADERS frame that the client sends (RFC 9113; one request of a unary call is one such frame). Standard library only.
 
     with FaultProxy(simulator.port) as proxy:
-        proxy.switch(Fault.RESET, times=10)  # the next ten calls; all others pass
+        proxy.switch(CallFault.RESET, times=10)  # the next ten calls; all others pass
         ...
 """
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from typing import Any
 
-__all__ = ["Fault", "FaultProxy"]
+__all__ = ["CallFault", "FaultProxy"]
 
 HOST = "127.0.0.1"
 PREFACE = len(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
@@ -33,11 +33,11 @@ DATA, HEADERS, GOAWAY = 0, 1, 7
 END_STREAM = 1
 ENHANCE_YOUR_CALM = 11
 PIECES = 20
-"""How many pieces a dripping frame comes in; a frame of an answer has some 10 to 200 bytes."""
+"""The pieces in which a dripping frame comes; a frame of an answer has some 10 to 200 bytes."""
 
 
-class Fault(Enum):
-    """What is done to a call that is hit."""
+class CallFault(Enum):
+    """The thing that is done to a call that is hit."""
 
     NONE = "it passes"
     RESET = "the connection is reset (RST) when half of the answer is through"
@@ -120,7 +120,7 @@ class FaultProxy:
         self._server: asyncio.Server | None = None
         self._open: set[_Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._fault = Fault.NONE
+        self._fault = CallFault.NONE
         self._left = 0.0
         self.flowing = asyncio.Event()
         """Set while no black hole is."""
@@ -143,7 +143,7 @@ class FaultProxy:
         """Where it listens."""
         return f"{HOST}:{self._guard.getsockname()[1]}"
 
-    def switch(self, fault: Fault, *, times: float = math.inf) -> None:
+    def switch(self, fault: CallFault, *, times: float = math.inf) -> None:
         """Do this to the next calls, so many of them."""
 
         async def switch() -> None:
@@ -187,12 +187,12 @@ class FaultProxy:
 
         _loop.run(accept())
 
-    def hits(self) -> Fault:
+    def hits(self) -> CallFault:
         """Count a call, and say what is to be done about it."""
         self.calls += 1
         self.on_call(self.calls)
         if self._left < 1:
-            return Fault.NONE
+            return CallFault.NONE
         self._left -= 1
         return self._fault
 
@@ -228,7 +228,7 @@ class _Connection:
         self._proxy = proxy
         self._client = (reader, writer)
         self.stopped = asyncio.Event()
-        self._hit: dict[int, Fault] = {}
+        self._hit: dict[int, CallFault] = {}
         self._lost = False
         self._dripping = False
         self._last_seen = 0
@@ -282,12 +282,12 @@ class _Connection:
         if self._lost:
             return True
         fault = self._hit[frame.stream] = self._proxy.hits()
-        if fault is Fault.BLACK_HOLE:
+        if fault is CallFault.BLACK_HOLE:
             self._proxy.flowing.clear()
-        elif fault is Fault.NONE:
+        elif fault is CallFault.NONE:
             self._proxy.flowing.set()
-        self._dripping = fault is Fault.DRIP
-        if fault is Fault.GOAWAY_UNSEEN:
+        self._dripping = fault is CallFault.DRIP
+        if fault is CallFault.GOAWAY_UNSEEN:
             self._go_away(last=self._last_seen, code=ENHANCE_YOUR_CALM)
             return False
         self._last_seen = frame.stream
@@ -297,25 +297,25 @@ class _Connection:
         writer = self._client[1]
         while (frame := await _read(reader)) is not None:
             await self._proxy.flowing.wait()
-            fault = self._hit.get(frame.stream, Fault.NONE)
+            fault = self._hit.get(frame.stream, CallFault.NONE)
             if self._lost:
                 continue
-            if fault is Fault.RESET and (frame.kind == DATA or frame.ends_stream):
+            if fault is CallFault.RESET and (frame.kind == DATA or frame.ends_stream):
                 writer.write(frame.raw[: len(frame.raw) // 2])
                 await writer.drain()
                 self.reset()
                 return
-            if fault is Fault.GOAWAY_SEEN:
+            if fault is CallFault.GOAWAY_SEEN:
                 self._go_away(last=frame.stream)
                 return
-            if fault is Fault.DRIP:
+            if fault is CallFault.DRIP:
                 await self._drip(frame.raw)
             else:
                 writer.write(frame.raw)
                 await writer.drain()
-            if fault is Fault.GOAWAY_AFTER and frame.ends_stream:
+            if fault is CallFault.GOAWAY_AFTER and frame.ends_stream:
                 self._go_away(last=frame.stream)
-            self._lost = fault is Fault.HALF_OPEN and frame.ends_stream
+            self._lost = fault is CallFault.HALF_OPEN and frame.ends_stream
 
     async def _drip(self, raw: bytes) -> None:
         writer = self._client[1]

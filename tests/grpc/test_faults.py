@@ -39,12 +39,13 @@ from airflow_provider_lro.exceptions import (
     RpcError,
     UnimplementedError,
 )
+from airflow_provider_lro.operators import _base
 from airflow_provider_lro.sensors import LongRunningOperationSensor
 from airflow_provider_lro.simulator import operation_name
 from airflow_provider_lro.triggers import LongRunningOperationTrigger
 from tests.airflow.worker import FakeTaskInstance
 from tests.core import virtual
-from tests.grpc.fault_proxy import Fault, FaultProxy
+from tests.grpc.fault_proxy import CallFault, FaultProxy
 from tests.simulator_fixture import running_simulator
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
 DOCS = Path(__file__).parent.parent.parent / "docs" / "faults.md"
 CONNECTION = "lro_faults"
 AT_ONCE = 24
-"""How many waits run at the same time."""
+"""Waits that run at the same time."""
 
 INTERVAL = 0.1
 JITTER = 0.1
@@ -85,7 +86,7 @@ ENDINGS: dict[str, dict[str, Any]] = {
     "response": {"outcome": "ok", "response": RESPONSE},
     "error": {"outcome": "fail", "code": 9, "message": "its own"},
 }
-"""What the operation itself ends with; either must come through a fault."""
+"""The ends of the operation itself; either must come through a fault."""
 
 
 # ── rows ──
@@ -98,12 +99,12 @@ class Row:
     Attributes:
         fault: In the words of the docs.
         lasts: How long.
-        stage: Sets the fault up, and takes it down.
+        setup: Sets the fault up, and takes it down.
         error: What the wait must raise; None stands for the operation's own outcome.
         code: The code of that error.
         says: What the wait does, in the words of the docs.
         failed: The least and the most polls that fail.
-        waited_out: There is no connection: in the triggerer polls wait for one, so that fewer fail.
+        waited_out: There is no connection: polls wait for one, but for the first on a worker.
         exact: No poll comes before the fault, and the one after it finds the operation done.
         script: What the operation does.
         wait: Arguments of the wait.
@@ -112,7 +113,7 @@ class Row:
 
     fault: str
     lasts: str
-    stage: Stage
+    setup: Fault
     error: type[LroError] | None = None
     code: Code | None = None
     says: str = "goes on: the operation's own response or error"
@@ -144,14 +145,14 @@ class Row:
 
     @property
     def failed_polls(self) -> str:
-        """What the docs say of them."""
+        """Their number, in the words of the docs."""
         least, most = self.failed
         if self.error is OperationTimeout and math.isinf(most):
             return "all"
         if least == most:
             return f"{least:g}"
         if math.isinf(most):
-            return f"{least:g} or more{'; in the triggerer perhaps none' if self.waited_out else ''}"
+            return f"{least:g} or more{'; in the triggerer perhaps none' if self.waited_out and least else ''}"
         return f"{least:g} to {most:g}"
 
     def __str__(self) -> str:
@@ -179,7 +180,7 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class Came:
-    """What came of a wait: its response or its error, in how many seconds, after polls that arrived at these times."""
+    """The end of a wait: its response or its error, in how many seconds, after polls that arrived at these times."""
 
     ending: str
     response: Any
@@ -190,14 +191,14 @@ class Came:
     failed: int
 
 
-class Stage:
+class Fault:
     """Sets a fault up for one wait; the `with` block gives the endpoint."""
 
     def __call__(self, trial: Trial) -> AbstractContextManager[str]:
         raise NotImplementedError
 
 
-class Answers(Stage):
+class Answers(Fault):
     """The simulator answers by its script."""
 
     @contextmanager
@@ -211,10 +212,10 @@ class Answers(Stage):
 
 
 @dataclass(frozen=True)
-class Hits(Stage):
+class Hits(Fault):
     """A proxy does this to so many calls."""
 
-    fault: Fault
+    fault: CallFault
     times: float
     slowness: float = 0.0
 
@@ -228,7 +229,7 @@ class Hits(Stage):
 
 
 @dataclass(frozen=True)
-class Outage(Stage):
+class Outage(Fault):
     """The port refuses connections, or swallows what is sent to it, from before the first poll on."""
 
     how: str
@@ -255,7 +256,7 @@ class Outage(Stage):
 
 
 @dataclass(frozen=True)
-class Restarts(Stage):
+class Restarts(Fault):
     """The server is killed, and started so many times; the operation is done when the last one answers."""
 
     times: float
@@ -283,7 +284,7 @@ class Restarts(Stage):
 
 
 @dataclass(frozen=True)
-class Jumps(Stage):
+class Jumps(Fault):
     """The system's clock is set by so many seconds, in the middle of so many polls."""
 
     seconds: float
@@ -309,7 +310,7 @@ class Jumps(Stage):
 
 @dataclass
 class WallClock:
-    """How far the system's clock is ahead of the true one, for one wait."""
+    """Seconds by which the system's clock is ahead of the true one, for one wait."""
 
     ahead: float = 0.0
 
@@ -380,7 +381,7 @@ PERMANENT: dict[Code, type[LroError]] = {
 
 
 def fails_for_too_long(code: Code) -> dict[str, Any]:
-    """Say how a wait without a deadline ends."""
+    """Return how a wait without a deadline ends."""
     return {
         "error": RpcError,
         "code": code,
@@ -393,7 +394,7 @@ def fails_for_too_long(code: Code) -> dict[str, Any]:
 def answers(code: Code, lasts: str, /, **fields: Any) -> Row:
     """Let polls be answered with a code."""
     script = {"duration": 0, "fault": f"{code.value}*{'forever' if math.isinf(TIMES[lasts]) else TIMES[lasts]}"}
-    return Row(**{"fault": code.name, "lasts": lasts, "stage": Answers(), "script": script, "exact": True, **fields})
+    return Row(**{"fault": code.name, "lasts": lasts, "setup": Answers(), "script": script, "exact": True, **fields})
 
 
 def codes() -> Iterator[Row]:
@@ -420,13 +421,13 @@ def codes() -> Iterator[Row]:
         yield answers(Code.NOT_FOUND, lasts, failed=(1, 1), wait=grace, says=says, fault=fault, **gone)
 
 
-def hits(words: str, fault: Fault, code: Code, *, hangs: bool = False, slowness: float = 0.0) -> Iterator[Row]:
+def hits(words: str, fault: CallFault, code: Code, *, hangs: bool = False, slowness: float = 0.0) -> Iterator[Row]:
     """Do something to calls that makes each of them fail."""
     rpc_timeout = RPC_TIMEOUT if hangs else LONG_RPC_TIMEOUT
     # gRPC itself repeats a call that the server has not seen, once.
-    repeated = fault is Fault.GOAWAY_UNSEEN
+    repeated = fault is CallFault.GOAWAY_UNSEEN
     for lasts, times in TIMES.items():
-        row: dict[str, Any] = {"fault": words, "lasts": lasts, "stage": Hits(fault, times, slowness)}
+        row: dict[str, Any] = {"fault": words, "lasts": lasts, "setup": Hits(fault, times, slowness)}
         row |= {"script": {"duration": 0}, "wait": {"rpc_timeout": rpc_timeout}, "exact": not repeated}
         if lasts == FOREVER:
             # Two calls that hang reach just beyond it.
@@ -440,74 +441,73 @@ def hits(words: str, fault: Fault, code: Code, *, hangs: bool = False, slowness:
         yield Row(**row)
 
 
-def harmless(words: str, fault: Fault, *, slowness: float = 0.0, longest: float) -> Iterator[Row]:
+def harmless(words: str, fault: CallFault, *, slowness: float = 0.0, longest: float) -> Iterator[Row]:
     """Do something to calls that makes none of them fail.
 
     Ten of them have several times the time that they take: a machine under load polls later.
     """
     for lasts, duration in ((ONCE, 0.3), (TEN, longest), (FOREVER, 1.0)):
-        stage = Hits(fault, TIMES[lasts], slowness)
-        yield Row(fault=words, lasts=lasts, stage=stage, failed=(0, 0), script={"duration": duration})
+        setup = Hits(fault, TIMES[lasts], slowness)
+        yield Row(fault=words, lasts=lasts, setup=setup, failed=(0, 0), script={"duration": duration})
 
 
 def outages(words: str, how: str, code: Code, *, rpc_timeout: float, ten: float) -> Iterator[Row]:
     """Let no connection be made."""
     wait = {"rpc_timeout": rpc_timeout}
     row: dict[str, Any] = {"fault": words, "script": {"duration": 0}, "waited_out": True}
-    for lasts, seconds in ((ONCE, 0.0), (TEN, ten)):
-        stage, failed = Outage(how, seconds), (TIMES[lasts], math.inf)
-        yield Row(**row, lasts=lasts, stage=stage, wait=wait, failed=failed)
+    for lasts, seconds in ((ONCE, 0.0), (TEN, ten)):  # as long as ten polls that do not wait for a connection
+        yield Row(**row, lasts=lasts, setup=Outage(how, seconds), wait=wait, failed=(1, math.inf))
     for_ever = Outage(how, math.inf)
     timeout = 2 * RPC_TIMEOUT + INTERVAL / 2 if how == "black hole" else SHORT
     reached = {**wait, "timeout": timeout}
-    yield Row(**row, lasts=FOREVER, stage=for_ever, wait=reached, failed=(1, math.inf), **GOES_ON_TO_THE_DEADLINE)
+    yield Row(**row, lasts=FOREVER, setup=for_ever, wait=reached, failed=(1, math.inf), **GOES_ON_TO_THE_DEADLINE)
     most = {**wait, "timeout": None, "max_consecutive_errors": MOST}
-    yield Row(**row, lasts=NO_DEADLINE, stage=for_ever, wait=most, **fails_for_too_long(code))
+    yield Row(**row, lasts=NO_DEADLINE, setup=for_ever, wait=most, **fails_for_too_long(code))
 
 
 def restarts() -> Iterator[Row]:
     """Kill the server."""
     row: dict[str, Any] = {"fault": "server killed and restarted", "script": {"duration": 3600}, "waited_out": True}
-    yield Row(**row, lasts=ONCE, stage=Restarts(1), failed=(1, math.inf))
-    yield Row(**row, lasts=TEN, stage=Restarts(10), failed=(10, math.inf), endings=("response",))
+    yield Row(**row, lasts=ONCE, setup=Restarts(1), failed=(0, math.inf))
+    yield Row(**row, lasts=TEN, setup=Restarts(10), failed=(0, math.inf), endings=("response",))
     row["fault"] = "server killed"
     timeout = {"timeout": SHORT + 0.5}
-    stage = Restarts(math.inf)
-    yield Row(**row, lasts=FOREVER, stage=stage, wait=timeout, failed=(1, math.inf), **GOES_ON_TO_THE_DEADLINE)
+    setup = Restarts(math.inf)
+    yield Row(**row, lasts=FOREVER, setup=setup, wait=timeout, failed=(1, math.inf), **GOES_ON_TO_THE_DEADLINE)
 
 
 def jumps() -> Iterator[Row]:
     """Set the system's clock."""
     for words, seconds in (("clock set an hour ahead", 3600.0), ("clock set back an hour", -3600.0)):
         for lasts, duration in ((ONCE, 0.5), (TEN, 8.0)):
-            stage = Jumps(seconds, TIMES[lasts])
-            yield Row(fault=words, lasts=lasts, stage=stage, failed=(0, 0), script={"duration": duration})
+            setup = Jumps(seconds, TIMES[lasts])
+            yield Row(fault=words, lasts=lasts, setup=setup, failed=(0, 0), script={"duration": duration})
         ending = {**GOES_ON_TO_THE_DEADLINE, "says": "goes on: `OperationTimeout` at the deadline, as if nothing was"}
         row: dict[str, Any] = {"fault": f"{words}, at each poll", "lasts": FOREVER, "script": {"duration": 3600}}
-        yield Row(**row, stage=Jumps(seconds, math.inf), wait={"timeout": SHORT}, failed=(0, 0), **ending)
+        yield Row(**row, setup=Jumps(seconds, math.inf), wait={"timeout": SHORT}, failed=(0, 0), **ending)
 
 
 def rows() -> Iterator[Row]:
     """The matrix."""
     yield from codes()
     yield from outages("connection refused", "refuse", Code.UNAVAILABLE, rpc_timeout=LONG_RPC_TIMEOUT, ten=SHORT)
-    yield from hits("connection reset in the middle of the answer", Fault.RESET, Code.UNAVAILABLE)
+    yield from hits("connection reset in the middle of the answer", CallFault.RESET, Code.UNAVAILABLE)
     late = Code.DEADLINE_EXCEEDED
-    yield from hits("black hole: nothing comes through a connection", Fault.BLACK_HOLE, late, hangs=True)
+    yield from hits("black hole: nothing comes through a connection", CallFault.BLACK_HOLE, late, hangs=True)
     ten = 16 * (RPC_TIMEOUT + INTERVAL)  # some more, as a machine under load polls later
     yield from outages("black hole: no connection comes up", "black hole", late, rpc_timeout=RPC_TIMEOUT, ten=ten)
     slowly = "slow drip: an answer takes longer than `rpc_timeout`"
-    yield from hits(slowly, Fault.DRIP, late, hangs=True, slowness=0.6 * RPC_TIMEOUT)
-    yield from harmless("slow drip: an answer comes in time", Fault.DRIP, slowness=0.05, longest=20.0)
-    yield from harmless("GOAWAY between two calls", Fault.GOAWAY_AFTER, longest=8.0)
-    yield from hits("GOAWAY: the server has not seen the call", Fault.GOAWAY_UNSEEN, Code.UNAVAILABLE)
-    yield from hits("GOAWAY, then closed without the answer", Fault.GOAWAY_SEEN, Code.UNAVAILABLE)
+    yield from hits(slowly, CallFault.DRIP, late, hangs=True, slowness=0.6 * RPC_TIMEOUT)
+    yield from harmless("slow drip: an answer comes in time", CallFault.DRIP, slowness=0.05, longest=20.0)
+    yield from harmless("GOAWAY between two calls", CallFault.GOAWAY_AFTER, longest=8.0)
+    yield from hits("GOAWAY: the server has not seen the call", CallFault.GOAWAY_UNSEEN, Code.UNAVAILABLE)
+    yield from hits("GOAWAY, then closed without the answer", CallFault.GOAWAY_SEEN, Code.UNAVAILABLE)
     yield from restarts()
     yield from jumps()
     yield Row(
         fault="half-open: the connection stays and is dead, a new one would do",
         lasts=ONCE,
-        stage=Hits(Fault.HALF_OPEN, 1),
+        setup=Hits(CallFault.HALF_OPEN, 1),
         failed=(1, math.inf),
         script={"duration": 0.3},
         # Time enough for pings to find out: 10 s of silence, and 10 s without an answer.
@@ -537,7 +537,7 @@ class Log(logging.Handler):
             trial.failed += about
 
 
-class Workshop:
+class Runner:
     """Runs waits in threads and in one event loop, as a worker and a triggerer would."""
 
     drivers: ClassVar = ("worker", "triggerer")
@@ -583,7 +583,7 @@ class Workshop:
     def _run(self, row: Row, driver: str, ending: str) -> Came:
         trial = Trial(row, self._simulator, operation_name(uuid.uuid4().hex, **row.script, **ENDINGS[ending]))
         self._log.trials[trial.name] = trial
-        with row.stage(trial) as endpoint:
+        with row.setup(trial) as endpoint:
             came = self._wait(row, driver, trial, endpoint)
             # Where the fault ends with a failed poll, and none has failed, it need not wait for one.
             trial.failing.set()
@@ -638,20 +638,20 @@ def came(request: pytest.FixtureRequest) -> Iterator[Callable[[Row, str], list[C
     level, propagate = logger.level, logger.propagate
     with pytest.MonkeyPatch.context() as patch, running_simulator() as simulator:
         patch.setenv(f"AIRFLOW_CONN_{CONNECTION.upper()}", stored)
-        for module in (driver_module, sensors):
+        for module in (driver_module, sensors, _base):
             patch.setattr(module, "time", Time())
         logger.addHandler(log)
         logger.setLevel(logging.INFO)
         logger.propagate = False
-        workshop = Workshop(simulator, log)
+        runner = Runner(simulator, log)
         running: dict[tuple[int, str], list[Future[Came]]] = {}
         # The longest first.
         for row, driver in sorted(pairs, key=lambda pair: -pair[0].longest):
-            running[id(row), driver] = [workshop.submit(row, driver, ending) for ending in row.endings]
+            running[id(row), driver] = [runner.submit(row, driver, ending) for ending in row.endings]
         try:
             yield lambda row, driver: [future.result(HUNG) for future in running[id(row), driver]]
         finally:
-            workshop.close()
+            runner.close()
             logger.removeHandler(log)
             logger.setLevel(level)
             logger.propagate = propagate
@@ -663,20 +663,20 @@ def params() -> Iterator[Any]:
 
 
 @pytest.mark.timeout(2 * HUNG)
-@pytest.mark.parametrize("driver", Workshop.drivers)
+@pytest.mark.parametrize("driver", Runner.drivers)
 @pytest.mark.parametrize("row", list(params()))
 def test_the_fault_matrix(row: Row, driver: str, came: Callable[[Row, str], list[Came]]) -> None:
     """No false success, no false failure, and no hang beyond the deadline and one call more."""
-    waited_out = row.waited_out and driver == "triggerer"
     for one in came(row, driver):
         if row.error is None:
             assert_own(one)
             # Where calls have little time, a machine under load may add a late answer of its own.
             stray = STRAY if row.rpc_timeout < LONG_RPC_TIMEOUT else 0
-            assert (0 if waited_out else row.failed[0]) <= one.failed <= row.failed[1] + stray
+            may_be_none = row.waited_out and driver == "triggerer"
+            assert (0 if may_be_none else row.failed[0]) <= one.failed <= row.failed[1] + stray
         else:
             assert isinstance(one.error, row.error), f"came: {one.error or one.response!r}"
-            assert one.error.code == (Code.DEADLINE_EXCEEDED if waited_out else row.code)
+            assert one.error.code == (Code.DEADLINE_EXCEEDED if row.waited_out else row.code)
         if row.error is OperationTimeout:
             assert row.timeout is not None
             assert one.seconds >= row.timeout
@@ -719,8 +719,8 @@ event), against a real gRPC server: the codes are what the server answered; the 
 proxy, to the server's process, or to the clock. Where the operation's own outcome comes through, it was run with an
 operation that succeeds and with one that fails. "No deadline" was run with `max_consecutive_errors={MOST}`; without it,
 such a wait ends after 24 hours of nothing but errors. A connection that is dead without a word is found out by pings,
-in twenty seconds of a call. Where there is no connection, a poll in the triggerer waits for one as long as it may last,
-so that an outage costs it a call or two; a poll on a worker says at once that nobody is there.
+in twenty seconds of a call. Where there is no connection, a poll waits for one as long as it may last, so that an
+outage costs a wait a call or two; only the first poll on a worker says at once that nobody is there.
 
 `tests/grpc/test_faults.py` holds these lines as data and checks them; this page is printed from it
 (`LRO_WRITE_DOCS=1 python -m pytest tests/grpc/test_faults.py -k docs`).
