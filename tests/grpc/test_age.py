@@ -130,7 +130,7 @@ def test_the_usual_fields(made: OperationState, created: float | None, finished:
     ids=str,
 )
 def test_no_time_where_there_is_none(made: OperationState) -> None:
-    """What is not set, not known, no time, without zone or beyond the year 9999 is never taken for an age."""
+    """A field that is unset, unknown, not a time, without zone or beyond the year 9999 is never taken for an age."""
     assert time_in(made, CREATED) is None
     assert time_at(made, "create_time") is None
 
@@ -196,13 +196,13 @@ def test_large_metadata_is_not_decoded() -> None:
 @pytest.mark.parametrize("field", ENDED)
 @pytest.mark.parametrize("nest", [lambda fields: fields, lambda fields: {"common_metadata": fields}])
 def test_all_readers_find_the_same_end(field: str, nest: Callable[[Any], Any]) -> None:
-    """What deletes, what announces and what measures agree on when an operation ended."""
+    """Cleanup, watcher and telemetry agree on when an operation ended."""
     metadata = struct_pb2.Struct()
     metadata.update(nest({field: "2001-09-09T01:46:40.25Z"}))
     made = operation(metadata, done=True)
     assert time_in(made, FINISHED) == 1e9 + 0.25
     assert _stream._read(made, "o").end_time == "2001-09-09T01:46:40.250000Z"
-    telemetry = WaitTelemetry(WaitArgs(operation_name="o", started_at=1.0), "host:1")
+    telemetry = WaitTelemetry(WaitArgs(operation_name="o", started_at=1.0), "host_1", None)
     sent = {name: value for _, name, value, _ in telemetry._timers(Succeeded(operation=made), 1e9 + 10.0)}
     assert sent["lro.detection_lag"] == 9750.0
 
