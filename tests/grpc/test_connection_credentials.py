@@ -36,7 +36,7 @@ def subject(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def federation(tokens: TokenServer, subject: Path) -> dict[str, Any]:
-    """Give a credential configuration whose token service is on loopback."""
+    """Return a credential configuration whose token service is on loopback."""
     return {
         "type": "external_account",
         "audience": "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/p",
@@ -48,7 +48,7 @@ def federation(tokens: TokenServer, subject: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def forms(keyfile: str, key_path: str, federation: dict[str, Any], tmp_path: Path) -> dict[str, dict[str, Any]]:
-    """Give each form of a connection that holds credentials."""
+    """Return each form of a connection that holds credentials."""
     path = tmp_path / "federation.json"
     path.write_text(json.dumps(federation))
     return {
@@ -87,7 +87,7 @@ FORMS = [
 def hook(
     monkeypatch: pytest.MonkeyPatch, guarded: Simulator, trusted: bytes
 ) -> Callable[..., LongRunningOperationHook]:
-    """Give a function from a connection to a hook that uses it for the service that demands a token."""
+    """Return a function from a connection to a hook that uses it for the service that demands a token."""
 
     def make(connection: dict[str, Any], **task: Any) -> LongRunningOperationHook:
         extra = {**connection.get("extra", {}), "root_certificates": trusted.decode()}
@@ -105,7 +105,7 @@ def unseen() -> str:
 def test_every_form_authenticates(
     form: str, forms: dict[str, dict[str, Any]], hook: Callable[..., LongRunningOperationHook]
 ) -> None:
-    """What the form holds is exchanged for a token that the service takes; the connection's type does not matter."""
+    """The secret in the form is exchanged for a token that the service takes; the connection's type does not matter."""
     with hook(forms[form]) as asked:
         assert not asked.get_operation(unseen()).done
 
@@ -210,7 +210,8 @@ def test_universe_domain_takes_the_place_of_googleapis() -> None:
     name = "projects/p/locations/eu/operations/o"
     assert settings.channel_config(TaskSettings(), name=name).target == "eu-run.example.cloud:8443"
     own = ConnectionSettings(host="lro.example.org", extra={"universe_domain": "example.cloud"})
-    assert own.channel_config(TaskSettings()).target == "lro.example.org:443"
+    for anyone in (None, "", "operations/o"):  # no location is asked for, so no name need have one
+        assert own.channel_config(TaskSettings(), name=anyone).target == "lro.example.org:443"
 
 
 @pytest.mark.parametrize(
