@@ -1,4 +1,4 @@
-"""What the tests of messages and transport share: a simulator, a fake server, one way to drive both shells.
+"""The common parts of the tests of messages and transport: a simulator, a fake server, one way to drive both shells.
 
 Everything is real gRPC on loopback. A test that takes `shell` (or `client`) runs twice, with the sync and with the aio
 classes, and says the same of both; `do` awaits what the one returns and passes through what the other does.
@@ -156,7 +156,7 @@ async def client(shell: Shell, shared_simulator: Simulator) -> AsyncIterator[Cli
 
 @dataclass(frozen=True)
 class Sent:
-    """What a client sent in one call."""
+    """One call, as a client sent it."""
 
     method: str
     request: Any
@@ -198,7 +198,7 @@ class FakeServer(grpc.GenericRpcHandler):
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., FakeServer]]:
-    """Give a function that starts fake servers: `serve(GetOperation=…)`, with `tls=` a leaf certificate."""
+    """Return a function that starts fake servers: `serve(GetOperation=…)`, with `tls=` a leaf certificate."""
     running: list[grpc.Server] = []
     threads = ThreadPoolExecutor(8)
 
@@ -225,7 +225,7 @@ def serve() -> Iterator[Callable[..., FakeServer]]:
 
 
 def chain_of(leaf: trustme.LeafCert) -> bytes:
-    """Give the PEM chain of a certificate."""
+    """Return the PEM chain of a certificate."""
     return b"".join(blob.bytes() for blob in leaf.cert_chain_pems)
 
 
@@ -237,7 +237,7 @@ def authority() -> trustme.CA:
 
 @pytest.fixture(scope="session")
 def trusted(authority: trustme.CA) -> bytes:
-    """Give its certificate, as PEM."""
+    """Return its certificate, as PEM."""
     return authority.cert_pem.bytes()
 
 

@@ -144,14 +144,14 @@ def plain(value: Any) -> bool:
 
 
 def checked(value: Any) -> Any:
-    """Give JSON back, after a look at it: plain, and the same after a round trip."""
+    """Return JSON back, after a look at it: plain, and the same after a round trip."""
     assert plain(value)
     assert json.loads(json.dumps(value, allow_nan=False)) == value
     return value
 
 
 def xcom(message: Message) -> Any:
-    """Give what an operation with this response leaves in XCom."""
+    """Return what an operation with this response leaves in XCom."""
     return checked(response_to_json(response(done(response=packed(message)))))
 
 

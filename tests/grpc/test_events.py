@@ -424,7 +424,7 @@ def test_entry_of_many_leaves_room_for_the_others() -> None:
 
 
 def test_what_cannot_be_read_again_comes_first() -> None:
-    """How a call failed, then errors of operations, then results, in whatever order they come."""
+    """Errors of calls go first, then errors of operations, then results, in whatever order they come."""
     rows: list[tuple[int, Callable[[int], Outcome]]] = [
         (100, succeeded),
         (100, lambda index: failed(message=f"{index} " + "x" * 200)),

@@ -235,7 +235,7 @@ def test_complaints_slow_everybody_down_and_pass() -> None:
 
 
 def test_retry_info_holds_everybody() -> None:
-    """What the service asks for is waited by all, five minutes at most; other errors slow nobody down."""
+    """All wait as long as the service asks for, five minutes at most; other errors slow nobody down."""
 
     async def work(loop: VirtualTime) -> None:
         limiter = RateLimiter(loop)
@@ -267,7 +267,7 @@ def test_response_that_is_too_large_slows_nobody_down() -> None:
 
 
 async def test_endpoints_have_a_limiter_of_their_own() -> None:
-    """What one service complains about does not slow another down."""
+    """The complaints of one service do not slow another down."""
     assert limiter_of("a:1") is limiter_of("a:1")
     assert limiter_of("a:1") is not limiter_of("b:1")
 
@@ -305,7 +305,7 @@ class BusyServer:
 
 @pytest.fixture
 async def busy() -> Any:
-    """Give the server and a client of it."""
+    """Return the server and a client of it."""
     handler = BusyServer()
     server = grpc.aio.server(futures.ThreadPoolExecutor(1))
     methods = {

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 NESTED = "google.protobuf.DescriptorProto.ReservedRange"
 STRUCT = "google.protobuf.Struct"
 LAKE = Lake(name="lakes/erie", state=State.RUNNING)
-"""What the fake server's operations answer with."""
+"""The response of the fake server's operations."""
 
 
 def operation(name: str = "operations/o") -> pb.Operation:
@@ -127,7 +127,7 @@ def test_a_value_that_is_not_a_type_is_refused(value: Any, says: str) -> None:
 def test_module_that_fails_says_how(
     body: str, says: str, given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a module raises is told, not that there is none; nothing else gets out, not even a SystemExit."""
+    """The error that a module raises is told, not that there is none; nothing else gets out, not even a SystemExit."""
     late = late_module(tmp_path, monkeypatch, body=body)
     argument, _, value = given.format(late.module).partition("=")
     with pytest.raises(ValueError, match=f"{argument}.*{says}"):
@@ -193,7 +193,7 @@ def test_a_value_that_is_not_modules_is_refused(value: Any) -> None:
 
 @pytest.fixture
 def wait(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Give a function that waits in a triggerer, with these types."""
+    """Return a function that waits in a triggerer, with these types."""
     monkeypatch.setenv("AIRFLOW_CONN_TYPES", json.dumps({"conn_type": "lro", "extra": {"insecure": True}}))
 
     async def run(**types: str) -> str:
@@ -257,7 +257,7 @@ async def test_wait_does_not_hang_on_an_import(
 
 @pytest.mark.parametrize("kind", [Lake, "tests.plus.Lake", "tests.plus:Lake"])
 async def test_proto_plus_response(server: FakeServer, shell: Shell, kind: Any) -> None:
-    """Who asks for a proto-plus class gets an instance of it, from poll and from wait."""
+    """A caller who asks for a proto-plus class gets an instance of it, from poll and from wait."""
     async with shell.connect(server.endpoint, insecure=True) as client:
         polled = shell.operation_type.from_name(client, "operations/o")
         assert await shell.do(polled.poll(kind)) == LAKE

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 def public(kind: type) -> dict[str, Any]:
-    """Give the public names of a class, and how each is called."""
+    """Return the public names of a class, and how each is called."""
     members = {name: member for name, member in inspect.getmembers(kind) if not name.startswith("_")}
     return {
         name: [str(each) for each in inspect.signature(member).parameters.values()] if callable(member) else None
@@ -106,7 +106,7 @@ async def test_metadata_of_another_type_names_both(client: Client) -> None:
 
 
 async def test_metadata_of_an_unknown_type_is_the_raw_any(client: Client) -> None:
-    """What this process does not know comes as it is; what the service does not give is an error."""
+    """A type that this process does not know comes as it is; metadata that the service does not give is an error."""
     operation = client.operation(metadata="unknown")
     await client.do(operation.poll())
     assert isinstance(operation.metadata(), any_pb2.Any)
@@ -276,7 +276,7 @@ async def test_an_empty_name_is_refused_before_anything_is_sent(shell: Shell, se
 
 
 async def test_a_done_operation_needs_no_name(shell: Shell, serve: Serve) -> None:
-    """What a validate_only call returns has its outcome already; it cannot be cancelled either."""
+    """The operation of a validate_only call has its outcome already; it cannot be cancelled either."""
     fake = serve(GetOperation=lambda request, context: pb.Operation())
     done = pb.Operation(done=True)
     done.response.Pack(duration_pb2.Duration(seconds=7))
@@ -373,7 +373,7 @@ async def test_an_interval_below_the_backoff_rules(client: Client) -> None:
     ],
 )
 async def test_wait_raises_as_poll_does(client: Client, script: dict[str, Any], error: type[Exception]) -> None:
-    """What the operation came to is raised, and known from then on without a call."""
+    """The end of the operation is raised, and known from then on without a call."""
     operation = client.operation(duration=0.15, **script)
     with pytest.raises(error):
         await client.do(operation.wait_with_interval(0.1, struct_pb2.Struct, timeout=10))
@@ -477,7 +477,7 @@ async def test_a_passing_fault_is_survived(client: Client, fault: str) -> None:
     ],
 )
 async def test_a_fault_that_stays_ends_the_wait_at_once(client: Client, code: int, error: type[Exception]) -> None:
-    """What time does not heal is raised after one call."""
+    """A fault that time does not heal is raised after one call."""
     operation = client.operation(duration=0, fault=code)
     with pytest.raises(error) as caught:
         await client.do(operation.wait_with_interval(0.1, timeout=20))
@@ -611,6 +611,6 @@ async def test_a_wait_can_be_abandoned(shared_simulator: Simulator) -> None:
 
 
 async def test_an_argument_that_a_wait_does_not_have(client: Client) -> None:
-    """What would be ignored is refused, with what there is."""
+    """An argument that would be ignored is refused, and the text names those that there are."""
     with pytest.raises(TypeError, match="does not take endpoint; it takes cancel_grace"):
         await client.do(client.operation(duration=0).wait(endpoint="elsewhere"))

@@ -120,7 +120,7 @@ def test_metadata_without_end_takes_no_time() -> None:
 
 
 def test_line_cannot_forge_a_log() -> None:
-    """What a service says stays one line of printable text, and a long target leaves room for the message."""
+    """The text of a service stays one line of printable text, and a long target leaves room for the message."""
     said = "copying\n[2026-01-01] ERROR forged\r\x1b[31m\u2028\u202eright to left\x00"
     line = describe(running(Metadata(target="x" * 10_000, status_message=said)))
     assert line is not None

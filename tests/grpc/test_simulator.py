@@ -95,12 +95,12 @@ def struct(packed: any_pb2.Any) -> dict[str, Any]:
 
 
 def trailers(error: Any) -> dict[str, Any]:
-    """Give the trailing metadata of a failed call."""
+    """Return the trailing metadata of a failed call."""
     return dict(error.trailing_metadata())
 
 
 def code_of(call: Any, *args: Any, **kwargs: Any) -> int:
-    """Give the status of a call: 0, or what it failed with."""
+    """Return the status of a call: 0, or what it failed with."""
     try:
         call(*args, **kwargs)
     except grpc.RpcError as error:
@@ -110,7 +110,7 @@ def code_of(call: Any, *args: Any, **kwargs: Any) -> int:
 
 @pytest.fixture(scope="session")
 def simulator(shared_simulator: Simulator) -> Simulator:
-    """Give the simulator of the whole session; names are fresh, so tests do not meet."""
+    """Return the simulator of the whole session; names are fresh, so tests do not meet."""
     return shared_simulator
 
 
@@ -152,7 +152,7 @@ def test_any_prefix_may_stand_before_a_name() -> None:
 
 @given(message=st.text(st.characters(codec="utf-8")), operation_id=st.text(st.characters(codec="utf-8"), min_size=1))
 def test_every_text_survives_the_name(message: str, operation_id: str) -> None:
-    """What a name is built from is what it parses to, whatever the text."""
+    """A name parses to what it was built from, whatever the text."""
     parsed = parse_name(operation_name(operation_id, message=message, response={"text": message}))
     assert (parsed.id, parsed.script.message) == (operation_id, message)
     assert json.loads(parsed.script.response or "") == {"text": message}
@@ -913,6 +913,6 @@ def test_it_ends_cleanly_on_sigterm_and_sigint() -> None:
 
 
 def test_the_fixture_says_why_there_is_no_simulator() -> None:
-    """What the command wrote to stderr is in the error."""
+    """The error has the text that the command wrote to stderr."""
     with pytest.raises(SimulatorError, match="unrecognized arguments: --wat"), running_simulator("--wat"):
         pass

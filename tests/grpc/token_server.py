@@ -127,7 +127,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Give the clock by which tokens expire."""
+    """Return the clock by which tokens expire."""
     clock = Clock()
     monkeypatch.setattr(tokens_module, "time", clock)
     return clock
@@ -150,13 +150,13 @@ def private_key() -> str:
 
 @pytest.fixture
 def keyfile(private_key: str, tokens: TokenServer) -> str:
-    """Give the text of a service-account key whose tokens come from that server."""
+    """Return the text of a service-account key whose tokens come from that server."""
     return service_account_key(private_key, tokens)
 
 
 @pytest.fixture
 def key_path(keyfile: str, tmp_path: Path) -> str:
-    """Give its path."""
+    """Return its path."""
     path = tmp_path / "key.json"
     path.write_text(keyfile)
     return str(path)
@@ -175,7 +175,7 @@ def guarded(leaf: trustme.LeafCert, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def config(guarded: Simulator, trusted: bytes) -> Callable[..., ChannelConfig]:
-    """Give a function from kinds of credentials to the configuration of a channel to that simulator."""
+    """Return a function from kinds of credentials to the configuration of a channel to that simulator."""
 
     def make(**kind: Any) -> ChannelConfig:
         return ChannelConfig(target=guarded.endpoint, credentials=CredentialsConfig(**kind), root_certificates=trusted)
