@@ -136,8 +136,7 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
     :param rpc_timeout: seconds (or timedelta) that one call may take.
     :param not_found_grace: seconds (or timedelta) from the first poll for which NOT_FOUND means "not yet".
     :param max_consecutive_errors: failed polls in a row that are tolerated; None goes on until the deadline.
-    :param max_polls_per_second: polls of this endpoint by all deferred waits of a triggerer together, at most; of
-        several limits (the connection has one, too) the lowest holds.
+    :param max_polls_per_second: polls of this endpoint by all deferred waits of a triggerer together, at most.
     :param poll_method: ``"get"``; or, while deferred or of many, and where the service can do that, ``"wait"`` or
         ``"auto"``, which have the server hold the answer until the operation is done, or ``"list"``, by which all waits
         under one parent share one listing an interval.

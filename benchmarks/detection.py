@@ -42,14 +42,14 @@ def ours(interval: float, source: random.Random) -> Iterator[float]:
 
 def go(interval: float, source: random.Random) -> Iterator[float]:
     """Give the pauses of ``longrunning.WaitWithInterval``: gax-go's ``Backoff.Pause``, uniform in (0, bound]."""
-    for bound in Schedule(interval=interval).bounds():
-        yield source.uniform(0.0, bound)
+    for window in Schedule(interval=interval).windows():
+        yield source.uniform(0.0, window.longest)
 
 
 def api_core(interval: float, source: random.Random) -> Iterator[float]:
     """Give the pauses of google-api-core's ``DEFAULT_POLLING`` without its timeout; ``interval`` is its maximum."""
-    for bound in Schedule(interval=interval, multiplier=1.5).bounds():
-        yield source.uniform(0.0, bound)
+    for window in Schedule(interval=interval, multiplier=1.5).windows():
+        yield source.uniform(0.0, window.longest)
 
 
 def fixed(interval: float, source: random.Random) -> Iterator[float]:

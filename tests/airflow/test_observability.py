@@ -23,7 +23,7 @@ from airflow_provider_lro.hooks import LongRunningOperationHook
 from airflow_provider_lro.links import XCOM_KEY, OperationLink
 from airflow_provider_lro.operators import _base
 from airflow_provider_lro.sensors import LongRunningOperationSensor
-from airflow_provider_lro.version_compat import AIRFLOW_2, AirflowTaskTerminated
+from airflow_provider_lro.version_compat import AIRFLOW_VERSION, AirflowTaskTerminated
 from tests.airflow.telemetry import LOOPBACK, StatsD
 from tests.airflow.worker import FakeTaskInstance, run
 
@@ -142,7 +142,7 @@ def test_link_that_cannot_be_written_costs_no_wait(name: Callable[..., str]) -> 
 
 
 @pytest.mark.usefixtures("template")
-@pytest.mark.skipif(AIRFLOW_2, reason="Airflow 2 reads a link by way of the backend")
+@pytest.mark.skipif(AIRFLOW_VERSION.startswith("2."), reason="Airflow 2 reads a link by way of the backend")
 def test_link_goes_past_a_backend_of_xcoms(name: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Airflow 3 shows what the database has: a backend that keeps values elsewhere would be shown its address."""
     written: dict[str, Any] = {}
@@ -216,7 +216,7 @@ def test_test_connection_knows_templates(simulator: Simulator, monkeypatch: pyte
 
 def test_link_survives_airflows_serialization() -> None:
     """The webserver finds the link of a task, mapped or not, in what the database has of its DAG."""
-    if AIRFLOW_2:
+    if AIRFLOW_VERSION.startswith("2."):
         from airflow.serialization.serialized_objects import SerializedDAG as Serialization
     else:
         from airflow.serialization.serialized_objects import DagSerialization as Serialization

@@ -454,7 +454,7 @@ async def test_refresh_whose_thread_never_began_is_begun_anew(
     assert await mine.arefresh() == mine.headers()
     with pytest.raises(RpcError) as caught:
         await waiting
-    assert is_transient(caught.value)
+    assert caught.value.is_transient
     late = refreshes[0]
     START(late)
     late.join(10)
