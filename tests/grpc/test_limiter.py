@@ -14,14 +14,22 @@ import grpc
 import pytest
 from google.longrunning import operations_proto_pb2 as pb
 
-from airflow_provider_lro._core.schedule import Window
-from airflow_provider_lro._core.wait import Start, WaitArgs, wait
-from airflow_provider_lro._runner.driver import drive_async, steady_clock
+from airflow_provider_lro._core.args import WaitArgs
+from airflow_provider_lro._core.schedule import MAX_RETRY_INFO, Window
+from airflow_provider_lro._core.wait import Start
+from airflow_provider_lro._runner.group import WaitGroup
 from airflow_provider_lro._transport import limiter
-from airflow_provider_lro._transport.channel import ChannelConfig
+from airflow_provider_lro._transport.channel import MAX_CALLS_IN_FLIGHT, ChannelConfig
 from airflow_provider_lro._transport.client import AsyncOperationsClient
 from airflow_provider_lro._transport.credentials import CredentialsConfig
-from airflow_provider_lro._transport.limiter import CALLS_IN_FLIGHT, CROWD, TICK, Pace, pace_of, pause
+from airflow_provider_lro._transport.limiter import (
+    BATCH_SIZE,
+    MAX_SPACING,
+    TICK,
+    RateLimiter,
+    limiter_of,
+    pause,
+)
 from airflow_provider_lro.exceptions import Code, RpcError
 
 if TYPE_CHECKING:
@@ -67,7 +75,7 @@ def throttled(code: Code = Code.RESOURCE_EXHAUSTED, *, retry_after: float | None
     return error
 
 
-@pytest.mark.parametrize(("shortest", "most"), [(0.0, 1.5 * CROWD), (27.0, 1.25 * 1000 / 12)])
+@pytest.mark.parametrize(("shortest", "most"), [(0.0, 1.5 * BATCH_SIZE), (27.0, 1.25 * 1000 / 12)])
 def test_sleepers_share_wake_ups(shortest: float, most: float) -> None:
     """Each wakes within its window, on a tick; one is filled before another is opened, and then all fill evenly."""
 
@@ -83,10 +91,10 @@ def test_sleepers_share_wake_ups(shortest: float, most: float) -> None:
 
     woken = in_virtual_time(work)
     assert all(abs(moment / TICK - round(moment / TICK)) < 1e-3 for moment in woken)
-    crowds = Counter(round(moment / TICK) for moment in woken).values()
-    assert max(crowds) <= most
-    fewest = math.ceil(min(1000 / CROWD, (30.0 - shortest) / TICK))
-    assert 0.9 * fewest <= len(crowds) <= fewest
+    sizes = Counter(round(moment / TICK) for moment in woken).values()
+    assert max(sizes) <= most
+    fewest = math.ceil(min(1000 / BATCH_SIZE, (30.0 - shortest) / TICK))
+    assert 0.9 * fewest <= len(sizes) <= fewest
 
 
 def test_narrow_windows_are_left_alone() -> None:
@@ -116,7 +124,7 @@ def test_sleeper_that_is_cancelled_wakes_nobody_else() -> None:
     in_virtual_time(work)
 
 
-def test_crowd_that_wakes_does_not_hold_up_the_others() -> None:
+def test_batch_that_wakes_does_not_hold_up_the_others() -> None:
     """Between two of those that share a wake-up whoever else waits for the event loop has a turn."""
 
     async def work(_: VirtualTime) -> list[str]:
@@ -130,38 +138,38 @@ def test_crowd_that_wakes_does_not_hold_up_the_others() -> None:
 
         async def other() -> None:
             await awake.wait()
-            while turns.count("sleeper") < CROWD:
+            while turns.count("sleeper") < BATCH_SIZE:
                 turns.append("other")
                 await asyncio.sleep(0)
 
-        await asyncio.gather(other(), *(sleeper() for _ in range(CROWD)))
+        await asyncio.gather(other(), *(sleeper() for _ in range(BATCH_SIZE)))
         return turns
 
     turns = in_virtual_time(work)
     together = [pair for pair in pairwise(turns) if pair == ("sleeper", "sleeper")]
     assert len(together) <= 2, "the first ones, until the other knows that they wake"
-    assert turns.count("sleeper") == CROWD
+    assert turns.count("sleeper") == BATCH_SIZE
 
 
 def test_polls_a_second_are_shared_fairly() -> None:
     """Of several limits the lowest holds, no ten seconds see more than it allows, and every wait has its turns."""
 
     async def work(loop: VirtualTime) -> tuple[list[float], list[int]]:
-        pace = Pace(loop)
-        pace.hold([50.0, 5.0])
+        limiter = RateLimiter(loop)
+        limiter.add_limits([50.0, 5.0])
         polls: list[float] = []
         turns = [0] * 100
 
         async def one(number: int) -> None:
             while loop.time() < 1200.0:
-                await pace.turn()
+                await limiter.acquire()
                 polls.append(loop.time())
                 turns[number] += 1
                 await asyncio.sleep(1.0)
 
         await asyncio.gather(*(one(number) for number in range(100)))
-        pace.let_go([5.0])
-        assert pace.spacing == pytest.approx(0.02)
+        limiter.remove_limits([5.0])
+        assert limiter.spacing == pytest.approx(0.02)
         return polls, turns
 
     polls, turns = in_virtual_time(work)
@@ -170,14 +178,31 @@ def test_polls_a_second_are_shared_fairly() -> None:
     assert max(turns) - min(turns) <= 1
 
 
+def test_poll_that_gets_no_turn_in_time_gives_its_place_back() -> None:
+    """It is told so when its time is up, and those behind it come earlier for it."""
+
+    async def work(loop: VirtualTime) -> None:
+        limiter = RateLimiter(loop)
+        limiter.add_limits([0.1])
+        await limiter.acquire()
+        with pytest.raises(TimeoutError):
+            await limiter.acquire(within=4.0)
+        assert loop.time() == pytest.approx(1004.0)
+        await limiter.acquire(within=20.0)
+        assert loop.time() == pytest.approx(1010.0)
+        assert limiter.stats.delays == {"quota": (2, pytest.approx(10.0))}
+
+    in_virtual_time(work)
+
+
 def test_without_limits_nobody_waits() -> None:
     """The ordinary case costs no time at all."""
 
     async def work(loop: VirtualTime) -> None:
-        pace = Pace(loop)
+        limiter = RateLimiter(loop)
         for _ in range(1000):
-            await pace.turn()
-            pace.heard(None)
+            await limiter.acquire()
+            limiter.record(None)
         assert loop.time() == 1000.0
 
     in_virtual_time(work)
@@ -187,24 +212,24 @@ def test_complaints_slow_everybody_down_and_pass() -> None:
     """RESOURCE_EXHAUSTED halves the rate at most once a second; polls that succeed bring it back."""
 
     async def work(loop: VirtualTime) -> None:
-        pace = Pace(loop)
+        limiter = RateLimiter(loop)
         for _ in range(200):
             await asyncio.sleep(0.1)
-            await pace.turn()
+            await limiter.acquire()
         for _ in range(50):  # on their way at once: one complaint
-            pace.heard(throttled())
-        assert pace.spacing == pytest.approx(0.2, rel=0.1)
+            limiter.record(throttled())
+        assert limiter.spacing == pytest.approx(0.2, rel=0.1)
         for _ in range(4):
             await asyncio.sleep(1.5)
-            pace.heard(throttled())
-        assert pace.spacing == pytest.approx(1.6, rel=0.1)
+            limiter.record(throttled())
+        assert limiter.spacing == pytest.approx(1.6, rel=0.1)
         for _ in range(20):
             await asyncio.sleep(6.0)
-            pace.heard(throttled())
-        assert pace.spacing == limiter.LONGEST_SPACING
+            limiter.record(throttled())
+        assert limiter.spacing == MAX_SPACING
         for _ in range(200):
-            pace.heard(None)
-        assert pace.spacing == 0.0
+            limiter.record(None)
+        assert limiter.spacing == 0.0
 
     in_virtual_time(work)
 
@@ -213,17 +238,17 @@ def test_retry_info_holds_everybody() -> None:
     """What the service asks for is waited by all, five minutes at most; other errors slow nobody down."""
 
     async def work(loop: VirtualTime) -> None:
-        pace = Pace(loop)
+        limiter = RateLimiter(loop)
         for error in (throttled(Code.UNAVAILABLE), RpcError("no", code=Code.PERMISSION_DENIED), ValueError("other")):
-            pace.heard(error)
-        await pace.turn()
+            limiter.record(error)
+        await limiter.acquire()
         assert loop.time() == 1000.0
-        pace.heard(throttled(Code.UNAVAILABLE, retry_after=40.0))
-        await pace.turn()
+        limiter.record(throttled(Code.UNAVAILABLE, retry_after=40.0))
+        await limiter.acquire()
         assert loop.time() == pytest.approx(1040.0)
-        pace.heard(throttled(retry_after=1e9))
-        await pace.turn()
-        assert loop.time() <= 1345.0
+        limiter.record(throttled(retry_after=1e9))
+        await limiter.acquire()
+        assert loop.time() == pytest.approx(1040.0 + MAX_RETRY_INFO, abs=5.0)
 
     in_virtual_time(work)
 
@@ -232,22 +257,22 @@ def test_response_that_is_too_large_slows_nobody_down() -> None:
     """It comes as RESOURCE_EXHAUSTED from our own side, and says nothing about the service's quota."""
 
     async def work(loop: VirtualTime) -> None:
-        pace = Pace(loop)
+        limiter = RateLimiter(loop)
         oversized = throttled()
         oversized.permanent = True
-        pace.heard(oversized)
-        assert pace.spacing == 0.0
+        limiter.record(oversized)
+        assert limiter.spacing == 0.0
 
     in_virtual_time(work)
 
 
-async def test_endpoints_have_a_pace_of_their_own() -> None:
+async def test_endpoints_have_a_limiter_of_their_own() -> None:
     """What one service complains about does not slow another down."""
-    assert pace_of("a:1") is pace_of("a:1")
-    assert pace_of("a:1") is not pace_of("b:1")
+    assert limiter_of("a:1") is limiter_of("a:1")
+    assert limiter_of("a:1") is not limiter_of("b:1")
 
 
-class Crowded:
+class BusyServer:
     """A server that takes its time, and counts how many calls it has at once."""
 
     def __init__(self) -> None:
@@ -269,6 +294,9 @@ class Crowded:
             self.now -= 1
         return pb.Operation(name="operations/x", done=True).SerializeToString()
 
+    async def wait(self, request: bytes, context: Any) -> bytes:
+        return pb.Operation(name="operations/x").SerializeToString()
+
     async def until(self, calls: int) -> None:
         """Wait until so many calls have come."""
         async with self.asked:
@@ -276,11 +304,14 @@ class Crowded:
 
 
 @pytest.fixture
-async def crowded() -> Any:
+async def busy() -> Any:
     """Give the server and a client of it."""
-    handler = Crowded()
+    handler = BusyServer()
     server = grpc.aio.server(futures.ThreadPoolExecutor(1))
-    methods = {"GetOperation": grpc.unary_unary_rpc_method_handler(handler.get)}
+    methods = {
+        "GetOperation": grpc.unary_unary_rpc_method_handler(handler.get),
+        "WaitOperation": grpc.unary_unary_rpc_method_handler(handler.wait),
+    }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("google.longrunning.Operations", methods),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -290,43 +321,43 @@ async def crowded() -> Any:
     await server.stop(None)
 
 
-async def test_calls_in_flight_are_capped(crowded: Any) -> None:
-    """Three hundred calls at once are eighty at the server; the others wait where their deadline does not run."""
-    handler, client = crowded
-    calls = [asyncio.ensure_future(client.get_operation("operations/x", rpc_timeout=5.0)) for _ in range(300)]
-    await handler.until(CALLS_IN_FLIGHT)
-    await asyncio.sleep(0.1)
-    assert handler.calls == CALLS_IN_FLIGHT
+async def test_calls_in_flight_are_capped(busy: Any) -> None:
+    """Of three hundred at once the server has as many as a channel takes; no deadline runs for the others."""
+    handler, client = busy
+    calls = [asyncio.ensure_future(client.get_operation("operations/x", rpc_timeout=20.0)) for _ in range(300)]
+    await handler.until(MAX_CALLS_IN_FLIGHT)
+    assert not (await client.wait_operation("operations/x")).done  # by now the server has all that was sent
+    assert handler.calls == MAX_CALLS_IN_FLIGHT
     handler.go.set()
     assert all(operation.done for operation in await asyncio.gather(*calls))
-    assert (handler.calls, handler.most) == (300, CALLS_IN_FLIGHT)
+    assert (handler.calls, handler.most) == (300, MAX_CALLS_IN_FLIGHT)
 
 
-async def test_call_that_gets_no_turn_says_so(crowded: Any) -> None:
+async def test_call_that_gets_no_turn_says_so(busy: Any) -> None:
     """A wait whose deadline comes while others hold all the places is told, and takes no place with it."""
-    handler, client = crowded
-    full = range(CALLS_IN_FLIGHT)
-    calls = [asyncio.ensure_future(client.get_operation("operations/x", rpc_timeout=5.0)) for _ in full]
-    await handler.until(CALLS_IN_FLIGHT)
-    with pytest.raises(RpcError, match="had no turn") as caught:
+    handler, client = busy
+    full = range(MAX_CALLS_IN_FLIGHT)
+    calls = [asyncio.ensure_future(client.get_operation("operations/x", rpc_timeout=20.0)) for _ in full]
+    await handler.until(MAX_CALLS_IN_FLIGHT)
+    with pytest.raises(RpcError, match="rate limited, not sent") as caught:
         await client.get_operation("operations/x", queue=0.1)
-    assert caught.value.code == Code.DEADLINE_EXCEEDED
+    assert (caught.value.code, caught.value.not_sent) == (Code.DEADLINE_EXCEEDED, True)
     handler.go.set()
     await asyncio.gather(*calls)
     assert (await client.get_operation("operations/x")).done
 
 
-async def test_limit_of_a_wait_ends_with_it(crowded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_limit_of_a_wait_ends_with_it(busy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """`max_polls_per_second` holds while its wait lasts, for everybody, and no longer."""
     monkeypatch.setattr(limiter, "TICK", 0)
-    handler, client = crowded
-    clock = steady_clock()
-    pace = pace_of(client.config.target)
-    args = WaitArgs(operation_name="operations/x", interval=0.1, max_polls_per_second=50.0, started_at=clock())
-    steps = wait(args, now=clock(), start=Start.RESUME)
-    waiting = asyncio.ensure_future(drive_async(steps, args, client, clock=clock, shared=True))
-    await handler.until(1)
-    assert pace.spacing == pytest.approx(0.02)
-    handler.go.set()
-    await waiting
-    assert pace.spacing == 0.0
+    handler, client = busy
+    of_endpoint = limiter_of(client.config.target)
+    args = WaitArgs(operation_name="operations/x", interval=0.1, max_polls_per_second=50.0)
+    async with WaitGroup(args, ["operations/x"], [client.config]) as group:
+        waiting = asyncio.ensure_future(group.run(Start.RESUME))
+        await handler.until(1)
+        assert of_endpoint.spacing == pytest.approx(0.02)
+        assert of_endpoint.stats.waits == 1
+        handler.go.set()
+        await waiting
+    assert (of_endpoint.spacing, of_endpoint.stats.waits) == (0.0, 0)
