@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
 CONNECTION, NARROW_CONNECTION = "lro_truth", "lro_truth_narrow"
 AT_ONCE = 16
-"""How many waits run at the same time."""
+"""Waits that run at the same time."""
 INTERVAL = 0.1
 DURATION = 0.3
 """Seconds of an operation, if its row says nothing else: the first poll finds it running."""
