@@ -313,17 +313,18 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
             self._check_count(names, wanted)
             if not names:
                 return self._result(context, names, [])
+            args = self.wait_args(names[0], started_at=started_at, deadline=started_at + self.limit)
             outcomes = self.await_outcomes(
                 context,
                 hook,
                 names,
-                self.wait_args(names[0], started_at=started_at, deadline=started_at + self.limit),
+                args,
                 start=start,
                 wanted=wanted,
                 trigger_kwargs=self._trigger_kwargs(),
                 on_pause=_reschedule if self._reschedules else None,
             )
-        return self._result(context, names, outcomes)
+        return self._result(context, names, outcomes, args)
 
     def _resume(self, context: Context, event: Mapping[str, Any] | None, packed: str | None) -> Any:
         names = self._names_again(context, packed)
@@ -389,10 +390,12 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
 
     # ── the end ──
 
-    def _result(self, context: Context, names: Sequence[str], outcomes: Sequence[Outcome | None]) -> Any:
+    def _result(
+        self, context: Context, names: Sequence[str], outcomes: Sequence[Outcome | None], args: WaitArgs | None = None
+    ) -> Any:
         """Return the result, or raise the error, of one operation or many."""
-        # The duration is all that a timeout's text takes from these.
-        args = self.wait_args(names[0] if names else "none", started_at=0.0, deadline=self.limit)
+        if args is None:  # the duration is all that a timeout's text takes from these
+            args = self.wait_args(names[0] if names else "none", started_at=0.0, deadline=self.limit)
         if self._is_many:
             return self._results(context, names, outcomes, args)
         if outcomes[0] is None:
