@@ -9,8 +9,11 @@ from datetime import timedelta
 
 from airflow.providers.common.compat.sdk import DAG
 
-from airflow_provider_lro.operators import GetOperationOperator
-from airflow_provider_lro.operators.cleanup import CancelStaleOperationsOperator, DeleteFinishedOperationsOperator
+from airflow_provider_lro.operators import (
+    CancelStaleOperationsOperator,
+    DeleteFinishedOperationsOperator,
+    GetOperationOperator,
+)
 
 PARENT = "projects/nobody-needs"
 
