@@ -292,19 +292,7 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
         self, context: Context, event: Mapping[str, Any] | None = None, *, names: str | None = None, **_: Any
     ) -> Any:
         """Turn the trigger's event into the result, or into the error."""
-        return self._settle(lambda: self._resume(context, event or {}, names))
-
-    def execute_late(self, context: Context) -> Any:
-        """Poll once on the worker: by the deadline no trigger had told us anything."""
-        names = self._names_again(context, None)
-        if names is None:
-            raise OperationTimeout(
-                f"no triggerer has reported on the operations under {self.parent!r}, nor which they were"
-            )
-        self.load_types()
-        outcomes: list[Outcome | None] = [None] * len(names)
-        self.recheck(context, names, outcomes, range(len(names)), limit=0.0, not_found_grace=0.0)
-        return self._result(context, names, outcomes)
+        return self._settle(lambda: self._resume(context, event, names))
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume, by the same rules for skipping where no event came: a trigger that crashed, or none that ran."""
@@ -338,10 +326,14 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
             )
         return self._result(context, names, outcomes)
 
-    def _resume(self, context: Context, event: Mapping[str, Any], packed: str | None) -> Any:
+    def _resume(self, context: Context, event: Mapping[str, Any] | None, packed: str | None) -> Any:
         names = self._names_again(context, packed)
-        if names is None:  # `airflow dags test` drops the arguments, and the listing was not kept
+        if names is None and event is not None:  # `airflow dags test` drops the arguments, and the listing was not kept
             return self._start(context, event["started_at"])
+        if names is None:
+            raise OperationTimeout(
+                f"no triggerer has reported on the operations under {self.parent!r}, nor which they were"
+            )
         return self._result(context, names, self.outcomes_of(context, event, names))
 
     def _names_again(self, context: Context, packed: str | None) -> list[str] | None:
@@ -432,7 +424,8 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
             remaining = len(names) - done
             others = f"{succeeded} succeeded" + (f", {remaining} are not waited for any more" if remaining else "")
             text = f"{done - succeeded} of {len(names)} operations failed ({others})"
-            raise_together(errors, total=len(names) + 1, text=text)
+            # One of a sequence of one comes with its name, like one of many.
+            raise_together(errors, total=max(len(names), 2), text=text)
         if errors:
             self.log.warning("enough have succeeded; of the others:%s", error_lines(errors.values()))
         return results

@@ -16,12 +16,8 @@ MAX_DEPTH = 10
 def name_of(value: object, *, what: str = "operation_name") -> str:
     """Return the operation's name from a name, or from a mapping that holds one, as other operators leave in XCom.
 
-    Args:
-        value: the one or the other.
-        what: the argument's name, for the error.
-
     Raises:
-        ValueError: there is none in it.
+        ValueError: there is none in it. ``what``: the argument's name.
     """
     for _ in range(MAX_DEPTH):
         if not isinstance(value, Mapping):
@@ -105,14 +101,10 @@ def unpack(text: str) -> list[str]:
 
 
 def type_name(value: object, *, what: str) -> str | None:
-    """Return the text for a message type: ``module:Class`` for a class. Text is all that crosses to a trigger.
-
-    Args:
-        value: None, a class, or a text: an import path, ``module:Class``, or the message's full name.
-        what: the argument's name, for the error.
+    """Return the text for a message type, ``module:Class`` for a class: text is all that crosses to a trigger.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: it is neither None, nor a class, nor a text. ``what``: the argument's name.
     """
     if isinstance(value, type):
         return f"{value.__module__}:{value.__qualname__}"

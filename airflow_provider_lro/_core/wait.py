@@ -113,16 +113,12 @@ def outcome_of(state: OperationState) -> Done:
 
 
 def wait(args: WaitArgs, *, now: float, start: Start = Start.FRESH) -> Generator[Command, Answer, Outcome]:
-    """Wait for one operation.
+    """Wait for one operation: yield the commands, and return the outcome.
 
     Args:
-        args: the wait; ``started_at`` None means now.
+        args: the wait, checked; ``started_at`` None means now.
         now: epoch seconds, by the clock of the answers.
         start: how it begins.
-
-    Returns:
-        The outcome, as the generator's return value.
-
     """
     reading = _Reading(args, now=now)
     deadline = math.inf if args.deadline is None else args.deadline

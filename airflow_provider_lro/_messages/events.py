@@ -58,9 +58,12 @@ def event_from_outcomes(found: Sequence[Outcome | None], names: Sequence[str], *
     """
     letters = "".join(map(_letter, found))
     event: dict[str, Any] = {"name": names[0], "outcomes": letters, "known": {}, "started_at": started_at}
-    if len(names) > 1 and (error := _error_of_all(found)) is not None:
-        return {**event, "error": _error_to_wire(error)}
     room = MAX_EVENT - len(json.dumps(event))
+    if len(names) > 1 and (error := _error_of_all(found)) is not None:
+        wire = _error_to_wire(error)
+        if len(json.dumps({"error": wire})) > room:
+            _cut_error(wire, MAX_TEXT_OF_MANY)
+        return {**event, "error": wire}
     ranks: tuple[list[int], ...] = ([], [], [])
     for index, outcome in enumerate(found):
         if outcome is not None and not _is_bare(outcome):
@@ -138,10 +141,12 @@ def _outcome(letter: str, entry: Mapping[str, Any] | None, name: str, error: Lro
     if letter in _DONE:
         if entry is None:
             return _DONE[letter](operation=None)  # type: ignore[no-any-return]
-        found = outcome_of(_state_from_wire(entry["operation"], name))
+        state = _state_from_wire(entry["operation"], name)
+        found = outcome_of(state)
         # The last gate: no outcome is taken from an operation that does not bear it out.
-        if type(found) is not _DONE[letter]:
-            raise ValueError(f"it says {letter!r} of operation {name!r}, which is {found.word}")
+        if not state.done or type(found) is not _DONE[letter]:
+            word = found.word if state.done else "running"
+            raise ValueError(f"it says {letter!r} of operation {name!r}, which is {word}")
         return found
     values: dict[str, Any] = {
         key: _state_from_wire(value, name) if key == "operation" else _error_from_wire(value)
@@ -185,9 +190,13 @@ def _entries(outcome: Any, name: str, *, alone: bool) -> Iterator[dict[str, Any]
         entry.pop("operation", None)
         for key in ("error", "cancel_error"):
             if error := entry.get(key):
-                error["details"] = []
-                error.update({text: _shortened(error[text], longest) for text in ("text", "message")})
+                _cut_error(error, longest)
     yield entry
+
+
+def _cut_error(error: dict[str, Any], longest: int) -> None:
+    error["details"] = []
+    error.update({text: _shortened(error[text], longest) for text in ("text", "message")})
 
 
 def _shortened(text: str, longest: int) -> str:

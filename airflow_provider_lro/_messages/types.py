@@ -52,15 +52,12 @@ class MessageType:
 
 
 def message_type(value: Any, *, what: str = "response_type") -> MessageType | None:
-    """Return the type that a user means; None for None.
+    """Return the type that a user means by a protobuf or proto-plus class, its import path or its full name.
 
-    Args:
-        value: a protobuf or proto-plus class, its import path (``package.module.Class``, ``module:Class``), which is
-            imported, or the full name of a message that this process knows.
-        what: the argument's name, for the error.
+    An import path (``package.module.Class``, ``module:Class``) is imported. None for None.
 
     Raises:
-        ValueError: there is no such type here.
+        ValueError: there is no such type here. ``what``: the argument's name.
     """
     if value is None or isinstance(value, MessageType):
         return value

@@ -33,10 +33,10 @@ def steady_clock() -> Callable[[], float]:
     return lambda: origin + time.monotonic()
 
 
-def drive(
-    steps: Generator[Command, Answer, T], poller: Any, *, clock: Callable[[], float], observer: WaitObserver
-) -> T:
-    """Do what a policy says until it has its outcome, blocking.
+class Drive(Generic[T]):
+    """A policy on its way: its commands are carried out, and their results and times sent to it.
+
+    It can stop at a pause, and go on later where it was.
 
     Args:
         steps: from ``wait`` or ``cancel_after_kill``.
@@ -44,27 +44,6 @@ def drive(
         clock: epoch seconds; never steps back.
         observer: hears of all that is done.
     """
-    command = next(steps)
-    while True:
-        value: Any = None
-        try:
-            if isinstance(command, Get):
-                value = poller.get(command)
-            elif isinstance(command, Cancel):
-                poller.cancel(command)
-            else:
-                poller.pause(command)
-        except LroError as error:
-            value = error
-        observer.record(command, value)
-        try:
-            command = steps.send(Answer(now=clock(), value=value))
-        except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]
-
-
-class Drive(Generic[T]):
-    """``drive`` in an event loop: it can stop at a pause, and go on later where it was."""
 
     __slots__ = ("_clock", "_observer", "_poller", "_steps", "command")
 
@@ -119,6 +98,17 @@ class Drive(Generic[T]):
     async def close(self) -> None:
         """Give back what is shared."""
         await self._poller.close()
+
+
+def drive(
+    steps: Generator[Command, Answer, T], poller: Any, *, clock: Callable[[], float], observer: WaitObserver
+) -> T:
+    """Do what a policy says until it has its outcome, blocking: by a poller whose coroutines never wait."""
+    try:
+        Drive(steps, poller, clock=clock, observer=observer).run().send(None)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+    raise RuntimeError("the poller of a blocking wait has waited")
 
 
 class LogObserver:

@@ -54,13 +54,12 @@ class WaitGroup:
     """Waits for operations, and keeps the outcome of each. An async context manager.
 
     Args:
-        args: the wait for each; its ``operation_name`` is one of the names, or does not matter.
+        args: the wait for each; its ``operation_name`` does not matter.
         names: the operations.
         channels: that of each.
         wanted: how many must succeed; 0 for all, and all are waited for.
         require_result: a success without a result does not count, as for the sensor.
-        keep: bytes of results to keep, of those that succeeded and of the others each; beyond that only the verdict is
-            kept.
+        keep: bytes of results of many to keep, of successes and others each; of the rest the verdict is kept.
         ti: the task instance, where there is one.
         is_recheck: of operations whose outcome is known: nothing is counted once more.
     """
@@ -88,6 +87,7 @@ class WaitGroup:
         self._failed = 0
         self._is_single = len(names) == 1
         self._is_recheck = is_recheck
+        self._may_begin_anew = False  # in the triggerer, which polls all of them once more
         self._drives: dict[int, Drive[Outcome]] = {}
         self._clients: dict[int, AsyncOperationsClient] = {}  # by the identity of their channels, which are thousands
         self._clock = steady_clock()
@@ -140,6 +140,12 @@ class WaitGroup:
         Raises:
             EndpointError, CredentialsError: some of many cannot be reached at all, and not enough have succeeded.
         """
+        self._may_begin_anew = True
+        await self._poll_each_once(start)
+        if self.is_over:
+            self._count_known()
+
+    async def _poll_each_once(self, start: Start) -> None:
         if self._is_single:
             await self._advance(0, start, to_pause=True)
             return
@@ -164,6 +170,8 @@ class WaitGroup:
 
     async def run(self, start: Start) -> None:
         """Wait until it is over; a wait that was begun goes on where it was, others begin as ``start`` says."""
+        if self._may_begin_anew:
+            self._count_known()
         if self._is_single:  # a task of its own would cost as much as the poller
             if self.outcomes[0] is None:
                 await self._advance(0, start)
@@ -259,7 +267,7 @@ class WaitGroup:
             self._failed += 1
         if self._telemetry is not None:
             self._telemetry.ended(outcome)
-        if not self._is_recheck:
+        if not self._may_begin_anew:
             self._count(index, outcome)
         if state is not None and not self._is_single:
             self._room[succeeded] -= state.size
@@ -270,9 +278,17 @@ class WaitGroup:
         if isinstance(self._observer, GroupLog):
             self._observer.done(failed=not succeeded)
 
+    def _count_known(self) -> None:
+        self._may_begin_anew = False
+        for index, outcome in enumerate(self.outcomes):
+            if outcome is not None:
+                self._count(index, outcome)
+
     def _count(self, index: int, outcome: Outcome) -> None:
         from airflow_provider_lro._transport.limiter import limiter_of
 
+        if self._is_recheck:
+            return
         ended = limiter_of(self._channels[index].target).stats.ended
         ended[outcome.word] = ended.get(outcome.word, 0) + 1
 

@@ -40,19 +40,22 @@ class WakeEvent:
 
     def __init__(self) -> None:
         # Unlike threading.Event, whose lock the interrupted thread may hold, its put may be called from a handler.
-        self._set: SimpleQueue[None] = SimpleQueue()
+        self._set: SimpleQueue[bool] = SimpleQueue()
 
     def set(self) -> None:
         """Wake the thread that waits, once."""
-        self._set.put(None)
+        self._set.put(True)  # noqa: FBT003
+
+    def nudge(self) -> None:
+        """End the sleep early, without being set: one that comes too late for it is not taken for a kill."""
+        self._set.put(False)  # noqa: FBT003
 
     def wait(self, seconds: float) -> bool:
         """Sleep; return True, and early, when it was set."""
         try:
-            self._set.get(timeout=seconds)
+            return self._set.get(timeout=seconds)
         except Empty:
             return False
-        return True
 
 
 class BackgroundLoop:
@@ -144,9 +147,9 @@ class WorkerWait:
         finally:
             self._loop.__exit__(*raised)
 
-    def poll_once(self, start: Start) -> None:
-        """Poll each once, as ``WaitGroup.poll_once`` does."""
-        self._do(self._group.poll_once(start))
+    def poll_once(self, start: Start, *, meanwhile: Callable[[], None]) -> None:
+        """Poll each once, as ``WaitGroup.poll_once`` does; ``meanwhile`` is called here, where signals are heeded."""
+        self._do(self._group.poll_once(start), meanwhile)
 
     def run(self, start: Start) -> None:
         """Wait until it is over, as ``WaitGroup.run`` does.
@@ -158,9 +161,10 @@ class WorkerWait:
         """
         self._do(self._group.run(start))
 
-    def _do(self, work: Coroutine[Any, Any, None]) -> None:
-        done = self._loop.start(work, self._wake.set)
+    def _do(self, work: Coroutine[Any, Any, None], meanwhile: Callable[[], None] = lambda: None) -> None:
+        done = self._loop.start(work, self._wake.nudge)
         try:
+            meanwhile()
             while not done.done():
                 if self._wake.wait(1.0) and not done.done() and self._was_killed():
                     break

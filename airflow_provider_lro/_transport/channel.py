@@ -39,15 +39,12 @@ _EXPECTED = "expected host or host:port, for example 'us-central1-aiplatform.goo
 
 
 def parse_endpoint(value: str | None, *, port: int | None = None) -> str:
-    """Return the gRPC target for an endpoint.
+    """Return the gRPC target for ``host``, ``host:port`` or ``[IPv6]:port``; a gRPC target (``dns:…``) as it is.
 
-    Args:
-        value: ``host``, ``host:port``, ``[IPv6]:port``, or a gRPC target such as ``dns:///…`` or ``unix:…``, which is
-            passed through.
-        port: the port where ``value`` has none; without it 443.
+    ``port``: where the value has none; without it 443.
 
     Raises:
-        EndpointError: says what is wrong with the value, and what would do.
+        EndpointError: says why the value is wrong, and what would do.
     """
     if value is not None and not is_text(value):
         raise EndpointError(f"the endpoint {value!r} is not text that can be sent; {_EXPECTED}")

@@ -204,7 +204,7 @@ class RateLimiter:
         self._slow_from = 0.0
         self._slowed_at = -math.inf
         self._not_before = -math.inf
-        self._last = loop.time()
+        self._last = -math.inf  # the first poll waits for no other
         self._gap = 0.0
 
     def add_limits(self, limits: Iterable[float]) -> None:
@@ -253,7 +253,8 @@ class RateLimiter:
 
     def _polls(self) -> None:
         now = self._loop.time()
-        if not self.spacing:  # else the pace itself would be taken for the demand, and a few complaints stop it all
+        # With a spacing, the pace itself would be taken for the demand, and a few complaints stop it all.
+        if not self.spacing and self._last > -math.inf:
             self._gap += 0.05 * (now - self._last - self._gap)
         self._last = now
 

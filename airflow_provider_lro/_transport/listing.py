@@ -145,13 +145,8 @@ _listings: dict[_Key, SharedListing] = {}
 class Subscription:
     """One wait's, or one watcher's, share in the listing of a parent.
 
-    Args:
-        make_client: makes the client of the listing.
-        config: its channel.
-        parent: listed.
-        interval: seconds between two listings, at most.
-        name: the operation that is waited for; empty for a watcher, who wants all that are finished.
-        filter: in the service's own syntax.
+    ``name``: the operation that is waited for; empty for a watcher, who wants all that are finished. ``interval``:
+    seconds between two listings, at most.
     """
 
     __slots__ = ("_arrived", "_failed", "_found", "_key", "_listing", "_make_client", "config", "interval", "name")

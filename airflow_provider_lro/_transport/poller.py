@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class Poller:
-    """The I/O of a wait that blocks; ``metadata`` are more headers for each call."""
+    """The I/O of a wait that blocks, in coroutines that never wait; ``metadata`` are more headers for each call."""
 
     def __init__(
         self, args: WaitArgs, client: OperationsClient, *, metadata: Sequence[tuple[str, str | bytes]] = ()
@@ -43,17 +43,17 @@ class Poller:
         self._client = client
         self._metadata = metadata
 
-    def get(self, command: Get) -> OperationState:
+    async def get(self, command: Get) -> OperationState:
         """Poll; return the OperationState, or raise LroError."""
         name = self._args.operation_name
         found = self._client.get_operation(name, rpc_timeout=command.timeout, metadata=self._metadata)
         return found if found.name else replace(found, name=name)
 
-    def pause(self, command: Pause) -> None:
+    async def pause(self, command: Pause) -> None:
         """Let time pass, to a random moment of the window."""
-        time.sleep(random.uniform(command.window.shortest, command.window.longest))
+        time.sleep(random.uniform(command.window.shortest, command.window.longest))  # noqa: ASYNC251  (it blocks)
 
-    def cancel(self, command: Cancel) -> None:
+    async def cancel(self, command: Cancel) -> None:
         """Ask to cancel; raise LroError where it was not accepted."""
         timeout = self._args.rpc_timeout if command.timeout is None else command.timeout
         self._client.cancel_operation(self._args.operation_name, rpc_timeout=timeout, metadata=self._metadata)
@@ -62,12 +62,8 @@ class Poller:
 class AsyncPoller:
     """The I/O of a wait in an event loop.
 
-    Args:
-        args: the wait.
-        client: makes the calls.
-        metadata: more headers for each.
-        shared: one of many waits of this process: they share wake-ups, and polls wait for a connection.
-        max_metadata: bytes of metadata to keep of an operation that is not done; None: all.
+    ``shared``: one of many waits of this process, which share wake-ups, and whose polls wait for a connection.
+    ``max_metadata``: bytes of metadata to keep of an operation that is not done; None: all.
     """
 
     __slots__ = (
@@ -82,7 +78,6 @@ class AsyncPoller:
         "_max_metadata",
         "_metadata",
         "_shared",
-        "failed_polls",
         "polls",
     )
 
@@ -101,7 +96,6 @@ class AsyncPoller:
         self._metadata = metadata
         self._shared = shared
         self.polls = 0
-        self.failed_polls = 0
         self._max_metadata = max_metadata
         self._call = get_call(args.operation_name)
         self._limiter = limiter_of(client.config.target)
@@ -126,7 +120,6 @@ class AsyncPoller:
         try:
             await self._limiter.acquire(within=command.queue)
         except TimeoutError:
-            self.failed_polls += 1
             raise not_sent_error(self._call, self._client.config.target) from None
         options: CallOptions = {
             "rpc_timeout": command.timeout,
@@ -143,7 +136,6 @@ class AsyncPoller:
                 found = await self._client.send(self._call, options)
         except LroError as error:
             self._limiter.stats.failed(error)
-            self.failed_polls += 1
             self._limiter.record(error)
             raise
         if self._limiter.is_slowed:

@@ -72,15 +72,12 @@ class Tokens:
     def refresh(self, timeout: float | None = None) -> Headers:
         """Return valid headers. Callers that come at once share one refresh, and its error.
 
-        It blocks only where there is no token that still holds: ahead of expiry nobody waits for the next one.
-
-        Args:
-            timeout: seconds that the caller has; the refresh itself goes on.
+        It blocks, ``timeout`` seconds at most, only where there is no token that still holds.
 
         Raises:
             CredentialsError: for good.
             RpcError: the token endpoint could not be reached or was overloaded; worth another try.
-            TimeoutError: it takes longer.
+            TimeoutError: it takes longer; the refresh itself goes on.
         """
         refresh = self._join_refresh()
         held = self.headers()

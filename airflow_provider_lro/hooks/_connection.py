@@ -92,11 +92,7 @@ class ConnectionSettings:
     def channel_configs(self, task: TaskSettings, names: Iterable[str | None]) -> Iterator[ChannelConfig]:
         """Yield the channel that this connection and a task describe, for each of many operations.
 
-        It is the same object where it is the same channel, as waits are many.
-
-        Args:
-            task: the task's own settings, which go before the connection's.
-            names: the operations, from which ``{location}`` in the endpoint is filled.
+        The same channel is the same object. The names fill ``{location}`` in the endpoint.
 
         Raises:
             EndpointError: endpoint or TLS options cannot be right; says which, and what would do.

@@ -88,11 +88,6 @@ def _argument_names(kind: type) -> tuple[str, ...]:
     )
 
 
-def earliest(*limits: float | timedelta | None) -> float | None:
-    """Return the shortest of some limits in seconds; None where there is none."""
-    return min((seconds(limit) for limit in limits if limit is not None), default=None)
-
-
 class LroOperator(BaseOperator):
     """An operator that calls a service.
 
@@ -200,9 +195,8 @@ class WaitOperator(LroOperator):
             KilledByUser: a user has killed the task, and ``cancel_on_kill`` heeds it.
         """
         group = self._group(context, names, args, hook, wanted=wanted)
-        self.before_wait(context, hook, names)
         with self._on_worker(context, group) as worker:
-            worker.poll_once(start)
+            worker.poll_once(start, meanwhile=lambda: self.before_wait(context, hook, names))
             if group.is_over:
                 return group.outcomes
             pause = group.next_pause if len(names) == 1 else None
@@ -275,9 +269,16 @@ class WaitOperator(LroOperator):
         """Return the outcomes in the trigger's event; those with more to tell are rechecked, with these ``args``."""
         from airflow_provider_lro._messages.events import outcomes_from_event, to_read_again
 
-        known = outcomes_from_event(event or {}, names)
+        if event is None:  # each is polled once
+            self.load_types()
+            unknown: list[Outcome | None] = [None] * len(names)
+            if names:
+                more = {**args, "not_found_grace": 0.0}
+                self.recheck(context, names, unknown, range(len(names)), limit=0.0, **more)
+            return unknown
+        known = outcomes_from_event(event, names)
         self.load_types(known)
-        cut = to_read_again(event or {})
+        cut = to_read_again(event)
         not_sent = [index for index, outcome in enumerate(known) if getattr(outcome, "was_not_sent", False)]
         if cut:
             self.log.info("reading %d operations again", len(cut))
@@ -329,12 +330,12 @@ class WaitOperator(LroOperator):
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume, unless Airflow's own timeout ended the deferral: then no triggerer told us, and we look ourselves."""
         if next_method == "__fail__" and (next_kwargs or {}).get("error") in TRIGGER_TIMEOUTS:
-            return self.execute_late(context)
+            return self.execute_complete(context)
         # Not super(): BaseSensorOperator's would apply soft_fail to a broken connection, too.
         return BaseOperator.resume_execution(self, next_method, next_kwargs, context)
 
-    def execute_late(self, context: Context) -> Any:
-        """Poll on the worker, after the deadline."""
+    def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None, **_: Any) -> Any:
+        """Go on after the event; without one, by the deadline no triggerer has told anything."""
         raise NotImplementedError
 
     # ── kills and timeouts ──
@@ -366,7 +367,8 @@ class WaitOperator(LroOperator):
     @property
     def limit(self) -> float | None:
         """Seconds to the deadline. Airflow itself does not look at ``execution_timeout`` while a task is deferred."""
-        return earliest(self.own_timeout, self.execution_timeout)
+        limits = (self.own_timeout, seconds(self.execution_timeout))
+        return min((limit for limit in limits if limit is not None), default=None)
 
     def timeout_error(self, error: OperationTimeout) -> OperationTimeout:
         """Return a timeout as ``ExecutionTimeout`` where the time of one try is the shorter one: retries apply."""

@@ -68,12 +68,8 @@ class Report:
         self.counts[kind] -= 1
         self.add(to, name, error)
 
-    def names(self, kind: str) -> list[str]:
-        """Return the names of a kind without errors."""
-        return list(self._named[kind])
-
-    def entries(self, kind: str) -> list[dict[str, Any]]:
-        """Return name, code and message of each of a kind that met errors."""
+    def names(self, kind: str) -> list[Any]:
+        """Return the names of a kind; name, code and message of each of a kind that met errors."""
         return list(self._named[kind])
 
     def as_json(self) -> dict[str, Any]:
@@ -129,7 +125,7 @@ class CleanupOperator(LroOperator):
         check_choice(self.on_unimplemented, ("fail", "skip"), what="on_unimplemented")
         check_page_size(self.page_size)
         check_flag(self.return_partial_success, what="return_partial_success")
-        if not isinstance(self.older_than, str):  # a text may be a template
+        if isinstance(self.older_than, int | float | None):  # all else may be rendered later
             _age(self.older_than)
         path = self.time_of.strip() if isinstance(self.time_of, str) else self.time_of
         if path is not None and not (path and (isinstance(path, str) or callable(path))):
@@ -165,7 +161,6 @@ class CleanupOperator(LroOperator):
             OperationsFailed: some could not be served, or not be listed; all were tried.
             AirflowSkipException: the service cannot do that, and ``on_unimplemented`` is ``"skip"``.
             LroError: the worker was told to stop before all were tried.
-            ValueError: a module cannot be imported, or an argument makes no sense once it is rendered.
         """
         from airflow_provider_lro._messages.types import load
 

@@ -10,7 +10,7 @@ from airflow_provider_lro._core.checks import check_flag, check_wait_timeout
 from airflow_provider_lro._core.names import unpack
 from airflow_provider_lro.exceptions import Code, LroError, OperationNotFound, OperationTimeout, UnimplementedError
 from airflow_provider_lro.operators._base import DEFAULT_DEFERRABLE, WaitOperator, arguments
-from airflow_provider_lro.operators._bulk import ask_to_cancel, errors_in, raise_together, word_of
+from airflow_provider_lro.operators._bulk import ask_to_cancel, raise_together, word_of
 from airflow_provider_lro.operators._cleanup import CleanupOperator, Report, check_max
 from airflow_provider_lro.version_compat import AirflowTaskTimeout
 
@@ -208,28 +208,19 @@ class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
         # `airflow dags test` drops the arguments. Nothing is asked again: max_cancel would not hold.
         known = Report.of(report) if report is not None else self._published(context)
         if known is None:
+            if event is None:
+                raise OperationTimeout(
+                    "no triggerer has reported on the operations that were asked to cancel, nor which they were"
+                )
             known = self.empty_report()
-            known.add("asked", (event or {})["name"])
+            known.add("asked", event["name"])
         if names is not None:
             known.restore("asked", unpack(names))
         waiting = known.names("asked")
         with self._published_on_failure(context, known):
-            outcomes = self.outcomes_of(context, event, waiting, started_at=started_at, deadline=deadline)
+            told = None if names is None else event  # without them it is not known which operations it is about
+            outcomes = self.outcomes_of(context, told, waiting, started_at=started_at, deadline=deadline)
             return self._take(known, waiting, outcomes)
-
-    def execute_late(self, context: Context) -> Any:
-        """Poll each once on the worker: by the deadline no trigger had told us anything."""
-        report = self._published(context)
-        if report is None:
-            raise OperationTimeout(
-                "no triggerer has reported on the operations that were asked to cancel, nor which they were"
-            )
-        waiting = report.names("asked")
-        outcomes: list[Outcome | None] = [None] * len(waiting)
-        with self._published_on_failure(context, report):
-            if waiting:
-                self.recheck(context, waiting, outcomes, range(len(waiting)), limit=0.0)
-            return self._take(report, waiting, outcomes)
 
     @contextmanager
     def _published_on_failure(self, context: Context, report: Report) -> Iterator[None]:
@@ -242,11 +233,16 @@ class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
 
     def _take(self, report: Report, waiting: Sequence[str], outcomes: Sequence[Outcome | None]) -> Any:
         """Return the report; raise where it does not say of all that were asked how they ended."""
+        from airflow_provider_lro._core.outcome import CallFailed
+
+        errors: dict[str, LroError] = {}
         for name, outcome in zip(waiting, outcomes, strict=True):
             kind = None if outcome is None else self.kinds.get(outcome.word)
             if kind is not None:
                 self.log.info("operation %r: asked to cancel, %s", name, kind)
-                report.move(name, "asked", kind, getattr(outcome, "error", None) if kind == "unreadable" else None)
+                if isinstance(outcome, CallFailed):
+                    errors[name] = outcome.error
+                report.move(name, "asked", kind, errors.get(name))
         remaining = report.counts["asked"]
         if remaining:
             some = ", ".join(map(repr, report.names("asked")[:MAX_NAMED])) + (", …" if remaining > MAX_NAMED else "")
@@ -254,7 +250,6 @@ class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
                 f"{remaining} operations were asked to cancel and are not known to be done: {some}; they may still end",
                 code=Code.DEADLINE_EXCEEDED,
             )
-        errors = errors_in({"name": one["name"], "error": one} for one in report.entries("unreadable"))
         total = len(waiting)
         raise_together(errors, total=total, text=f"{len(errors)} of {total} operations could not be read ({report})")
         return report.as_json()

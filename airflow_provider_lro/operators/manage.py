@@ -142,23 +142,15 @@ class CancelOperationOperator(WaitOperator):
         **_: Any,
     ) -> Any:
         """Record what the trigger found."""
-        if results is None:  # `airflow dags test` drops the arguments: each is asked again, which changes nothing
-            results, _ = self._ask_all()
+        if results is None:  # nobody told, or `airflow dags test` drops the arguments; to ask again changes nothing
+            (results, errors), event, deadline = self._ask_all(), None, time.time()
+            started_at = deadline - (self.limit or 0.0)
+        else:
+            errors = errors_in(results)
         waiting = [result["name"] for result in results if result.get("outcome") == "running"]
         times = {"started_at": started_at, "deadline": deadline}
         outcomes = self.outcomes_of(context, event, waiting, **times)
-        return self._take(context, results, errors_in(results), outcomes, self.wait_args(waiting[0], **times))
-
-    def execute_late(self, context: Context) -> Any:
-        """Poll each once on the worker: by the deadline no trigger had told us anything."""
-        results, errors = self._ask_all()
-        waiting = [result["name"] for result in results if result.get("outcome") == "running"]
-        outcomes: list[Outcome | None] = [None] * len(waiting)
-        if waiting:
-            self.recheck(context, waiting, outcomes, range(len(waiting)), limit=0.0)
-        now = time.time()
-        args = self.wait_args("", started_at=now - (self.limit or 0.0), deadline=now)
-        return self._take(context, results, errors, outcomes, args)
+        return self._take(context, results, errors, outcomes, self.wait_args("", **times))
 
     def _ask_all(self) -> tuple[list[dict[str, Any]], dict[str, LroError]]:
         names = names_of(self.operation_name)

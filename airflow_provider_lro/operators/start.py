@@ -175,22 +175,30 @@ class StartOperationOperator(ResultOperator):
         **_: Any,
     ) -> Any:
         """Turn the trigger's event into the result, or into the error."""
-        event = event or {}
-        store, name = TaskStore(context), event["name"]
-        known = store.operation() or StartedOperation(
-            name=name, started_at=time.time() if started_at is None else started_at, endpoint=endpoint
-        )
-        if known.name != name:
-            raise ValueError(f"the trigger's event is about operation {name!r}, and this task waits for {known.name!r}")
+        store = TaskStore(context)
+        known = store.operation()
+        if event is None:
+            if known is None:
+                raise LroError("no triggerer has reported in time, and the name of the operation is not stored")
+            deadline = time.time()
+        else:
+            name = event["name"]
+            known = known or StartedOperation(
+                name=name, started_at=time.time() if started_at is None else started_at, endpoint=endpoint
+            )
+            if known.name != name:
+                raise ValueError(f"the trigger's event is about {name!r}, and this task waits for {known.name!r}")
         args = self._args(known, deadline=deadline)
         outcome = self._outcome_in(context, store, event, args)
         return self._conclude(context, store, outcome, args, anew=found and self._is_ours(outcome, store, known))
 
-    def _outcome_in(self, context: Context, store: TaskStore, event: Mapping[str, Any], args: WaitArgs) -> Outcome:
+    def _outcome_in(
+        self, context: Context, store: TaskStore, event: Mapping[str, Any] | None, args: WaitArgs
+    ) -> Outcome:
         """Return the outcome in an event; the next try must not take one that succeeded for a failure."""
         from airflow_provider_lro._core.outcome import CallFailed
 
-        name, has_succeeded = args.operation_name, event["outcomes"] == "S"
+        name, has_succeeded = args.operation_name, event is not None and event["outcomes"] == "S"
         try:
             (outcome,) = self.outcomes_of(context, event, [name], endpoint=args.endpoint)
             problem: Exception | None = outcome.error if isinstance(outcome, CallFailed) else None
@@ -206,21 +214,8 @@ class StartOperationOperator(ResultOperator):
             if outcome is None:
                 raise problem
         if outcome is None:
-            raise ValueError(f"the trigger's event does not tell the outcome of operation {name!r}")
+            raise LroError(f"the trigger's event does not tell the outcome of operation {name!r}")
         return outcome
-
-    def execute_late(self, context: Context) -> Any:
-        """Poll on the worker: by the deadline no trigger had told us anything."""
-        store = TaskStore(context)
-        known = store.operation()
-        if known is None:
-            raise LroError("no triggerer has reported in time, and the name of the operation is not stored")
-        self.load_types()
-        outcomes: list[Outcome | None] = [None]
-        self.recheck(context, [known.name], outcomes, [0], limit=0.0, endpoint=self.endpoint or known.endpoint)
-        if outcomes[0] is None:
-            raise LroError(f"operation {known.name!r} could not be polled")
-        return self._conclude(context, store, outcomes[0], self._args(known, deadline=time.time()), anew=False)
 
     def _start(self, context: Context, store: TaskStore) -> Any:
         from airflow_provider_lro._core.wait import outcome_of

@@ -87,7 +87,7 @@ async def test_event_names_what_has_finished(parent: str, simulator: Simulator) 
     )
     assert all(each["end_time"].startswith("20") for each in named.values())
     await until(lambda: open_channels() == 0)
-    assert not listing._listers
+    assert not listing._listings
 
 
 @needs_watchers
@@ -135,7 +135,7 @@ async def test_watchers_of_one_parent_share_a_listing(parent: str, simulator: Si
     named = await asyncio.gather(*(first_event(trigger(parent).run()) for _ in range(20)))
     assert all(list(each) == [name] for each in named)
     assert 3 <= len(simulator.calls("ListOperations", parent)) <= 6
-    assert not listing._listers
+    assert not listing._listings
 
 
 @needs_watchers
@@ -157,12 +157,12 @@ async def test_watchers_of_one_parent_share_a_stream(parent: str, simulator: Sim
         await manager.unsubscribe(number, keys[0])
     assert len(simulator.calls("ListOperations", parent)) <= 4
     await until(lambda: open_channels() == 0)
-    assert not listing._listers
+    assert not listing._listings
 
 
 @needs_watchers
 async def test_listing_that_is_shared_with_waits(parent: str, simulator: Simulator) -> None:
-    """A wait that is told by the listing and a watcher of the same parent: one lister."""
+    """A wait that is polled by listing and a watcher of the same parent share one listing."""
     from airflow_provider_lro.triggers import LongRunningOperationTrigger
 
     (name,) = start(simulator, parent, {"duration": 2.0})
@@ -171,9 +171,9 @@ async def test_listing_that_is_shared_with_waits(parent: str, simulator: Simulat
     )
     named, event = await asyncio.gather(first_event(trigger(parent).run()), anext(aiter(waiting.run())))
     assert list(named) == [name]
-    assert event.payload["outcome"] == "Succeeded"
+    assert event.payload["outcomes"] == "S"
     assert len(simulator.calls("ListOperations", parent)) <= 5
-    assert not listing._listers
+    assert not listing._listings
 
 
 @needs_watchers
@@ -200,18 +200,18 @@ async def test_refusal_does_not_end_it(
     await until(lambda: said(caplog, "cannot be watched now"))
     await asyncio.sleep(2.5)
     assert len(simulator.calls("ListOperations", refused)) == 1
-    monkeypatch.setattr(listing, "RETRY", 0.2)
+    monkeypatch.setattr(listing, "RETRY_REFUSED", 0.2)
     assert not event.done()
     event.cancel()
     await asyncio.wait([event])
-    listing._listers.clear()  # that it is refused is remembered
+    listing._listings.clear()  # that it is refused is remembered
 
     event = asyncio.ensure_future(first_event(trigger(refused).run()))
     await until(lambda: len(simulator.calls("ListOperations", refused)) >= 3)
     assert len(said(caplog, "cannot be watched now")) == 2
     event.cancel()
     await asyncio.wait([event])
-    listing._listers.clear()
+    listing._listings.clear()
 
 
 @needs_watchers
@@ -260,7 +260,7 @@ async def test_store_that_is_away_does_not_end_it(
 
 
 WRONG = [
-    ({"parent": ""}, "parent must be"),
+    ({"parent": ""}, "parent='', but it must be"),
     ({"filter": None}, 'filter=None, but a text was expected: give "" for all'),
     ({"interval": 0.5}, "interval=0.5, but a number of seconds from 1 to .* was expected: give 60"),
     ({"interval": True}, "interval=True, but"),

@@ -20,22 +20,21 @@ from google.longrunning import operations_pb2_grpc
 from google.longrunning import operations_proto_pb2 as pb
 from google.protobuf import struct_pb2, wrappers_pb2
 
-from airflow_provider_lro._core.links import XCOM_KEY
-from airflow_provider_lro._from_trigger import AIRFLOW
 from airflow_provider_lro.decorators import lro_task
 from airflow_provider_lro.exceptions import CredentialsError, EndpointError, OperationFailed, RpcError
+from airflow_provider_lro.links import XCOM_KEY
 from airflow_provider_lro.operation import Operation, OperationsClient
-from airflow_provider_lro.operators import _origin
-from airflow_provider_lro.operators._deferral import KilledByUser
-from airflow_provider_lro.operators.start import StartOperationOperator
+from airflow_provider_lro.operators import StartOperationOperator
+from airflow_provider_lro.operators.start import endpoint_of
 from airflow_provider_lro.simulator import SimulatorClient
+from airflow_provider_lro.version_compat import AIRFLOW_2, AirflowTaskTerminated
 from tests.airflow.worker import FakeStore, FakeTaskInstance, run
 from tests.plus import Lake
 
-if AIRFLOW >= (3,):
-    from airflow.serialization.serialized_objects import DagSerialization as Serialization
-else:
+if AIRFLOW_2:
     from airflow.serialization.serialized_objects import SerializedDAG as Serialization
+else:
+    from airflow.serialization.serialized_objects import DagSerialization as Serialization
 
 with warnings.catch_warnings(action="ignore"):  # it would like grpcio-status, and a newer Python
     from google.api_core import operation as api_core
@@ -408,16 +407,6 @@ def test_mapped_task_with_a_class_can_be_stored() -> None:
     assert operator(lro_task(response_type=Lost)(report.function), 1).response_type is Lost
 
 
-def test_start_from_trigger_is_refused() -> None:
-    """A triggerer cannot call the function."""
-
-    @lro_task(start_from_trigger=True)
-    def report() -> None: ...
-
-    with pytest.raises(Exception, match="start_from_trigger"):
-        report()
-
-
 def test_overload_spells_the_operators_arguments() -> None:
     """What editors offer is what the operator takes."""
     offered = {name for each in get_overloads(lro_task) for name in inspect.signature(each).parameters}
@@ -537,7 +526,7 @@ def test_kill_on_a_worker_cancels_at_the_clients_endpoint(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The cancel goes where the polls go."""
-    monkeypatch.setattr("airflow_provider_lro.operators._deferral.state_of", lambda ti: "failed")
+    monkeypatch.setattr("airflow_provider_lro.operators._base.state_of", lambda ti: "failed")
     names = []
 
     @lro_task(lro_conn_id=nameless, deferrable=False, **FAST)
@@ -547,7 +536,7 @@ def test_kill_on_a_worker_cancels_at_the_clients_endpoint(
 
     task = operator(report)
     task.on_kill()
-    with pytest.raises(KilledByUser):
+    with pytest.raises(AirflowTaskTerminated, match="a user has killed"):
         run(task, ti=ti)
     assert len(simulator.calls("CancelOperation", names[0])) == 1
 
@@ -655,10 +644,10 @@ MESSAGE = pb.Operation(name="operations/1")
 )
 def test_target_of_a_grpc_channel(target: str, endpoint: str | None) -> None:
     """A host is told, and with its port; what only this machine, or another resolver, can make something of is not."""
-    assert _origin.endpoint_of(generated(target, MESSAGE)) == endpoint
+    assert endpoint_of(generated(target, MESSAGE)) == endpoint
     with grpc.insecure_channel(target) as channel:
         stub = operations_pb2_grpc.OperationsStub(channel)
-    assert _origin.endpoint_of(api_core.from_grpc(MESSAGE, stub, pb.Operation)) == endpoint
+    assert endpoint_of(api_core.from_grpc(MESSAGE, stub, pb.Operation)) == endpoint
 
 
 @pytest.mark.parametrize(
@@ -674,14 +663,14 @@ def test_host_of_a_rest_transport(host: str, endpoint: str | None) -> None:
     """The same service answers gRPC there, unless the transport has no TLS."""
     transport = OperationsRestTransport(host=host, credentials=AnonymousCredentials())
     client = operations_v1.AbstractOperationsClient(transport=transport)
-    assert _origin.endpoint_of(api_core.from_gapic(MESSAGE, client, pb.Operation)) == endpoint
+    assert endpoint_of(api_core.from_gapic(MESSAGE, client, pb.Operation)) == endpoint
 
 
 def test_own_operation_tells_its_client() -> None:
     """This provider's operation knows its client; one without knows nothing."""
     with OperationsClient.connect("example.com:444") as client:
-        assert _origin.endpoint_of(Operation(client, MESSAGE)) == "example.com:444"
-    assert _origin.endpoint_of(Operation.from_name(None, "operations/1")) is None  # type: ignore[arg-type]
+        assert endpoint_of(Operation(client, MESSAGE)) == "example.com:444"
+    assert endpoint_of(Operation.from_name(None, "operations/1")) is None  # type: ignore[arg-type]
 
 
 class Balancer(grpc.Channel):
@@ -711,7 +700,7 @@ def test_channel_of_somebody_else_tells_nothing() -> None:
     with Balancer("one.example.com", "two.example.com") as balancer:
         channel = grpc.intercept_channel(balancer, PassOn())
         operation = api_core.from_gapic(MESSAGE, operations_v1.OperationsClient(channel), struct_pb2.Struct)
-    assert _origin.endpoint_of(operation) is None
+    assert endpoint_of(operation) is None
 
 
 class Impostor:
@@ -740,9 +729,9 @@ def test_nothing_is_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
         api_core.Operation(MESSAGE, lambda: MESSAGE, lambda: None, pb.Operation),
         api_core.Operation(MESSAGE, partial(lambda: MESSAGE), lambda: None, pb.Operation),
     ):
-        assert _origin.endpoint_of(unknown) is None
+        assert endpoint_of(unknown) is None
     monkeypatch.delitem(sys.modules, "google.api_core.operation")
-    assert _origin.endpoint_of(generated("example.com", MESSAGE)) is None
+    assert endpoint_of(generated("example.com", MESSAGE)) is None
 
 
 def test_stored_operation_of_an_older_version_has_no_endpoint(

@@ -7,12 +7,14 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
 from airflow_provider_lro import hooks
 from airflow_provider_lro._transport.channel import open_channels
-from airflow_provider_lro.exceptions import CredentialsError, EndpointError
+from airflow_provider_lro.exceptions import Code, CredentialsError, EndpointError, OperationFailed
 from airflow_provider_lro.hooks import LongRunningOperationHook
 from airflow_provider_lro.hooks._connection import ConnectionSettings
+from airflow_provider_lro.operation import Operation
 from tests.simulator_fixture import running_simulator
 
 if TYPE_CHECKING:
@@ -164,10 +166,12 @@ def test_methods_of_the_contract(name: Callable[..., str]) -> None:
     with LongRunningOperationHook() as hook:
         assert hook.operation(operation).wait_with_interval(0.1) is not None
         got = hook.get_operation(operation)
-        assert got.done
-        assert hook.operation(got.proto).done
-        assert operation in {listed.name for listed in hook.list_operations(operation.rpartition("/operations/")[0])}
-        assert hook.wait_operation(operation, 1.0).done
+        (listed,) = (
+            each for each in hook.list_operations(operation.rpartition("/operations/")[0]) if each.name == operation
+        )
+        for each in (got, listed, hook.wait_operation(operation, 1.0), hook.operation(got.proto)):
+            assert isinstance(each, Operation)
+            assert (each.name, each.done, each.state.done, each.proto.done) == (operation, True, True, True)
         hook.cancel_operation(operation)
         hook.delete_operation(operation)
         assert open_channels() == 1
@@ -175,25 +179,24 @@ def test_methods_of_the_contract(name: Callable[..., str]) -> None:
 
 
 def test_get_operation_returns_a_failed_one(name: Callable[..., str]) -> None:
-    """Reading an operation that failed is not a failure."""
+    """Reading an operation that failed is not a failure; asking it for its result is."""
     with LongRunningOperationHook() as hook:
-        assert hook.get_operation(name(duration=0, outcome="fail")).done
+        failed = hook.get_operation(name(duration=0, outcome="fail", code=9))
+        assert (failed.done, failed.state.code) == (True, Code.FAILED_PRECONDITION)
+        with pytest.raises(OperationFailed):
+            failed.poll()
 
 
 async def test_waits_share_a_channel_and_one_read_of_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thousand waits that start together read the connection once and open one channel."""
-    from airflow.providers.common.compat import connection as compat
-
     reads = 0
-    read = compat.get_async_connection
 
-    async def counted(*args: Any, **kwargs: Any) -> Any:
+    def counted(conn_id: str) -> Any:
         nonlocal reads
         reads += 1
-        await asyncio.sleep(0.01)
-        return await read(*args, **kwargs)
+        return BaseHook.get_connection(conn_id)
 
-    monkeypatch.setattr(compat, "get_async_connection", counted)
+    monkeypatch.setattr(LongRunningOperationHook, "get_connection", staticmethod(counted))
     everybody = asyncio.Barrier(1000)
 
     async def one() -> int:
@@ -222,19 +225,16 @@ async def test_connection_that_airflow_fails_to_ask_for_is_asked_for_again(
     monkeypatch: pytest.MonkeyPatch, simulator: Simulator
 ) -> None:
     """In a triggerer "not defined" may only mean that the API server did not answer: a wait does not end of it."""
-    from airflow.providers.common.compat import connection as compat
-    from airflow.providers.common.compat.sdk import AirflowNotFoundException
+    asked = 0
 
-    read, asked = compat.get_async_connection, 0
-
-    async def late(*args: Any, **kwargs: Any) -> Any:
+    def late(conn_id: str) -> Any:
         nonlocal asked
         asked += 1
         if asked < 3:
             raise AirflowNotFoundException("The conn_id `lro_default` isn't defined")
-        return await read(*args, **kwargs)
+        return BaseHook.get_connection(conn_id)
 
-    monkeypatch.setattr(compat, "get_async_connection", late)
+    monkeypatch.setattr(LongRunningOperationHook, "get_connection", staticmethod(late))
     monkeypatch.setattr(hooks, "PAUSES_TO_FIND", (0.01, 0.01))
     async with LongRunningOperationHook().async_client() as client:
         assert client.config.target == simulator.endpoint

@@ -11,16 +11,14 @@ import pytest
 from google.longrunning import operations_proto_pb2 as pb
 from google.protobuf import struct_pb2
 
-from airflow_provider_lro._core.commands import Get
-from airflow_provider_lro._core.counters import Tally
-from airflow_provider_lro._core.outcome import Succeeded
-from airflow_provider_lro._core.wait import Start, WaitArgs, wait
-from airflow_provider_lro._runner.driver import drive_async, steady_clock
-from airflow_provider_lro._transport import crowd, listing
+from airflow_provider_lro._core.args import WaitArgs
+from airflow_provider_lro._core.wait import Get, Start, wait
+from airflow_provider_lro._runner.driver import Drive, steady_clock
+from airflow_provider_lro._transport import listing
 from airflow_provider_lro._transport.channel import ChannelConfig, open_channels
 from airflow_provider_lro._transport.client import AsyncOperationsClient
 from airflow_provider_lro._transport.credentials import CredentialsConfig
-from airflow_provider_lro._transport.crowd import Considerate
+from airflow_provider_lro._transport.poller import AsyncPoller
 from airflow_provider_lro.sensors import LongRunningOperationSensor
 from airflow_provider_lro.simulator import operation_name
 from airflow_provider_lro.triggers import LongRunningOperationTrigger
@@ -53,12 +51,12 @@ def trigger(parent: str, operation: str, **kwargs: Any) -> LongRunningOperationT
 
 async def outcome(waiting: LongRunningOperationTrigger) -> str:
     event = await anext(waiting.run())  # type: ignore[call-overload]
-    return str(event.payload["outcome"])
+    return str(event.payload["outcomes"])
 
 
 async def test_many_waits_cost_one_listing_an_interval(fake: FakeService) -> None:
     """Two hundred waits: one listing an interval in all, one poll of each for its end, each with its own outcome."""
-    interval, codes, listed = 0.4, {"Succeeded": None, "Failed": 9, "Cancelled": 1}, 0
+    interval, codes, listed = 0.4, {"S": None, "F": 9, "C": 1}, 0
     outcomes = [list(codes)[number % 3] for number in range(200)]
     names = [fake.add(f"o{number}", error=codes[each]) for number, each in enumerate(outcomes)]
 
@@ -81,81 +79,76 @@ async def test_many_waits_cost_one_listing_an_interval(fake: FakeService) -> Non
     assert set(fake.acted("GetOperation")) == set(names)
     assert len(fake.acted("GetOperation")) <= len(names) * (1 + intervals / 2)
     assert open_channels() == 0
-    assert not listing._listers
+    assert not listing._listings
 
 
-class Seen:
-    """What a wait has got to see: what each poll and each look at a listing came to."""
+class Recorder:
+    """The observer of a wait that keeps the answer to each poll and to each look into a listing."""
 
     def __init__(self) -> None:
         self.values: list[Any] = []
 
-    def note(self, command: Any, value: Any) -> None:
+    def record(self, command: Any, value: Any) -> None:
         if isinstance(command, Get):
             self.values.append(value)
 
 
-async def driven(client: AsyncOperationsClient, args: WaitArgs, tally: Tally | None = None) -> list[Any]:
-    seen, clock = Seen(), steady_clock()
-    steps = wait(args, now=clock(), start=Start.FRESH)
-    await drive_async(steps, args, client, clock=clock, shared=True, journal=seen, tally=tally)
-    return seen.values
+async def answers(simulator: Simulator, args: WaitArgs, *, max_metadata: int | None = None) -> tuple[list[Any], int]:
+    """Return the answers that a wait gets, and how many polls it has made."""
+    recorder, clock = Recorder(), steady_clock()
+    channel = ChannelConfig(target=simulator.endpoint, credentials=CredentialsConfig(), insecure=True)
+    async with AsyncOperationsClient(channel) as client:
+        poller = AsyncPoller(args, client, shared=True, max_metadata=max_metadata)
+        drive = Drive(wait(args, now=clock(), start=Start.FRESH), poller, clock=clock, observer=recorder)
+        await drive.run()
+        await drive.close()
+    return recorder.values, poller.polls
 
 
-def channel(simulator: Simulator) -> ChannelConfig:
-    return ChannelConfig(target=simulator.endpoint, credentials=CredentialsConfig(), insecure=True)
-
-
-async def test_many_keep_as_little_of_a_listing_as_of_polls(
-    parent: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Metadata that is too large for thousands is not kept, by whichever way it came."""
-    monkeypatch.setattr(crowd, "LARGEST_METADATA", 10)
+async def test_many_keep_as_little_of_a_listing_as_of_polls(parent: str, simulator: Simulator) -> None:
+    """Metadata that is too large for thousands is not kept, whether it was polled or listed."""
     operation = name(parent, 0, outcome="never", metadata="struct", message="x")
     times = {"interval": 0.1, "initial_delay": 0.1, "deadline": time.time() + 0.8}
     args = WaitArgs(operation_name=operation, poll_method="list", list_parent=parent, **times)  # type: ignore[arg-type]
-    async with Considerate(channel(simulator)) as client:
-        seen = await driven(client, args)
-    assert len(seen) > len(simulator.calls("GetOperation", operation))
-    assert [each.operation.name for each in seen if each.operation.HasField("metadata")] == []
+    found, polls = await answers(simulator, args, max_metadata=10)
+    assert len(found) > polls
+    assert [state.name for state in found if state.metadata is not None] == []
+    kept, _ = await answers(simulator, args)
+    assert all(state.metadata is not None for state in kept)
 
 
-async def test_failed_polls_keep_no_frames_and_bound_nothing(parent: str, simulator: Simulator) -> None:
-    """A wait holds the error through its pause, thousands do; and no poll that failed has found it running."""
+async def test_failed_polls_keep_no_frames(parent: str, simulator: Simulator) -> None:
+    """A wait holds the error through its pause, as thousands do, without the frames of the call."""
     operation = name(parent, 0, duration=0.2, fault="UNAVAILABLE*4")
     args = WaitArgs(operation_name=operation, interval=0.1, initial_delay=0.1)
-    tally = Tally()
-    async with AsyncOperationsClient(channel(simulator)) as client:
-        *failed, done = await driven(client, args, tally)
-    assert isinstance(done, Succeeded)
-    assert len(failed) == 4
+    (*failed, done), polls = await answers(simulator, args)
+    assert done.done
     assert [(each.__traceback__, each.__context__) for each in failed] == [(None, None)] * 4
-    assert tally.polls == 5
-    assert tally.bound(asyncio.get_running_loop().time()) is None
+    assert polls == 5
 
 
-async def test_backoff_polls_singly(parent: str, simulator: Simulator) -> None:
+async def test_backoff_polls_each(parent: str, simulator: Simulator) -> None:
     """A short operation is found as soon as by Get, and nothing is listed for it."""
     operation = name(parent, 0, duration=0.3)
     waiting = trigger(parent, operation, interval=30.0, initial_delay=0.1, started_at=time.time())
-    assert await outcome(waiting) == "Succeeded"
+    assert await outcome(waiting) == "S"
     assert simulator.calls("ListOperations", parent) == []
 
 
 @pytest.mark.parametrize("script", [{"unimplemented": "list"}])
 async def test_service_that_does_not_list_is_polled(simulator: Simulator, script: dict[str, Any]) -> None:
-    """What cannot be listed is asked for singly; the service is asked to list once by all waits."""
+    """A service that cannot list is polled for each operation; all waits together ask it to list once."""
     parent = f"simulations/duration=1.5&unimplemented=list&message={next(_parents)}"
     names = [f"{parent}/operations/o{number}" for number in range(5)]
     came = await asyncio.gather(*(outcome(trigger(parent, each)) for each in names))
-    assert set(came) == {"Succeeded"}
+    assert set(came) == {"S"}
     assert len(simulator.calls("ListOperations", parent)) == 1
 
 
 async def test_operation_that_is_not_listed_is_polled(parent: str, simulator: Simulator) -> None:
-    """A name that the listing does not have is asked for singly."""
+    """A name that the listing does not have is polled by itself."""
     elsewhere = name(f"{parent}-elsewhere", 0, duration=1.0)
-    assert await outcome(trigger(parent, elsewhere)) == "Succeeded"
+    assert await outcome(trigger(parent, elsewhere)) == "S"
     assert simulator.calls("ListOperations", parent)
 
 
@@ -163,7 +156,7 @@ async def test_deadline_holds(parent: str, simulator: Simulator) -> None:
     """One ordinary poll has the last word, at the deadline."""
     operation = name(parent, 0, outcome="never")
     began = time.monotonic()
-    assert await outcome(trigger(parent, operation, deadline=time.time() + 1.0)) == "TimedOut"
+    assert await outcome(trigger(parent, operation, deadline=time.time() + 1.0)) == "T"
     assert 0.9 < time.monotonic() - began < 3.0
     assert simulator.calls("GetOperation", operation)
 
@@ -177,13 +170,13 @@ async def test_wait_that_is_stopped_leaves_nothing(parent: str) -> None:
     await asyncio.gather(*waits, return_exceptions=True)
     await asyncio.sleep(0.1)
     assert open_channels() == 0
-    assert not listing._listers
+    assert not listing._listings
 
 
 @pytest.mark.parametrize("bare", ["abc", "operations/7", "operations/build/7"])
 @pytest.mark.parametrize("many", [False, True], ids=["one", "of many"])
 @pytest.mark.parametrize("deferrable", [True, False], ids=["deferrable", "on the worker"])
-def test_name_that_does_not_tell_its_parent_is_asked_for_singly(
+def test_name_that_does_not_say_its_parent_is_polled_by_itself(
     fake: FakeService, bare: str, many: bool, deferrable: bool
 ) -> None:
     """It may be that of an operation that was just started; the others are listed all the same."""
@@ -192,7 +185,7 @@ def test_name_that_does_not_tell_its_parent_is_asked_for_singly(
     fake.operations[bare] = pb.Operation(name=bare)
 
     def end(method: str, name: str) -> None:
-        # What is listed ends in the second listing: who asks for it singly, too, would wait until the deadline.
+        # What is listed ends in the second listing: who polls it as well would wait until the deadline.
         ended = {"GetOperation": bare, "ListOperations": listed}[method]
         if fake.acted(method).count(name) > 1 and name in (bare, PARENT):
             fake.operations[ended].response.Pack(struct_pb2.Struct())

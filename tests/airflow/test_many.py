@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import time
 import uuid
+from contextlib import contextmanager
+from datetime import timedelta
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -17,22 +20,19 @@ from airflow.providers.common.compat.sdk import (
     TaskDeferred,
 )
 from google.longrunning import operations_proto_pb2 as pb
-from google.protobuf import struct_pb2, wrappers_pb2
-from google.rpc import status_pb2
+from google.protobuf import struct_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_lro import _many, sensors
-from airflow_provider_lro._core.commands import Get
+from airflow_provider_lro import sensors, triggers
 from airflow_provider_lro._core.names import name_of, pack, unpack
-from airflow_provider_lro._core.outcome import Broken, Failed
-from airflow_provider_lro._core.wait import WaitArgs
-from airflow_provider_lro._many import ManyOperationsTrigger
-from airflow_provider_lro._messages.many_events import MOST, event_from_outcomes
+from airflow_provider_lro._core.outcome import CallFailed, Failed
+from airflow_provider_lro._core.state import OperationState
+from airflow_provider_lro._messages import events
+from airflow_provider_lro._messages.events import MAX_OPERATIONS, event_from_outcomes
 from airflow_provider_lro._runner import group
-from airflow_provider_lro._transport import crowd
+from airflow_provider_lro._runner.worker import KilledByUser, WakeEvent
 from airflow_provider_lro._transport.channel import open_channels
-from airflow_provider_lro._transport.poller import Poller
 from airflow_provider_lro.exceptions import (
     EndpointError,
     MalformedOperation,
@@ -43,16 +43,17 @@ from airflow_provider_lro.exceptions import (
     OperationTimeout,
     RpcError,
 )
-from airflow_provider_lro.hooks import LongRunningOperationHook
-from airflow_provider_lro.operators import _deferral
-from airflow_provider_lro.operators._conclusion import FinalResultGone
+from airflow_provider_lro.operators import _base
+from airflow_provider_lro.operators._base import FinalResultGone
 from airflow_provider_lro.sensors import LongRunningOperationSensor
 from airflow_provider_lro.simulator import operation_name
+from airflow_provider_lro.triggers import LongRunningOperationTrigger
+from airflow_provider_lro.version_compat import TRIGGER_TIMEOUTS, AirflowTaskTerminated
 from tests.airflow.fake_service import PARENT, FakeService
 from tests.airflow.worker import FakeTaskInstance, fire, inflate, run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from tests.simulator_fixture import Simulator
 
@@ -122,7 +123,7 @@ def test_none_to_wait_for_is_success(mode: dict[str, Any], parent: str) -> None:
     """All of no operations have succeeded; one of none cannot."""
     assert run(sensor([], **mode)).result == []
     assert run(sensor(parent=parent, **mode)).result == []
-    with pytest.raises(ValueError, match="there are 0 operations"):
+    with pytest.raises(ValueError, match="wait_for='any', but there are only 0 operations"):
         run(sensor([], wait_for="any", **mode))
 
 
@@ -150,7 +151,7 @@ def test_number_that_cannot_be_reached_fails_at_once(mode: dict[str, Any], name:
     assert "2 of 3 operations failed (0 succeeded, 1 are not waited for any more)" in str(error)
 
 
-def test_what_is_done_at_once_neither_defers_nor_is_polled_twice(
+def test_done_at_once_neither_defers_nor_is_polled_twice(
     mode: dict[str, Any], name: Callable[..., str], simulator: Simulator
 ) -> None:
     """Operations that are done already cost a poll each."""
@@ -173,7 +174,7 @@ def test_worker_polls_no_more_than_it_must(name: Callable[..., str], simulator: 
 
 
 def test_parent_is_listed_once(mode: dict[str, Any], parent: str, simulator: Simulator) -> None:
-    """What parent and filter list when the task starts is waited for, and its names are an XCom."""
+    """The operations that parent and filter list when the task starts are waited for; their names are an XCom."""
     from airflow_provider_lro._transport.client import OperationsClient
 
     names = [f"{parent}/{operation_name(f'o{number}', duration=0.7, response={'n': number})}" for number in range(4)]
@@ -189,7 +190,7 @@ def test_parent_is_listed_once(mode: dict[str, Any], parent: str, simulator: Sim
 
 
 def test_listing_that_repeats_itself_counts_each_once(mode: dict[str, Any], fake: FakeService) -> None:
-    """What moves to the next page while a service lists is one operation, and one success."""
+    """An operation that moves to the next page while a service lists is one, and one success."""
     done, runs = fake.add("a", ended=1), fake.add("b")
     fake.operations[f"{PARENT}/operations/moved"] = fake.operations[done]
     ti = FakeTaskInstance()
@@ -199,8 +200,8 @@ def test_listing_that_repeats_itself_counts_each_once(mode: dict[str, Any], fake
     assert ti.xcoms["operation_names"] == [done, runs]
 
 
-def test_listing_of_what_has_no_name(mode: dict[str, Any], fake: FakeService) -> None:
-    """What cannot be asked for is not waited for."""
+def test_listing_of_nameless_operations(mode: dict[str, Any], fake: FakeService) -> None:
+    """An operation without a name cannot be polled, and is not waited for."""
     fake.operations[fake.add("blank")].name = " "
     done = fake.add("a", ended=1)
     ti = FakeTaskInstance()
@@ -208,13 +209,15 @@ def test_listing_of_what_has_no_name(mode: dict[str, Any], fake: FakeService) ->
     assert ti.xcoms["operation_names"] == [done]
 
 
-def test_listing_of_too_many_is_told_in_time(fake: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No more is read than is needed to tell, and no XCom is written."""
-    monkeypatch.setattr("airflow_provider_lro._messages.many_events.MOST", 3)
+def test_listing_of_too_many_is_refused_in_time(fake: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more is read than is needed to know, and no XCom is written."""
+    monkeypatch.setattr(events, "MAX_OPERATIONS", 3)
     for number in range(1000):
         fake.add(f"o{number}")
     ti = FakeTaskInstance()
-    with pytest.raises(ValueError, match=f"more operations under '{PARENT}' than .*; narrow it with filter"):
+    with pytest.raises(
+        ValueError, match=r"4 operations are more than one task can wait for \(3\): narrow them with filter"
+    ):
         run(sensor(parent=PARENT), ti=ti)
     assert ti.xcoms == {}
     assert fake.acted("ListOperations") == [PARENT]
@@ -278,7 +281,7 @@ def test_failures_come_together(mode: dict[str, Any], name: Callable[..., str]) 
     assert ti.xcoms == {"results": [None, {"n": 1.0}, None, None, None]}
 
 
-def test_what_could_not_be_reached_may_be_retried(mode: dict[str, Any], name: Callable[..., str]) -> None:
+def test_operation_that_could_not_be_reached_may_be_retried(mode: dict[str, Any], name: Callable[..., str]) -> None:
     """One operation of which nothing is known makes a retry worth it, and is no reason to skip."""
     names = [name(duration=0.1, outcome="fail"), name(duration=0.1, fault="7*forever", fault_after=1)]
     names = names if "deferrable" in mode else [names[0], name(fault="7*forever")]
@@ -313,7 +316,7 @@ def test_on_cancelled_skips_nothing_but_cancels(mode: dict[str, Any], name: Call
 
 
 def test_endpoint_that_cannot_be_right_fails_at_once(mode: dict[str, Any], name: Callable[..., str]) -> None:
-    """What is wrong with the connection is said once, and not for each operation."""
+    """A fault of the connection is one error, and not one for each operation."""
     with pytest.raises(EndpointError):
         run(sensor([name() for _ in range(50)], endpoint="nosuchhost.invalid:1", **mode))
 
@@ -356,44 +359,22 @@ def test_on_timeout_cancels_all_that_are_left(
 
 def test_execution_timeout_may_be_retried(name: Callable[..., str]) -> None:
     """An execution_timeout that is shorter than the timeout ends a try of the deferred wait, not the sensor."""
-    from datetime import timedelta
-
     names = [name(outcome="never") for _ in range(2)]
     error = failure(sensor(names, execution_timeout=timedelta(seconds=0.5), deferrable=True))
     assert all(isinstance(each, AirflowTaskTimeout) for each in error.errors.values())
     assert not isinstance(error, AirflowFailException)
 
 
-def test_execution_timeout_on_a_worker_looks_once_more(name: Callable[..., str]) -> None:
-    """Airflow's exception out of a signal handler ends the wait, with one poll of what is left."""
-    import signal
-    from datetime import timedelta
-
-    def over(*_: Any) -> None:
-        raise AirflowTaskTimeout("over")
-
-    names = [name(duration=0.1, response={"n": 0}), name(outcome="never")]
-    ti = FakeTaskInstance()
-    before = signal.signal(signal.SIGALRM, over)
-    signal.setitimer(signal.ITIMER_REAL, 1.0)
-    try:
-        error = failure(sensor(names, execution_timeout=timedelta(seconds=1), mode="poke"), ti)
-    finally:
-        signal.signal(signal.SIGALRM, before)
-    assert [isinstance(each, AirflowTaskTimeout) for each in error.errors.values()] == [True]
-    assert ti.xcoms["results"] == [{"n": 0.0}, None]
-
-
-def test_trigger_that_never_told_is_looked_after(name: Callable[..., str]) -> None:
-    """When Airflow's own timeout ends the deferral, the worker reads the truth itself."""
+def test_worker_polls_where_no_trigger_has_reported(name: Callable[..., str]) -> None:
+    """When Airflow's own timeout ends the deferral, the worker polls itself."""
     waiting = sensor([name(duration=0, response={"n": 0})] * 2, deferrable=True)
-    late = {"error": _deferral.TRIGGER_TIMEOUTS[0]}
+    late = {"error": TRIGGER_TIMEOUTS[0]}
     assert waiting.resume_execution("__fail__", late, {"ti": FakeTaskInstance()}) == [{"n": 0.0}] * 2
 
 
-def test_trigger_that_never_told_of_a_parent(name: Callable[..., str], parent: str) -> None:
+def test_parent_is_not_listed_again_where_no_trigger_has_reported(name: Callable[..., str], parent: str) -> None:
     """A parent is not listed again, as it would list others: the names come from the XCom, or it is a timeout."""
-    late = {"error": _deferral.TRIGGER_TIMEOUTS[0]}
+    late = {"error": TRIGGER_TIMEOUTS[0]}
     waiting = sensor(parent=parent, deferrable=True)
     ti = FakeTaskInstance(xcoms={"operation_names": [name(duration=0, response={"n": 0})]})
     assert waiting.resume_execution("__fail__", late, {"ti": ti}) == [{"n": 0.0}]
@@ -416,40 +397,25 @@ def test_row_is_small(name: Callable[..., str]) -> None:
     waiting = deferred(sensor(names, deferrable=True))
     row = json.dumps(waiting.trigger.serialize())
     assert len(row) < 400 * 1024
-    assert unpack(json.loads(row)[1]["names"]) == names
-    assert waiting.kwargs == {"names": json.loads(row)[1]["names"]}
+    assert unpack(json.loads(row)[1]["operation_names"]) == names
+    assert waiting.kwargs == {"names": json.loads(row)[1]["operation_names"]}
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip), max_size=50))
 def test_names_come_back_as_they_were(names: list[str]) -> None:
-    """Whatever names are, and however many, what crosses to the trigger is plain text that has them."""
+    """The text that crosses to the trigger is plain, and has all names, of any letters and number."""
     packed = pack(names)
     assert packed.isascii()
     assert unpack(json.loads(json.dumps(packed))) == names
 
 
-def test_row_of_the_first_version_inflates() -> None:
-    """A row that this version wrote is the same trigger to all later ones."""
-    row = (
-        "airflow_provider_lro._many.ManyOperationsTrigger",
-        {"operation_name": "operations/a", "names": "eNqLVsovSC1KLMnMzyvWT1TSUUDmJynFAgC7Wgs2", "wanted": 1},
-    )
-    rebuilt = inflate(row)
-    assert rebuilt.serialize() == row
-    assert unpack(rebuilt.names) == ["operations/a", "operations/b"]
-
-
-def test_event_leaves_out_what_has_no_room(name: Callable[..., str], simulator: Simulator) -> None:
+def test_event_leaves_out_results_without_room(name: Callable[..., str], simulator: Simulator) -> None:
     """Results beyond 64 KiB are read again by the worker, each once, and none is lost; so are failures."""
     scripts = [{"response_bytes": 3000} if number % 2 else {"outcome": "fail"} for number in range(200)]
     names = [name(duration=1, message=f"{number}-{'x' * 300}", **script) for number, script in enumerate(scripts)]
     ti = FakeTaskInstance()
-    events: list[Any] = []
-    waiting = sensor(names, deferrable=True)
-    take = waiting.execute_complete
-    waiting.execute_complete = lambda context, event, **more: events.append(event) or take(context, event, **more)
-    error = failure(waiting, ti)
-    (event,) = events
+    event = fire(trigger(names, started_at=time.time()).serialize())
+    error = failure(sensor(names, deferrable=True), ti)
     assert len(json.dumps(event)) <= 64 * 1024
     assert event["outcomes"] == "FS" * 100
     assert 0 < len(event["known"]) < 200
@@ -468,28 +434,28 @@ def test_event_of_many_errors_costs_little(size: int) -> None:
             made += 1
             return "x" * size
 
-    names = [f"operations/{number}" for number in range(MOST)]
-    broken = Broken(error=Counted("never shown", code=3))
-    event = event_from_outcomes([broken, None] * (MOST // 2), names, started_at=0.0)
+    names = [f"operations/{number}" for number in range(MAX_OPERATIONS)]
+    failed = CallFailed(error=Counted("never shown", code=3))
+    event = event_from_outcomes([failed, None] * (MAX_OPERATIONS // 2), names, started_at=0.0)
     assert len(json.dumps(event)) <= 64 * 1024
-    assert event["outcomes"] == "B." * (MOST // 2)
+    assert event["outcomes"] == "B." * (MAX_OPERATIONS // 2)
     assert 0 < len(event["known"]) <= made < 1000
 
 
-def test_event_tells_first_what_cannot_be_read_again() -> None:
+def test_event_holds_first_what_cannot_be_read_again() -> None:
     """A thousand failures of operations take no room from one call that failed, nor does any that is too large."""
     names = [f"operations/{number}" for number in range(1001)]
-    failed = Failed(operation=pb.Operation(name="o", done=True, error=status_pb2.Status(code=9, message="m" * 5000)))
-    found = [*[failed] * 1000, Broken(error=RpcError("why", code=3))]
+    failed = Failed(operation=OperationState(name="o", done=True, code=9, message="m" * 5000))
+    found = [*[failed] * 1000, CallFailed(error=RpcError("why", code=3))]
     event = event_from_outcomes(found, names, started_at=0.0)
     assert "why" in json.dumps(event["known"]["1000"])
 
 
-def test_result_that_cannot_be_read_again_is_no_success(
+def test_result_that_cannot_be_read_again_is_not_a_success(
     name: Callable[..., str], simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What has no room in the event and is gone since stays the verdict that it was, and is no result."""
-    monkeypatch.setattr(_many, "KEPT", 0)
+    """A verdict stands whose result has no room in the event and is gone since; it is not a result."""
+    monkeypatch.setattr(triggers, "MAX_KEPT", 0)
     from airflow_provider_lro._transport.client import OperationsClient
 
     names = [name(duration=0.5), name(duration=0.5, outcome="fail"), name(duration=0.5, outcome="cancelled")]
@@ -524,31 +490,32 @@ def test_dags_test_drops_the_names(name: Callable[..., str], parent: str) -> Non
 
 
 def test_event_about_others_is_refused(name: Callable[..., str]) -> None:
-    """An event that has not one letter for each name is none that is understood."""
+    """An event that has not one letter for each name is not understood."""
     event = {"outcomes": "SS", "known": {}, "started_at": 0.0}
-    with pytest.raises(ValueError, match="is about 2 operations"):
+    with pytest.raises(ValueError, match="is about 2 operations, and this task about 1"):
         sensor([name()], deferrable=True).execute_complete({"ti": FakeTaskInstance()}, event, names=pack(["a"]))
     event = {"outcomes": "?", "known": {}, "started_at": 0.0}
-    with pytest.raises(ValueError, match="does not know"):
+    with pytest.raises(ValueError, match="it says"):
         sensor([name()], deferrable=True).execute_complete({"ti": FakeTaskInstance()}, event, names=pack(["a"]))
 
 
-def test_connection_that_is_gone_is_said_once(name: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connection_that_is_gone_is_one_error(name: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A trigger without a channel fires one error for all."""
-    waiting = deferred(sensor([name(duration=9)] * 3, deferrable=True))
+    names = [name(duration=9) for _ in range(3)]
+    waiting = deferred(sensor(names, deferrable=True))
     monkeypatch.setenv("AIRFLOW_CONN_LRO_DEFAULT", '{"conn_type": "lro", "host": "https://wrong"}')
     event = fire(waiting.trigger.serialize())
     with pytest.raises(EndpointError, match="is a URL"):
-        sensor(["a"], deferrable=True).execute_complete({"ti": FakeTaskInstance()}, event, names=pack(["a"]))
+        sensor(names, deferrable=True).execute_complete({"ti": FakeTaskInstance()}, event, names=pack(names))
 
 
 # In the triggerer
 
 
-def trigger(names: Sequence[str], **kwargs: Any) -> ManyOperationsTrigger:
+def trigger(names: Sequence[str], **kwargs: Any) -> LongRunningOperationTrigger:
     now = time.time()
     times = {"interval": 0.2, "initial_delay": 0.2, "started_at": now - 10, "deadline": now + 40}
-    return ManyOperationsTrigger(operation_name=names[0], names=pack(names), **{**times, **kwargs})
+    return LongRunningOperationTrigger(operation_names=names, **{**times, **kwargs})
 
 
 async def test_rebuilt_trigger_finds_what_is_done(name: Callable[..., str]) -> None:
@@ -574,18 +541,23 @@ async def test_log_has_few_lines(name: Callable[..., str], caplog: pytest.LogCap
     assert lines[-1].startswith("400 of 400 operations are done, 200 of them failed; 400 polls have failed")
 
 
-async def test_large_metadata_is_not_kept(name: Callable[..., str], simulator: Simulator) -> None:
-    """Of an operation that runs its metadata is dropped where it is large, and so is not in a timeout."""
-    names = [name(outcome="never", metadata="struct", message="x")]
-    short = trigger(names, deadline=time.time() + 0.4)
-    event = await anext(short.run())  # type: ignore[arg-type]
-    assert "metadata" in event.payload["known"]["0"]["operation"]
-    before, crowd.LARGEST_METADATA = crowd.LARGEST_METADATA, 10
-    try:
-        event = await anext(trigger(names, deadline=time.time() + 0.4).run())  # type: ignore[arg-type]
-    finally:
-        crowd.LARGEST_METADATA = before
-    assert "metadata" not in event.payload["known"]["0"]["operation"]
+@pytest.mark.parametrize("method", ["get", "wait"])
+async def test_large_metadata_of_many_is_not_kept(
+    fake: FakeService, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Of operations that run it is dropped where it is large, however they were polled; of one alone it is kept."""
+    names = [fake.add("a", age=1.0), fake.add("b", age=1.0)]
+
+    async def kept(names: Sequence[str]) -> list[bool]:
+        short = trigger(names, poll_method=method, deadline=time.time() + 0.6)
+        event = (await anext(short.run())).payload  # type: ignore[call-overload]
+        return ["metadata" in entry["operation"] for entry in event["known"].values()]
+
+    assert await kept(names) == [True, True]
+    monkeypatch.setattr(group, "MAX_METADATA_OF_MANY", 10)
+    assert await kept(names) == [False, False]
+    assert await kept(names[:1]) == [True]
+    assert bool(fake.acted("WaitOperation")) is (method == "wait")
 
 
 async def test_kill_cancels_what_is_not_done(
@@ -598,29 +570,14 @@ async def test_kill_cancels_what_is_not_done(
         waiting = trigger(names, cancel_on_kill=True)
         waiting.task_instance = FakeTaskInstance()
         running = asyncio.ensure_future(anext(waiting.run()))  # type: ignore[arg-type]
-        while waiting._gathering is None or 0 in waiting._gathering.left:  # noqa: ASYNC110  (it has no event)
+        before = sum(gets(simulator, names[1:]))
+        # By then the first, which is done, was polled, too. (A trigger has no event for it.)
+        while sum(gets(simulator, names[1:])) < before + 3 * len(names):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         await waiting.on_kill()
         assert {call["name"] for call in simulator.calls("CancelOperation")} & set(names) == asked
-
-
-def test_kill_on_a_worker_cancels_what_is_not_done(
-    name: Callable[..., str], simulator: Simulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """on_kill wakes the wait; in a user's state all that are not done are asked to cancel."""
-    import threading
-
-    states = iter(["running", "failed"])
-    monkeypatch.setattr(_deferral, "state_of", lambda ti: next(states))
-    names = [name(duration=0), *(name(outcome="never") for _ in range(20))]
-    waiting = sensor(names, mode="poke", cancel_on_kill=True)
-    for seconds in (1.0, 1.5):
-        threading.Timer(seconds, waiting.on_kill).start()
-    with pytest.raises(_deferral.KilledByUser):
-        run(waiting)
-    assert {call["name"] for call in simulator.calls("CancelOperation")} & set(names) == set(names[1:])
 
 
 async def test_second_cancel_leaves_no_wait_behind() -> None:
@@ -636,18 +593,18 @@ async def test_second_cancel_leaves_no_wait_behind() -> None:
             ended += 1
         return False
 
-    waiting = asyncio.ensure_future(group._all(act, range(3 * group.AT_ONCE)))
+    waiting = asyncio.ensure_future(group.run_all(act, range(3 * group.STEP_SIZE)))
     for _ in range(2):
         await asyncio.sleep(0.1)
         waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
     await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()}, timeout=5)
-    assert ended == 3 * group.AT_ONCE
+    assert ended == 3 * group.STEP_SIZE
 
 
 async def test_wait_that_was_cancelled_from_inside_ends_none_of_the_others() -> None:
-    """It is an error: not that enough are done, and not that the task was killed."""
+    """It is an error, and means neither that enough are done nor that the task was killed."""
 
     async def act(index: int) -> bool:
         await asyncio.sleep(0.01)
@@ -656,7 +613,7 @@ async def test_wait_that_was_cancelled_from_inside_ends_none_of_the_others() -> 
         return False
 
     with pytest.raises(RuntimeError, match="cancelled from inside"):
-        await group._all(act, range(3))
+        await group.run_all(act, range(3))
 
 
 def test_failure_without_errors_may_be_retried() -> None:
@@ -665,24 +622,152 @@ def test_failure_without_errors_may_be_retried() -> None:
     assert sensors._final(OperationsFailed("", errors={"x": OperationFailed("")})) is sensors.FinalOperationsFailed
 
 
+# On a worker, where signals and kills strike into the main thread
+
+
+@pytest.fixture(params=[1, 20], ids=["one", "many"])
+def running(request: pytest.FixtureRequest, name: Callable[..., str]) -> list[str]:
+    """Give operations that never end by themselves."""
+    return [name(outcome="never") for _ in range(request.param)]
+
+
+@contextmanager
+def alarm(error: type[BaseException], seconds: float) -> Iterator[None]:
+    """Raise an error in the main thread in some seconds, as Airflow's signal handlers do."""
+
+    def strike(*_: Any) -> None:
+        raise error("Timeout, PID: 1")
+
+    before = signal.signal(signal.SIGALRM, strike)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def cancelled(simulator: Simulator, names: Sequence[str]) -> list[str]:
+    return sorted(call["name"] for call in simulator.calls("CancelOperation") if call["name"] in names)
+
+
+@pytest.fixture(params=[1, 20], ids=["one", "many"])
+def killed(request: pytest.FixtureRequest, fake: FakeService) -> Any:
+    """Give a sensor's maker whose operations never end; it is told to stop when all are polled once, and thrice."""
+    names = [fake.add(f"o{number}") for number in range(request.param)]
+
+    def make(given: Any, **kwargs: Any) -> LongRunningOperationSensor:
+        waiting = sensor(given, mode="poke", **kwargs)
+        rounds = [1, 3]
+
+        def stop(method: str, name: str) -> None:
+            polled = fake.acted("GetOperation")
+            if rounds and min(map(polled.count, names)) >= rounds[0]:
+                del rounds[0]
+                waiting.on_kill()
+
+        fake.before = stop
+        return waiting
+
+    make.names = names  # type: ignore[attr-defined]
+    return make
+
+
+def test_kill_on_a_worker_cancels_what_is_not_done(
+    killed: Any, fake: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stop that no user has asked for changes nothing; in a user's state all that are not done are cancelled."""
+    states = iter(["running", "failed"])
+    monkeypatch.setattr(_base, "state_of", lambda ti: next(states))
+    is_one = len(killed.names) == 1
+    names = killed.names[0] if is_one else [fake.add("done", ended=1.0), *killed.names]
+    with pytest.raises(KilledByUser, match=f"waited for operation '{names}'" if is_one else "waited for 21 operations"):
+        run(killed(names, cancel_on_kill=True))
+    assert next(states, None) is None
+    assert sorted(fake.acted("CancelOperation")) == sorted(killed.names)
+
+
+def test_kill_without_cancel_on_kill_leaves_the_operations_alone(
+    killed: Any, fake: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody asks for the task's state, and the wait goes on to its deadline."""
+    monkeypatch.setattr(_base, "state_of", {}.popitem)
+    assert all(isinstance(each, OperationTimeout) for each in failure(killed(killed.names, timeout=2)).errors.values())
+    assert fake.acted("CancelOperation") == []
+
+
+@pytest.mark.parametrize(("state", "is_kill"), [("failed", True), ("running", False)])
+def test_kill_by_an_exception_cancels_in_a_users_state(
+    running: list[str], simulator: Simulator, monkeypatch: pytest.MonkeyPatch, state: str, is_kill: bool
+) -> None:
+    """Airflow 2 raises out of its signal handler: the exception goes on, after the cancels."""
+    monkeypatch.setattr(_base, "state_of", lambda ti: state)
+    with alarm(AirflowTaskTerminated, 1.0), pytest.raises(AirflowTaskTerminated, match="PID"):
+        run(sensor(running, mode="poke", cancel_on_kill=True))
+    assert cancelled(simulator, running) == (sorted(running) if is_kill else [])
+
+
+@pytest.mark.parametrize("on_timeout", ["fail", "cancel"])
+def test_execution_timeout_on_a_worker_polls_once_more(
+    running: list[str], name: Callable[..., str], simulator: Simulator, on_timeout: str
+) -> None:
+    """Airflow's exception ends the wait: what is not done is polled for the last time, and ``on_timeout`` is obeyed."""
+    done = [name(duration=0.1, response={"n": 0})] * (len(running) > 1)
+    ti = FakeTaskInstance()
+    waiting = sensor(
+        [*done, *running],
+        mode="poke",
+        on_timeout=on_timeout,
+        execution_timeout=timedelta(seconds=1),
+        poke_interval=30,
+        initial_delay=0.5,
+        multiplier=60,
+    )
+    with alarm(AirflowTaskTimeout, 2.0):
+        error = failure(waiting, ti)
+    assert list(error.errors) == running
+    assert all(isinstance(each, AirflowTaskTimeout) for each in error.errors.values())
+    assert not isinstance(error, AirflowFailException)
+    effect = "is cancelled" if on_timeout == "cancel" else "It goes on"
+    assert all(effect in str(each) for each in error.errors.values())
+    assert ti.xcoms["results"] == [{"n": 0.0}] * len(done) + [None] * len(running)
+    assert cancelled(simulator, running) == (sorted(running) if on_timeout == "cancel" else [])
+    assert min(gets(simulator, running)) >= 2
+
+
+def test_execution_timeout_finds_what_is_done_by_then(running: list[str], name: Callable[..., str]) -> None:
+    """An operation that has ended in a pause is a success, though nobody has polled it in time."""
+    names = [name(duration=0.5, response={"n": number}) for number in range(len(running))]
+    waiting = sensor(names, mode="poke", poke_interval=30, initial_delay=30, execution_timeout=timedelta(seconds=1))
+    with alarm(AirflowTaskTimeout, 3.0):
+        assert run(waiting).result == [{"n": float(number)} for number in range(len(names))]
+
+
+def test_end_of_the_work_is_not_a_stop() -> None:
+    """The thread that waits is woken by both, and heeds a kill only when it is told to stop."""
+    wake = WakeEvent()
+    wake.nudge()
+    wake.set()
+    assert [wake.wait(1.0), wake.wait(1.0), wake.wait(0.0)] == [False, True, False]
+
+
 # What is refused
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "nothing": ({}, "give operation_name"),
-    "both": ({"operation_name": "a", "parent": "b"}, "one of the two"),
+    "both": ({"operation_name": "a", "parent": "b"}, "there is both of operation_name and parent"),
     "filter of nothing": ({"operation_name": "a", "filter": "done=true"}, "there is no parent"),
-    "wait_for": ({"operation_name": ["a"], "wait_for": "some"}, "wait_for must be"),
-    "wait_for 0": ({"operation_name": ["a"], "wait_for": 0}, "wait_for must be"),
-    "wait_for True": ({"operation_name": ["a"], "wait_for": True}, "wait_for must be"),
+    "wait_for": ({"operation_name": ["a"], "wait_for": "some"}, "wait_for=.*, but it must be"),
+    "wait_for 0": ({"operation_name": ["a"], "wait_for": 0}, "wait_for=.*, but it must be"),
+    "wait_for True": ({"operation_name": ["a"], "wait_for": True}, "wait_for=.*, but it must be"),
     "reschedule": ({"operation_name": ["a", "b"], "mode": "reschedule"}, "for many use deferrable=True"),
-    "start": ({"operation_name": ["a"], "start_from_trigger": True, "deferrable": True}, "many need a worker"),
     "end": ({"parent": "a", "end_from_trigger": True, "deferrable": True}, "many need a worker"),
 }
 
 
 @pytest.mark.parametrize("why", REFUSED)
 def test_refused_at_construction(why: str) -> None:
-    """What makes no sense is refused where the DAG is parsed, with what to do instead."""
+    """Arguments that make no sense are refused where the DAG is parsed, with what to do instead."""
     kwargs, text = REFUSED[why]
     with pytest.raises(ValueError, match=text):
         LongRunningOperationSensor(task_id="wait", **kwargs)
@@ -693,14 +778,14 @@ def test_refused_at_construction(why: str) -> None:
     [
         (["operations/a", None], {}, "must be a non-empty text"),
         (["operations/a", "None"], {}, "has no value"),
-        (None, {}, "give operation_name .* There is neither, or that is what came of templates"),
-        (["a", "b"], {"wait_for": 3}, "there are 2 operations"),
-        (["a", "a", "b"], {"wait_for": 2}, "of an operation that is named twice there would be two"),
+        (None, {}, "there is neither of operation_name and parent, perhaps after rendering: give operation_name"),
+        (["a", "b"], {"wait_for": 3}, "wait_for=3, but there are only 2 operations: give a number from 1 to 2"),
+        (["a", "a", "b"], {"wait_for": 2}, "an operation that is named twice would count twice"),
         (["a", "b"], {"mode": "reschedule"}, "for many use deferrable=True"),
     ],
 )
 def test_refused_when_rendered(rendered: Any, kwargs: dict[str, Any], text: str) -> None:
-    """What only the rendered value shows is refused before anything is polled."""
+    """A value that is wrong once it is rendered is refused before anything is polled."""
     waiting = sensor("{{ a template }}", **kwargs)
     waiting.operation_name = rendered
     with pytest.raises(ValueError, match=text):
@@ -710,7 +795,7 @@ def test_refused_when_rendered(rendered: Any, kwargs: dict[str, Any], text: str)
 @pytest.mark.parametrize(
     ("rendered", "text"),
     [
-        (None, "There is neither, or that is what came of templates"),
+        (None, "there is neither of operation_name and parent, perhaps after rendering"),
         ("None", "parent is empty"),
         ("['projects/p']", "parent is the text of a whole value"),
         ("{{ unrendered }}", "parent is a template that was not rendered"),
@@ -718,7 +803,7 @@ def test_refused_when_rendered(rendered: Any, kwargs: dict[str, Any], text: str)
     ],
 )
 def test_parent_that_a_template_has_spoiled(simulator: Simulator, rendered: Any, text: str) -> None:
-    """It is said, instead of a success with nothing listed."""
+    """It is an error, instead of a success with nothing listed."""
     waiting = sensor(parent="{{ a template }}")
     waiting.parent = rendered
     before = len(simulator.calls("ListOperations"))
@@ -738,16 +823,9 @@ def test_mapping_that_contains_itself_has_no_name() -> None:
 
 def test_more_than_there_is_room_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """The event has a letter for each operation, so there is a limit."""
-    monkeypatch.setattr("airflow_provider_lro._messages.many_events.MOST", 2)
+    monkeypatch.setattr(events, "MAX_OPERATIONS", 2)
     with pytest.raises(ValueError, match="more than one task can wait for"):
         run(sensor(["a", "b", "c"]))
-
-
-def test_row_says_what_it_is(name: Callable[..., str]) -> None:
-    """A constructor raises nothing but TypeError, whatever is in the row."""
-    for field in ("names", "wanted", "require_result", *WaitArgs.__dataclass_fields__):
-        for nonsense in (None, "x", -1, [], object()):
-            ManyOperationsTrigger(**{"operation_name": "o", field: nonsense})
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.5])
@@ -770,20 +848,3 @@ def test_any_that_is_done_needs_no_other_host(
     for names, wait_for in (([done, nowhere], "all"), ([running, nowhere], "any"), ([done, nowhere, running], 2)):
         with pytest.raises(EndpointError, match="does not resolve"):
             run(sensor(names, wait_for=wait_for, deferrable=deferrable))
-
-
-@pytest.mark.parametrize("method", ["get", "wait"])
-async def test_large_metadata_of_what_runs_is_not_kept(fake: FakeService, method: str) -> None:
-    """However it was polled: ten thousand of them would not fit."""
-    operation = fake.add("large")
-    fake.operations[operation].metadata.Pack(wrappers_pb2.StringValue(value="x" * 100_000))
-    args = WaitArgs(operation_name=operation, poll_method=method)
-    channels = await LongRunningOperationHook().async_channels([operation])
-    async with crowd.considerate(channels) as clients:
-        poller = Poller(args, clients[0], shared=True)
-        try:
-            found = await poller.get(Get(timeout=5.0, queue=5.0, hold=0.3 if method == "wait" else 0.0))
-        finally:
-            await poller.close()
-    assert fake.acted("WaitOperation" if method == "wait" else "GetOperation") == [operation]
-    assert found.operation == pb.Operation(name=operation)

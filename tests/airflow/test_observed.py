@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import pytest
 
-from airflow_provider_lro._core.counters import endpoint_tag
+from airflow_provider_lro._runner.telemetry import endpoint_tag
 from scripts.stack import AirflowError
 from tests.airflow.running import connect, tasks, until
 from tests.simulator_fixture import running_simulator

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import pytest
 
 from airflow_provider_lro._core.outcome import TimedOut
-from airflow_provider_lro._messages.events import event_from_outcome
+from airflow_provider_lro._messages.events import event_from_outcomes
 from airflow_provider_lro.exceptions import (
+    Code,
     LroError,
     OperationNotFound,
     OperationsFailed,
@@ -28,6 +32,7 @@ from tests.airflow.worker import FakeTaskInstance, run
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.airflow.fake_service import FakeService
     from tests.simulator_fixture import Simulator
 
 WAYS = pytest.mark.parametrize("deferrable", [True, False], ids=["deferrable", "on the worker"])
@@ -89,6 +94,56 @@ def test_cancel_of_several_waits_for_all(name: Callable[..., str], deferrable: b
     ]
 
 
+def test_cancel_of_several_defers_once(name: Callable[..., str], simulator: Simulator) -> None:
+    """However many there are, one trigger waits for all of them; each is asked once."""
+    names = [name(outcome="never", cancel_delay=0.2 * number) for number in range(1, 7)]
+    waited = cancel(names, wait=True, deferrable=True)
+    assert waited.deferrals == 1
+    assert waited.result == [{"name": each, "asked": True, "outcome": "cancelled"} for each in names]
+    assert [len(simulator.calls("CancelOperation", each)) for each in names] == [1] * 6
+
+
+@WAYS
+def test_cancel_that_one_ignores_does_not_cost_the_result_of_the_other(
+    name: Callable[..., str], deferrable: bool
+) -> None:
+    """When the wait times out, the XCom has what the other one came to, and the error names the one."""
+    stubborn, other = name(outcome="never", cancel="ignore"), name(outcome="never", cancel_delay=0.1)
+    ti = FakeTaskInstance()
+    operator = CancelOperationOperator(
+        task_id="cancel",
+        operation_name=[stubborn, other],
+        wait=True,
+        wait_timeout=0.5,
+        interval=0.1,
+        deferrable=deferrable,
+    )
+    with pytest.raises(OperationsFailed, match="1 of 2 operations could not be cancelled") as raised:
+        run(operator, ti=ti)
+    assert {each: type(error) for each, error in raised.value.errors.items()} == {stubborn: OperationTimeout}
+    assert stubborn in str(raised.value)
+    first, second = ti.xcoms["return_value"]
+    assert second == {"name": other, "asked": True, "outcome": "cancelled"}
+    assert (first["name"], first["asked"], first["outcome"]) == (stubborn, True, "timed_out")
+    assert stubborn in first["error"]["message"]
+
+
+@WAYS
+def test_error_of_asking_outlives_the_wait(name: Callable[..., str], deferrable: bool) -> None:
+    """One that could not be asked is an error after all others were waited for, with its code and its text."""
+    refusing, other = name(outcome="never", unimplemented="cancel"), name(outcome="never", cancel_delay=0.2)
+    ti = FakeTaskInstance()
+    operator = CancelOperationOperator(
+        task_id="cancel", operation_name=[refusing, other], wait=True, interval=0.1, deferrable=deferrable
+    )
+    with pytest.raises(OperationsFailed) as raised:
+        run(operator, ti=ti)
+    assert {each: error.code for each, error in raised.value.errors.items()} == {refusing: Code.UNIMPLEMENTED}
+    failed, second = ti.xcoms["return_value"]
+    assert (failed["name"], failed["error"]["code"]) == (refusing, 12)
+    assert second == {"name": other, "asked": True, "outcome": "cancelled"}
+
+
 @WAYS
 def test_cancel_without_effect_times_out(name: Callable[..., str], deferrable: bool) -> None:
     """wait_timeout ends the wait with an error that may be retried."""
@@ -97,22 +152,35 @@ def test_cancel_without_effect_times_out(name: Callable[..., str], deferrable: b
 
 
 def test_cancel_wait_survives_dropped_arguments(name: Callable[..., str]) -> None:
-    """`airflow dags test` drops what crosses beside the event: then all names are looked at again."""
-    names = [name(outcome="never"), name(duration=0)]
-    operator = CancelOperationOperator(task_id="cancel", operation_name=names, wait=True, deferrable=True, interval=0.1)
-    first = run(operator)
-    resumed = operator.execute_complete({}, first.events[0]) if first.events else first.result
-    assert [result["outcome"] for result in resumed] == ["cancelled", "succeeded"]
+    """`airflow dags test` drops what crosses beside the event: then each operation is polled again."""
+    names = [name(outcome="never", cancel_delay=0.3), name(duration=0), name(outcome="never", cancel_delay=0.1)]
+    options = {"task_id": "cancel", "wait": True, "deferrable": True, "interval": 0.1, "initial_delay": 0.1}
+    operator = CancelOperationOperator(operation_name=names, **options)
+    (event,) = run(operator).events
+    resumed = operator.execute_complete({"ti": FakeTaskInstance()}, event)
+    assert [result["outcome"] for result in resumed] == ["cancelled", "succeeded", "cancelled"]
+    stubborn = name(outcome="never", cancel="ignore")
+    operator = CancelOperationOperator(operation_name=[stubborn, *names], wait_timeout=0.3, **options)
+    ti = FakeTaskInstance()
+    with pytest.raises(OperationsFailed, match=stubborn):
+        operator.execute_complete({"ti": ti}, event)
+    assert [result["outcome"] for result in ti.xcoms["return_value"]] == [
+        "timed_out",
+        "cancelled",
+        "succeeded",
+        "cancelled",
+    ]
 
 
-def test_backstop_of_a_cancel_looks_once(name: Callable[..., str]) -> None:
+def test_airflow_timeout_of_a_cancel_polls_once(name: Callable[..., str]) -> None:
     """Where no triggerer told anything in time, the worker looks itself: done is done, else it is a timeout."""
     done = CancelOperationOperator(task_id="c", operation_name=name(duration=0), wait=True, wait_timeout=1)
-    assert done.resume_execution("__fail__", {"error": "Trigger timeout"}, {})["outcome"] == "succeeded"
+    context = {"ti": FakeTaskInstance()}
+    assert done.resume_execution("__fail__", {"error": "Trigger timeout"}, context)["outcome"] == "succeeded"
     stubborn = name(outcome="never", cancel="ignore")
     late = CancelOperationOperator(task_id="c", operation_name=stubborn, wait=True, wait_timeout=1)
     with pytest.raises(OperationTimeout):
-        late.resume_execution("__fail__", {"error": "Trigger timeout"}, {})
+        late.resume_execution("__fail__", {"error": "Trigger timeout"}, context)
 
 
 @pytest.mark.parametrize(
@@ -164,6 +232,59 @@ class TestIgnored:
                     ignore_unimplemented=True,
                 )
             )
+
+
+@pytest.mark.parametrize(
+    ("operator", "method"),
+    [
+        (GetOperationOperator, "GetOperation"),
+        (DeleteOperationOperator, "DeleteOperation"),
+        (CancelOperationOperator, "CancelOperation"),
+    ],
+)
+def test_calls_overlap(fake: FakeService, operator: Any, method: str) -> None:
+    """Of many names at least 10 are on their way at the same time, and never more than 32."""
+    names = [fake.add(f"o{number}") for number in range(40)]
+    overlap = threading.Event()
+
+    def answer_slowly(called: str, _: str) -> None:
+        if called == method:
+            if fake.most_at_once >= 10:
+                overlap.set()
+            overlap.wait(20)
+            time.sleep(0.1)  # the way to a service; more calls have time to come, and are counted
+
+    fake.before = answer_slowly
+    results = run(operator(task_id="many", operation_name=names)).result
+    assert [result["name"] for result in results] == names
+    assert sorted(fake.acted(method)) == sorted(names)
+    assert 10 <= fake.most_at_once <= 32
+
+
+@pytest.mark.parametrize(
+    ("operator", "method", "verb"),
+    [
+        (GetOperationOperator, "GetOperation", "read"),
+        (DeleteOperationOperator, "DeleteOperation", "deleted"),
+        (CancelOperationOperator, "CancelOperation", "cancelled"),
+    ],
+)
+def test_results_outlive_the_error_of_one(fake: FakeService, operator: Any, method: str, verb: str) -> None:
+    """The XCom has a result for each that was served, and an entry with code and message for the other."""
+    names = [fake.add(f"o{number}") for number in range(3)]
+    fake.faults[method, names[1]] = (grpc.StatusCode.PERMISSION_DENIED, "not yours")
+    ti = FakeTaskInstance()
+    with pytest.raises(OperationsFailed, match=f"1 of 3 operations could not be {verb}") as raised:
+        run(operator(task_id="some", operation_name=names), ti=ti)
+    assert {each: error.code for each, error in raised.value.errors.items()} == {names[1]: Code.PERMISSION_DENIED}
+    first, failed, last = ti.xcoms["return_value"]
+    assert failed == {"name": names[1], "error": {"code": 7, "message": "not yours"}}
+    assert [first["name"], last["name"]] == [names[0], names[2]]
+    assert "error" not in first
+    without = FakeTaskInstance()
+    with pytest.raises(OperationsFailed):
+        run(operator(task_id="some", operation_name=names[1:], do_xcom_push=False), ti=without)
+    assert without.xcoms == {}
 
 
 def test_delete_takes_what_a_listing_gives(name: Callable[..., str]) -> None:
@@ -225,7 +346,7 @@ def test_list_filters_and_reports_what_is_unreachable(name: Callable[..., str]) 
         (lambda: CancelOperationOperator(task_id="x", operation_name="o", interval=0), "interval"),
         (lambda: CancelOperationOperator(task_id="x", operation_name="o", wait_timeout=-1), "wait_timeout"),
         (lambda: ListOperationsOperator(task_id="x", parent="p", limit=-1), "limit"),
-        (lambda: ListOperationsOperator(task_id="x", parent="p", limit=10**30), "below 2"),
+        (lambda: ListOperationsOperator(task_id="x", parent="p", limit=10**30), r"limit=.*2\*\*63"),
         (lambda: ListOperationsOperator(task_id="x", parent="p", page_size=0), "page_size"),
         (lambda: run(ListOperationsOperator(task_id="x", parent="None")), "parent is empty"),
         (lambda: run(ListOperationsOperator(task_id="x", parent="")), "non-empty"),
@@ -238,14 +359,14 @@ def test_bad_argument_is_refused(make: Callable[[], Any], complaint: str) -> Non
         make()
 
 
-def test_cancel_looks_itself_where_the_trigger_had_no_turn(name: Callable[..., str]) -> None:
-    """What was cancelled by the deadline is no timeout, though no poll could be made then."""
+def test_cancel_rechecks_where_the_triggers_last_poll_was_not_sent(name: Callable[..., str]) -> None:
+    """An operation that was cancelled by the deadline is not a timeout, though the poll then was rate limited."""
     operation = name(outcome="never")
     with LongRunningOperationHook() as hook:
         hook.cancel_operation(operation)
-    error = RpcError("had no turn")
-    error.unsent = True
-    event = event_from_outcome(TimedOut(error=error), name=operation)
+    error = RpcError("rate limited, not sent")
+    error.not_sent = True
+    event = event_from_outcomes([TimedOut(error=error)], [operation], started_at=1.0)
     results = [{"name": operation, "asked": True, "outcome": "running"}]
     waiting = CancelOperationOperator(task_id="cancel", operation_name=operation, wait=True, deferrable=True)
     done = waiting.execute_complete({"ti": FakeTaskInstance()}, event, results=results, started_at=1.0, deadline=2.0)

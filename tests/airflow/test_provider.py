@@ -36,9 +36,7 @@ WINGS = [
     {"links"},
     {"hooks"},
     {"triggers"},
-    {"_many", "_workerless"},
     {"operators"},
-    {"_from_trigger"},
     {"sensors", "decorators", "assets", "cli"},
     {"get_provider_info", "__main__"},
 ]
@@ -106,7 +104,7 @@ def test_form_of_airflow_2(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def imports(path: Path) -> set[tuple[str, bool]]:
-    """The wings that a module imports from, but for types, and whether at its top."""
+    """Return the modules that a module imports, but for types, and whether at its top."""
     found: set[tuple[str, bool]] = set()
 
     class Visitor(ast.NodeVisitor):
@@ -123,12 +121,12 @@ def imports(path: Path) -> set[tuple[str, bool]]:
             if not (isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"):
                 self.generic_visit(node)
 
+        def visit_Import(self, node: ast.Import) -> None:
+            found.update((alias.name, not self.inside) for alias in node.names)
+
         def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
             assert node.level == 0, f"{path}: relative imports hide where they go"
-            base, _, rest = (node.module or "").partition(".")
-            if base == "airflow_provider_lro":
-                wings = [rest.split(".")[0]] if rest else [alias.name for alias in node.names]
-                found.update((wing, not self.inside) for wing in wings if wing != "__version__")
+            found.update((f"{node.module}.{alias.name}", not self.inside) for alias in node.names)
 
     Visitor().visit(ast.parse(path.read_text()))
     return found
@@ -145,10 +143,28 @@ def test_imports_go_down_or_stay_in_their_wing(path: Path) -> None:
     if wing == "__init__":
         return
     assert wing in level, f"{wing} is in no wing: which room should it have been?"
-    for imported, at_top in imports(path):
+    for module, at_top in imports(path):
+        base, _, rest = module.partition(".")
+        imported = rest.partition(".")[0]
+        if base != "airflow_provider_lro" or imported == "__version__":
+            continue
         assert imported == wing or level.get(imported, 99) < level[wing], f"{path.name} imports {imported}"
         talks = imported in ("_messages", "_transport") and path.parent.name != "cli" and path.name != "_stream.py"
         assert not (talks and at_top and level[wing] > level["_transport"]), f"{path.name} loads {imported}"
+
+
+MESSAGES = ("google.protobuf.", "google.longrunning.", "google.rpc.")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_its_own_wing_sees_a_message_or_a_channel(path: Path) -> None:
+    """Protobuf is for `_messages`, and inside functions for what users give it to; grpc is for `_transport`."""
+    wing = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    for module, at_top in imports(path):
+        if f"{module}.".startswith(MESSAGES):
+            assert wing == "_messages" or (wing in ("operation", "hooks") and not at_top), f"{path} imports {module}"
+        if f"{module}.".startswith("grpc."):
+            assert wing == "_transport", f"{path} imports {module}"
 
 
 def test_public_modules_declare_their_names() -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import math
-import time
+import json
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,10 +16,9 @@ from airflow.providers.common.compat.sdk import (
     TaskDeferred,
 )
 
+from airflow_provider_lro._core.args import WaitArgs
 from airflow_provider_lro._core.outcome import TimedOut
-from airflow_provider_lro._core.wait import WaitArgs
 from airflow_provider_lro._messages import events
-from airflow_provider_lro._transport import limiter
 from airflow_provider_lro.exceptions import (
     Code,
     CredentialsError,
@@ -40,7 +37,7 @@ from airflow_provider_lro.operators import (
     CancelOperationOperator,
     DeleteOperationOperator,
     GetOperationOperator,
-    _conclusion,
+    _base,
 )
 from airflow_provider_lro.sensors import LongRunningOperationSensor
 from tests.airflow.worker import FakeTaskInstance, run
@@ -128,7 +125,7 @@ def failure(mode: dict[str, Any], operation: str, **kwargs: Any) -> LroError:
 def test_every_failure_is_the_same_in_all_modes(
     mode: dict[str, Any], name: Callable[..., str], failing: tuple[Any, ...]
 ) -> None:
-    """Class, code, operation's name and "no retry" do not depend on how a sensor waits."""
+    """Class, code, operation's name and "no retry" do not depend on the way in which a sensor waits."""
     script, kwargs, kind, code, retryable = failing
     operation = name(**{"duration": 0.2, **script})
     error = failure(mode, operation, **kwargs)
@@ -161,13 +158,13 @@ def test_skips_by_the_rule(
     how: dict[str, Any],
     end: tuple[type[Exception], str],
 ) -> None:
-    """Each of the three options reaches the rule in each mode, and what is skipped says what went wrong."""
+    """Each of the three options reaches the rule in each mode, and a skip says what went wrong."""
     with pytest.raises(end[0], match=end[1]):
         run(sensor(name(**{"duration": 0.2, **script}), **how, **mode))
 
 
 def test_cancel_at_the_timeout_is_never_on_cancelled(mode: dict[str, Any], name: Callable[..., str]) -> None:
-    """What the sensor itself cancelled is a timeout, and its text says that the cancel took effect."""
+    """An operation that the sensor itself cancelled is a timeout; the text says that the cancel took effect."""
     error = failure(mode, name(outcome="never"), timeout=0.4, on_timeout="cancel", on_cancelled="skip")
     assert isinstance(error, OperationTimeout)
     assert "is cancelled" in str(error)
@@ -217,11 +214,11 @@ def test_late_creation_is_survived(mode: dict[str, Any], name: Callable[..., str
 def test_response_too_large_for_an_event_is_read_again(name: Callable[..., str]) -> None:
     """A response of 200 kB stays out of the event and still reaches the XCom whole."""
     waited = run(sensor(name(duration=0.2, response_bytes=200_000), deferrable=True))
-    assert waited.events[0]["read_again"] is True
+    assert len(json.dumps(waited.events[0])) < 64 * 1024
     assert len(str(waited.result)) >= 200_000
 
 
-def test_result_that_cannot_be_read_again_is_no_success(name: Callable[..., str]) -> None:
+def test_result_that_cannot_be_read_again_is_not_a_success(name: Callable[..., str]) -> None:
     """A response that was left out of the event and is gone now is an error, not an empty success."""
     operation = name(duration=0.2, response_bytes=200_000)
 
@@ -236,38 +233,31 @@ def test_result_that_cannot_be_read_again_is_no_success(name: Callable[..., str]
 
 
 @pytest.mark.parametrize("on_timeout", ["fail", "cancel"])
-def test_turn_that_did_not_come_is_taken_on_the_worker(
-    name: Callable[..., str], on_timeout: str, monkeypatch: pytest.MonkeyPatch
+def test_poll_that_was_rate_limited_until_the_deadline_is_made_on_the_worker(
+    name: Callable[..., str], on_timeout: str
 ) -> None:
-    """What holds all polls of an endpoint back, a RetryInfo or a quota, makes no timeout of what is done."""
-    operation = name(duration=1.0)
-    held = limiter.Pace.turn
-    began = time.time()
-
-    async def late(pace: Any, *, within: float = math.inf) -> None:
-        if time.time() > began + 0.5:
-            await asyncio.sleep(min(within, 0.3))
-            raise TimeoutError
-        await held(pace, within=within)
-
-    monkeypatch.setattr(limiter.Pace, "turn", late)
-    waiting = sensor(operation, deferrable=True, timeout=3.0, on_timeout=on_timeout, cancel_grace=0.5, rpc_timeout=1)
-    done = run(waiting)
-    assert (done.events[0]["outcome"], done.events[0]["error"]["unsent"]) == ("TimedOut", True)
-    assert done.result is not None
+    """A quota, or a RetryInfo, that holds back all polls of an endpoint does not make a timeout of what is done."""
+    operation = name(duration=1.0, response={"rows": 3})
+    args = {"timeout": 2, "cancel_grace": 0.3, "rpc_timeout": 0.5, "max_polls_per_second": 0.02}
+    done = run(sensor(operation, deferrable=True, on_timeout=on_timeout, **args))
+    (outcome,) = events.outcomes_from_event(done.events[0], [operation])
+    assert isinstance(outcome, TimedOut)
+    assert outcome.was_not_sent
+    assert done.result == {"rows": 3.0}
 
 
 @pytest.mark.parametrize("script", [{"cancel": "ignore"}, {}], ids=["no effect", "took effect"])
 def test_cancel_of_the_trigger_is_not_asked_for_again(
     name: Callable[..., str], simulator: Simulator, script: dict[str, Any]
 ) -> None:
-    """The worker that looks once more tells what the trigger has asked for, and what came of it."""
+    """The worker that polls once more says that the trigger has asked, and whether it took effect."""
     operation = name(outcome="never", **script)
     with LongRunningOperationHook() as hook:
         hook.cancel_operation(operation)  # as the trigger has
-    error = RpcError("had no turn")
-    error.unsent = True
-    event = events.event_from_outcome(TimedOut(error=error, cancel="asked"), name=operation)
+    error = RpcError("rate limited, not sent")
+    error.not_sent = True
+    outcome = TimedOut(error=error, cancel="asked")
+    event = events.event_from_outcomes([outcome], [operation], started_at=0.0)
     waiting = sensor(operation, deferrable=True, on_timeout="cancel", cancel_grace=30)
     with pytest.raises(OperationTimeout, match="no effect so far" if script else "and is cancelled"):
         waiting.execute_complete({"ti": FakeTaskInstance()}, event)
@@ -286,8 +276,8 @@ def test_reschedule_takes_no_cancel_for_its_own(name: Callable[..., str], simula
 
 
 @pytest.mark.parametrize("soft", [False, True])
-def test_triggerer_that_is_gone_leaves_the_truth_to_the_worker(name: Callable[..., str], soft: bool) -> None:
-    """Airflow's own timeout makes the sensor look once itself: done is done, not done is a timeout."""
+def test_worker_polls_where_the_triggerer_is_gone(name: Callable[..., str], soft: bool) -> None:
+    """Airflow's own timeout makes the sensor poll once itself: done is done, not done is a timeout."""
     done = sensor(name(duration=0), soft_fail=soft)
     for said in ("Trigger timeout", "Trigger/execution timeout"):
         assert done.resume_execution("__fail__", {"error": said}, {}) is not None
@@ -296,7 +286,7 @@ def test_triggerer_that_is_gone_leaves_the_truth_to_the_worker(name: Callable[..
         late.resume_execution("__fail__", {"error": "Trigger timeout"}, {})
 
 
-def test_backstop_comes_after_every_event_of_ours(name: Callable[..., str]) -> None:
+def test_airflow_timeout_comes_after_every_event_of_ours(name: Callable[..., str]) -> None:
     """Airflow's timeout is later than deadline, last call, grace and its last call together."""
     plain = run(sensor(name(duration=0.2), deferrable=True, timeout=100, rpc_timeout=7))
     cancelling = run(
@@ -337,7 +327,7 @@ def test_refused_port_defers() -> None:
     [
         ("", "non-empty"),
         ("   ", "non-empty"),
-        (None, "give operation_name"),
+        (None, "neither of operation_name and parent, perhaps after rendering: give operation_name"),
         (7, "non-empty"),
         ({}, "without a 'name'"),
         ({"name": ""}, "non-empty"),
@@ -346,7 +336,7 @@ def test_refused_port_defers() -> None:
     ],
 )
 def test_bad_name_is_refused_before_anything_is_sent(value: Any, complaint: str, simulator: Simulator) -> None:
-    """What is no name, once it is rendered, says so, and what would do."""
+    """A value that is not a name, once it is rendered, is refused with what would do."""
     before = len(simulator.calls())
     waiting = sensor("{{ name }}")
     waiting.operation_name = value
@@ -358,7 +348,7 @@ def test_bad_name_is_refused_before_anything_is_sent(value: Any, complaint: str,
 @pytest.mark.parametrize(
     ("literal", "complaint"),
     [
-        ("", "operation_name must be a non-empty text"),
+        ("", "operation_name='', but it must be a non-empty text"),
         ("  ", "non-empty"),
         (17, "non-empty"),
         (b"operations/x", "non-empty"),
@@ -369,7 +359,7 @@ def test_bad_name_is_refused_before_anything_is_sent(value: Any, complaint: str,
     ],
     ids=repr,
 )
-def test_what_no_template_can_mend_is_refused_at_parse_time(literal: Any, complaint: str) -> None:
+def test_literal_that_cannot_name_an_operation_is_refused_at_parse_time(literal: Any, complaint: str) -> None:
     """A name that is written out wrong does not wait for a worker to say so."""
     kinds = (CancelOperationOperator, DeleteOperationOperator, GetOperationOperator)
     for make in (sensor, *(partial(kind, task_id="other") for kind in kinds)):
@@ -389,13 +379,13 @@ def test_what_no_template_can_mend_is_refused_at_parse_time(literal: Any, compla
     ids=repr,
 )
 def test_templates_are_left_to_the_worker(rendered_later: Any) -> None:
-    """Whatever they come to."""
+    """A template may become anything, so nothing is refused before it is rendered."""
     for make in (sensor, partial(CancelOperationOperator, task_id="cancel")):
         assert make(operation_name=rendered_later).operation_name == rendered_later
 
 
 def test_mapping_with_a_name_is_taken(name: Callable[..., str]) -> None:
-    """What other operators leave in XCom is taken as it is."""
+    """A mapping with a name, as other operators leave it in XCom, is taken as it is."""
     assert run(sensor({"name": name(duration=0), "done": False})).result
 
 
@@ -405,7 +395,7 @@ def test_mapping_with_a_name_is_taken(name: Callable[..., str]) -> None:
         ({"exponential_backoff": True}, "exponential_backoff.*initial_delay"),
         ({"max_wait": 10}, "max_wait.*poke_interval"),
         ({"silent_fail": True}, "silent_fail.*max_consecutive_errors"),
-        ({"poke_interval": 0.01}, "interval"),
+        ({"poke_interval": 0.01}, "interval=0.01, but it must be .* from 0.1 .*poke_interval"),
         ({"jitter": 2}, "jitter"),
         ({"multiplier": 0.5}, "multiplier"),
         ({"initial_delay": 0}, "initial"),
@@ -413,7 +403,7 @@ def test_mapping_with_a_name_is_taken(name: Callable[..., str]) -> None:
         ({"not_found_grace": -1}, "not_found_grace"),
         ({"cancel_grace": float("nan")}, "cancel_grace"),
         ({"max_consecutive_errors": -1}, "max_consecutive_errors"),
-        ({"on_timeout": "ignore"}, "on_timeout.*'fail', 'cancel'"),
+        ({"on_timeout": "ignore"}, "on_timeout='ignore', but it must be one of 'fail', 'cancel'"),
         ({"on_cancelled": "ignore"}, "on_cancelled.*'fail', 'skip'"),
         ({"mode": "reschedule", "max_consecutive_errors": 3}, "reschedule"),
         ({"soft_fail": True, "never_fail": True}, "mutually exclusive"),
@@ -449,10 +439,6 @@ def test_durations_may_be_timedeltas() -> None:
 
 def test_first_poke_counts_from_the_first_try(name: Callable[..., str]) -> None:
     """A rescheduled sensor's deadline is counted from its first poke, by Airflow's own rule."""
-    from datetime import UTC, datetime
-
-    from tests.airflow.worker import FakeTaskInstance
-
     ti = FakeTaskInstance(first_reschedule=datetime.now(tz=UTC) - timedelta(seconds=30))
     with pytest.raises(OperationTimeout):
         run(sensor(name(outcome="never"), mode="reschedule", timeout=20), ti=ti)
@@ -466,12 +452,12 @@ def test_defaults_are_those_of_the_contract() -> None:
 
 
 @pytest.mark.parametrize("outcome", ["ok", "fail"])
-def test_result_that_is_out_of_reach_is_no_timeout(
+def test_result_that_is_out_of_reach_is_not_a_timeout(
     name: Callable[..., str], outcome: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the event said stays true while the result cannot be read again, and nothing is cancelled."""
-    monkeypatch.setattr(_conclusion, "SECONDS_TO_READ_AGAIN", 0.3)
-    monkeypatch.setattr(events, "LARGEST_EVENT", 10)
+    """The verdict of the event stands where the result cannot be read again, and nothing is cancelled."""
+    monkeypatch.setattr(_base, "READ_AGAIN_TIMEOUT", 0.3)
+    monkeypatch.setattr(events, "MAX_EVENT", 10)
     waiting = sensor(name(duration=0.2, outcome=outcome), deferrable=True, on_timeout="cancel", initial_delay=0.1)
 
     def cut_off() -> None:
@@ -483,8 +469,8 @@ def test_result_that_is_out_of_reach_is_no_timeout(
 
 
 @pytest.mark.parametrize("empty", ["None", " null ", "{{ x }}"])
-def test_template_without_a_value_is_told(empty: str) -> None:
-    """An XCom that is not there is no operation called 'None'."""
+def test_template_without_a_value_is_refused(empty: str) -> None:
+    """An XCom that is not there is not an operation called 'None'."""
     with pytest.raises(ValueError, match="operation_name is"):
         run(sensor(empty))
 
@@ -507,15 +493,16 @@ def test_templated_arguments_are_not_read_at_parse_time() -> None:
     "event",
     [
         {},
-        {"outcome": "Succeeded"},
-        {"outcome": [], "name": "o"},
-        {"outcome": "Exploded", "name": "o"},
-        {"outcome": "Broken", "name": "o", "error": {"type": "Code", "text": "x"}},
-        {"outcome": "Succeeded", "name": "o", "operation": {"name": "o", "done": False}},
-        {"outcome": "Succeeded", "name": "o", "operation": {"name": "o", "done": True, "error": {"code": 5}}},
+        {"outcomes": "S"},
+        {"outcomes": [], "known": {}},
+        {"outcomes": "?", "known": {}},
+        {"outcomes": "B", "known": {"0": {"error": {"type": "Code", "text": "x"}}}},
+        {"outcomes": "S", "known": {"0": {}}},
+        {"outcomes": "S", "known": {"0": {"operation": {"name": "o", "done": False}}}},
+        {"outcomes": "S", "known": {"0": {"operation": {"name": "o", "done": True, "code": 5}}}},
     ],
 )
-def test_event_that_bears_no_outcome_out_is_no_success(event: dict[str, Any]) -> None:
+def test_event_without_a_valid_outcome_is_not_a_success(event: dict[str, Any]) -> None:
     """An event of another version, or one that contradicts itself, is an error that says so."""
     with pytest.raises((ValueError, LroError)):
         sensor("operations/x").execute_complete({}, event)

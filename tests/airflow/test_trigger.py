@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
 import threading
 import time
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,16 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_lro import hooks, triggers
-from airflow_provider_lro._core.outcome import Broken, Cancelled, Succeeded, TimedOut
-from airflow_provider_lro._core.wait import Start, WaitArgs, wait
-from airflow_provider_lro._messages.events import outcome_from_event
+from airflow_provider_lro._core.names import pack, unpack
+from airflow_provider_lro._core.outcome import CallFailed, Cancelled, Succeeded, TimedOut
+from airflow_provider_lro._messages.events import outcomes_from_event
+from airflow_provider_lro._runner import group
 from airflow_provider_lro._transport.channel import open_channels
 from airflow_provider_lro.exceptions import EndpointError
-from airflow_provider_lro.operators import CancelOperationOperator
-from airflow_provider_lro.operators._conclusion import OutcomeOperator
-from airflow_provider_lro.operators._deferral import WaitingOperator
-from airflow_provider_lro.operators._service import ServiceOperator
-from airflow_provider_lro.sensors import LongRunningOperationSensor
 from airflow_provider_lro.triggers import LongRunningOperationTrigger
 from tests.airflow.worker import fire, inflate
 
@@ -35,7 +29,6 @@ if TYPE_CHECKING:
 
     from tests.simulator_fixture import Simulator
 
-GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "trigger_rows_0.1.json").read_text())
 VALUES = {
     "str": st.text(),
     "str | None": st.none() | st.text(),
@@ -44,11 +37,10 @@ VALUES = {
     "bool": st.booleans(),
     "int": st.integers(),
     "int | None": st.none() | st.integers(),
+    "str | Sequence[str] | None": st.none() | st.lists(st.text()).map(pack),
 }
-KWARGS = st.fixed_dictionaries(
-    {"operation_name": st.text()},
-    optional={field.name: VALUES[str(field.type)] for field in fields(WaitArgs) if field.name != "operation_name"},
-)
+FIELDS = fields(LongRunningOperationTrigger)
+KWARGS = st.fixed_dictionaries({}, optional={field.name: VALUES[str(field.type)] for field in FIELDS})
 
 
 def trigger(operation_name: str, **kwargs: Any) -> LongRunningOperationTrigger:
@@ -57,33 +49,20 @@ def trigger(operation_name: str, **kwargs: Any) -> LongRunningOperationTrigger:
     return LongRunningOperationTrigger(operation_name=operation_name, **{**defaults, **kwargs})
 
 
-@pytest.mark.parametrize("row", GOLDEN)
-def test_rows_of_the_first_version_inflate_unchanged(row: dict[str, Any]) -> None:
-    """A row that 0.1 wrote is the same trigger to this version, and written again it is the same row."""
-    rebuilt = inflate((row["classpath"], row["kwargs"]))
-    assert rebuilt.serialize() == (row["classpath"], row["kwargs"])
-
-
-def test_row_of_defaults_holds_only_what_the_first_version_knew() -> None:
-    """What equals its default stays out of the row, so that older code reads what newer code wrote."""
-    (_, kwargs) = LongRunningOperationTrigger(operation_name="operations/x").serialize()
-    assert kwargs == {"operation_name": "operations/x"}
-
-
 @given(kwargs=KWARGS)
 def test_kwargs_survive_the_database(kwargs: dict[str, Any]) -> None:
-    """Whatever the values, sense or not: a trigger built from its row is the same trigger."""
+    """A trigger built from its row is the same trigger, whether its values make sense or not."""
     first = LongRunningOperationTrigger(**kwargs)
     row = json.loads(json.dumps(first.serialize()))
     again = inflate(row)
-    for field in fields(WaitArgs):
+    for field in FIELDS:
         assert getattr(again, field.name) == getattr(first, field.name)
     assert json.loads(json.dumps(again.serialize())) == row
 
 
 def test_constructor_raises_nothing_but_type_error() -> None:
     """Values that make no sense are accepted: anything but TypeError would stop the whole triggerer."""
-    for field in fields(WaitArgs):
+    for field in FIELDS:
         for nonsense in (None, "x", -1, float("nan"), [], {}, object()):
             LongRunningOperationTrigger(**{"operation_name": "o", field.name: nonsense})
     with pytest.raises(TypeError):
@@ -99,26 +78,27 @@ def test_subclass_names_itself_in_its_row() -> None:
     assert Own(operation_name="o").serialize()[0].endswith("test_subclass_names_itself_in_its_row.<locals>.Own")
 
 
-def test_operators_spell_out_the_arguments_of_a_wait() -> None:
-    """Every argument of a wait can be given to the operators that wait, by the same name and default."""
-    spelled: dict[str, inspect.Parameter] = {}
-    for kind in (ServiceOperator, WaitingOperator, OutcomeOperator, LongRunningOperationSensor):
-        spelled.update(inspect.signature(kind.__init__).parameters)
-    own = {field.name: field.default for field in fields(WaitArgs)}
-    # The interval has the name that each kind of operator gives it; the times are the operator's to know.
-    for name in ("operation_name", "interval", "started_at", "deadline", "consecutive_errors"):
-        del own[name]
-    own["type_modules"] = ()  # a sequence; it crosses as one text
-    assert {name: spelled[name].default for name in own} == own
-    assert inspect.signature(CancelOperationOperator.__init__).parameters["interval"].default == WaitArgs.interval
+def test_row_holds_names_packed() -> None:
+    """A list of names crosses as one short text, which a trigger takes as well as the list."""
+    names = [f"operations/{number}" for number in range(100)]
+    row = LongRunningOperationTrigger(operation_names=names, wanted=3).serialize()
+    assert row[1].keys() == {"operation_names", "wanted"}
+    assert len(row[1]["operation_names"]) < 1000
+    assert unpack(row[1]["operation_names"]) == names
+    assert inflate(row).serialize() == row
 
 
-def test_event_says_what_became_of_the_operation(name: Callable[..., str]) -> None:
+def outcome_of(event: dict[str, Any], operation: str) -> Any:
+    (outcome,) = outcomes_from_event(event, [operation])
+    return outcome
+
+
+def test_event_holds_the_outcome(name: Callable[..., str]) -> None:
     """The one event names the operation and holds its outcome."""
     operation = name(duration=0.2)
     event = fire(trigger(operation).serialize())
     assert event["name"] == operation
-    assert isinstance(outcome_from_event(event), Succeeded)
+    assert isinstance(outcome_of(event, operation), Succeeded)
     assert len(json.dumps(event)) < 64 * 1024
 
 
@@ -133,23 +113,24 @@ def test_every_start_is_a_resume(name: Callable[..., str], simulator: Simulator)
 
 def test_deadline_outlives_a_restart(name: Callable[..., str]) -> None:
     """The deadline is absolute: a trigger rebuilt after it polls once and gives its verdict."""
-    late = trigger(name(outcome="never"), started_at=time.time() - 100, deadline=time.time() - 1)
-    assert isinstance(outcome_from_event(fire(late.serialize())), TimedOut)
-    done = trigger(name(duration=0), started_at=time.time() - 100, deadline=time.time() - 1)
-    assert isinstance(outcome_from_event(fire(done.serialize())), Succeeded)
+    for script, kind in (({"outcome": "never"}, TimedOut), ({"duration": 0}, Succeeded)):
+        operation = name(**script)
+        late = trigger(operation, started_at=time.time() - 100, deadline=time.time() - 1)
+        assert isinstance(outcome_of(fire(late.serialize()), operation), kind)
 
 
 def test_cancelled_by_somebody_is_cancelled(name: Callable[..., str]) -> None:
     """CANCELLED before the deadline is its own outcome."""
-    event = fire(trigger(name(duration=0.1, outcome="cancelled"), on_timeout="cancel").serialize())
-    assert isinstance(outcome_from_event(event), Cancelled)
+    operation = name(duration=0.1, outcome="cancelled")
+    event = fire(trigger(operation, on_timeout="cancel").serialize())
+    assert isinstance(outcome_of(event, operation), Cancelled)
 
 
 def test_missing_connection_is_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that was deleted meanwhile becomes an error with its fields, not a crash of the trigger."""
     monkeypatch.setattr(hooks, "PAUSES_TO_FIND", (0.01,))
-    outcome = outcome_from_event(fire(trigger("operations/x", lro_conn_id="gone").serialize()))
-    assert isinstance(outcome, Broken)
+    outcome = outcome_of(fire(trigger("operations/x", lro_conn_id="gone").serialize()), "operations/x")
+    assert isinstance(outcome, CallFailed)
     assert isinstance(outcome.error, EndpointError)
 
 
@@ -173,15 +154,15 @@ async def test_many_triggers_share_one_channel(name: Callable[..., str]) -> None
         nonlocal most
         event = await anext(waiting.run())  # type: ignore[call-overload]
         most = max(most, open_channels())
-        return event.payload["outcome"]
+        return event.payload["outcomes"]
 
     operations = [name(duration=0.5) for _ in range(200)]
     came = await asyncio.gather(*(one(trigger(operation)) for operation in operations))
-    assert set(came) == {"Succeeded"}
+    assert set(came) == {"S"}
     assert (most <= 1, open_channels()) == (True, 0)
 
 
-async def test_kill_is_heard_during_an_outage() -> None:
+async def test_kill_is_known_during_an_outage() -> None:
     """Airflow knows a kill by what its CancelledError says; it says so still while a poll waits for a connection."""
     run = trigger("operations/x", endpoint="127.0.0.1:1", initial_delay=0.1).run()
     waiting = asyncio.ensure_future(anext(run))  # type: ignore[arg-type]
@@ -196,24 +177,27 @@ async def test_kill_is_heard_during_an_outage() -> None:
 async def test_wait_begins_when_there_is_a_connection(
     name: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What takes its time before is no part of the first pause, which would reach beyond the deadline by as much."""
+    """The time that a connection takes is not part of the first pause, which would reach beyond the deadline."""
     happened: list[str] = []
+    read, begin = hooks.LongRunningOperationHook.async_channels, group.wait
 
-    class Slow(LongRunningOperationTrigger):
-        async def _show(self, hook: Any) -> None:
-            happened.append("connected")
+    async def slow(*args: Any) -> Any:
+        channels = await read(*args)
+        happened.append("connected")
+        return channels
 
-    def noted(args: WaitArgs, *, now: float, start: Start) -> Any:
+    def recorded(args: Any, **how: Any) -> Any:
         happened.append("begun")
-        return wait(args, now=now, start=start)
+        return begin(args, **how)
 
-    monkeypatch.setattr(triggers, "wait", noted)
-    await anext(Slow(operation_name=name(duration=0), interval=0.1).run())  # type: ignore[call-overload]
+    monkeypatch.setattr(hooks.LongRunningOperationHook, "async_channels", slow)
+    monkeypatch.setattr(group, "wait", recorded)
+    await anext(trigger(name(duration=0)).run())  # type: ignore[call-overload]
     assert happened == ["connected", "begun"]
 
 
 async def test_surprise_leaves_no_channel(name: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever goes wrong before the first poll, the channel is given back."""
+    """A surprise before the first poll gives the channel back."""
     monkeypatch.setattr(triggers, "reporter", {}.popitem)
     with pytest.raises(KeyError):
         await anext(trigger(name(duration=0)).run())  # type: ignore[call-overload]
@@ -245,7 +229,7 @@ async def test_only_a_users_kill_cancels(
     monkeypatch: pytest.MonkeyPatch,
     case: tuple[str | None, dict[str, Any], int],
 ) -> None:
-    """The task's state tells a kill from a shutdown, a move, a retry and a timeout."""
+    """A kill differs from a shutdown, a move, a retry and a timeout by the task's state."""
     state, change, cancels = case
     operation = name(outcome="never")
     monkeypatch.setattr(triggers, "state_of", lambda _: state)
@@ -256,7 +240,7 @@ async def test_only_a_users_kill_cancels(
 
 
 @pytest.mark.parametrize(("left", "cancels"), [(-1.0, 0), (60.0, 1)])
-async def test_airflows_own_timeout_is_no_kill(
+async def test_airflows_own_timeout_is_not_a_kill(
     name: Callable[..., str], simulator: Simulator, monkeypatch: pytest.MonkeyPatch, left: float, cancels: int
 ) -> None:
     """Airflow 2 counts execution_timeout from the process's start, so that it is over before our deadline is."""
@@ -290,7 +274,7 @@ async def test_kill_outlives_further_cancels(
 async def test_kill_outlives_a_slow_tear_down(
     name: Callable[..., str], simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Below Airflow 3.3, too, where a kill is heard of only after the wait has ended, and cancels come all the time."""
+    """Below Airflow 3.3 a kill is known only after the wait has ended, and cancels come all the time."""
 
     class Slow(LongRunningOperationTrigger):
         async def _wait(self) -> Any:
@@ -319,9 +303,9 @@ async def test_kill_outlives_a_slow_tear_down(
 async def test_kill_ends_in_time(
     name: Callable[..., str], simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A triggerer that stops is not held up by a state that nobody tells."""
+    """A triggerer that stops is not held up by a state that cannot be read."""
     answer = threading.Event()
-    monkeypatch.setattr(triggers, "SECONDS_TO_KILL", 0.1)
+    monkeypatch.setattr(triggers, "KILL_TIMEOUT", 0.1)
     monkeypatch.setattr(triggers, "state_of", lambda _: answer.wait(10) and "failed")
     operation = name(outcome="never")
     killed = trigger(operation, cancel_on_kill=True)
@@ -335,7 +319,7 @@ async def test_kill_ends_in_time(
 async def test_kill_after_the_event_cancels_nothing(
     name: Callable[..., str], simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What has fired is over, and so is `airflow dags test`, where there is no task to kill."""
+    """A trigger that has fired is over, and so is `airflow dags test`, where there is no task to kill."""
     monkeypatch.setattr(triggers, "state_of", lambda _: "failed")
     operation = name(duration=0)
     fired = trigger(operation, cancel_on_kill=True)

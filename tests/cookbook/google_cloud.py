@@ -43,7 +43,7 @@ class RunningService(grpc.GenericRpcHandler):
     Attributes:
         ends: Whether operations end: at the second poll by a triggerer, so that no worker sees it, however slow it is.
         created: The requests of the method that creates.
-        calls: Of Operations: the method, the operation's name, the client's `user-agent`.
+        calls: Of Operations: the method and the operation's name.
         refused: What was wrong with the tokens of calls that were turned away.
     """
 
@@ -51,7 +51,7 @@ class RunningService(grpc.GenericRpcHandler):
         self.spec = spec
         self.ends = True
         self.created: list[Any] = []
-        self.calls: list[tuple[str, str, str]] = []
+        self.calls: list[tuple[str, str]] = []
         self.refused: list[str] = []
         self._token = token
         self._public_key = public_key
@@ -73,7 +73,7 @@ class RunningService(grpc.GenericRpcHandler):
             if problem := self._problem_with(str(headers.get("authorization", "no token"))):
                 self.refused.append(problem)
                 context.abort(grpc.StatusCode.UNAUTHENTICATED, problem)
-            return answer(request, context, headers)
+            return answer(request, context)
 
         return grpc.unary_unary_rpc_method_handler(admitted, deserialize, serialized)
 
@@ -83,12 +83,12 @@ class RunningService(grpc.GenericRpcHandler):
         return list(self._done)[-1]
 
     def polls_by_triggerer(self, name: str) -> int:
-        """How often an operation was polled from an event loop: by a triggerer, as workers have none."""
-        return sum(call[:2] == ("Get", name) and "asyncio" in call[2] for call in self.calls)
+        """How often an operation was polled after the first time, by which its worker has deferred."""
+        return max(0, self.calls.count(("Get", name)) - 1)
 
     def cancelled(self) -> list[str]:
         """The operations that were asked to cancel, as often as they were."""
-        return [name for method, name, _ in self.calls if method == "Cancel"]
+        return [name for method, name in self.calls if method == "Cancel"]
 
     def _problem_with(self, authorization: str) -> str:
         token = authorization.removeprefix("Bearer ")
@@ -101,7 +101,7 @@ class RunningService(grpc.GenericRpcHandler):
             return str(error)
         return ""
 
-    def _create(self, request: Any, context: grpc.ServicerContext, headers: Mapping[str, Any]) -> pb.Operation:
+    def _create(self, request: Any, context: grpc.ServicerContext) -> pb.Operation:
         self.created.append(request)
         operation = pb.Operation(name=f"{self.spec.parent}/operations/{uuid.uuid4()}")
         operation.metadata.Pack(type(self.spec.metadata).pb(self.spec.metadata))
@@ -111,19 +111,16 @@ class RunningService(grpc.GenericRpcHandler):
         self._done[operation.name] = done
         return operation
 
-    def _get(self, request: Any, context: grpc.ServicerContext, headers: Mapping[str, Any]) -> pb.Operation:
-        self._note("Get", request.name, headers)
+    def _get(self, request: Any, context: grpc.ServicerContext) -> pb.Operation:
+        self.calls.append(("Get", request.name))
         done = self._found(request.name, context)
         is_over = self.ends and self.polls_by_triggerer(request.name) > 1
         return done if is_over or done.HasField("error") else pb.Operation(name=done.name, metadata=done.metadata)
 
-    def _cancel(self, request: Any, context: grpc.ServicerContext, headers: Mapping[str, Any]) -> empty_pb2.Empty:
-        self._note("Cancel", request.name, headers)
+    def _cancel(self, request: Any, context: grpc.ServicerContext) -> empty_pb2.Empty:
+        self.calls.append(("Cancel", request.name))
         self._found(request.name, context).error.code = code_pb2.CANCELLED
         return empty_pb2.Empty()
-
-    def _note(self, method: str, name: str, headers: Mapping[str, Any]) -> None:
-        self.calls.append((method, name, str(headers.get("user-agent"))))
 
     def _found(self, name: str, context: grpc.ServicerContext) -> pb.Operation:
         if name not in self._done:

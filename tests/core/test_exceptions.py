@@ -65,7 +65,7 @@ def test_the_tree_is_as_drawn() -> None:
 
 
 def test_the_root_is_airflows() -> None:
-    """Whoever catches AirflowException catches all of ours."""
+    """Code that catches AirflowException catches all of ours."""
     assert LroError.__bases__ == (AirflowException,)
 
 
@@ -117,7 +117,7 @@ def test_fields_have_defaults(kind: type[LroError]) -> None:
 
 
 def test_code_0_and_an_empty_message_are_kept() -> None:
-    """What is there but false is not the same as what is not there."""
+    """A value that is there but false is not the same as none."""
     error = LroError("x", code=0, message="", operation={})
     assert error.code is Code.OK
     assert (error.message, error.operation) == ("", {})
@@ -143,9 +143,10 @@ def test_errors_of_several_operations_are_kept_by_name() -> None:
 def test_a_call_that_failed_may_be_repeated_unless_it_says_otherwise() -> None:
     """Without a RetryInfo there is none, and nothing is permanent by itself."""
     error = RpcError("x", code=8)
-    assert (error.retry_after, error.permanent) == (None, False)
-    error.retry_after, error.permanent = 5.0, True
-    assert (RpcError("x").retry_after, RpcError("x").permanent) == (None, False)
+    assert (error.retry_after, error.permanent, error.not_sent) == (None, False, False)
+    error.retry_after, error.permanent, error.not_sent = 5.0, True, True
+    other = RpcError("x")
+    assert (other.retry_after, other.permanent, other.not_sent) == (None, False, False)
 
 
 @every_kind
@@ -157,7 +158,7 @@ def test_pickles_and_copies_keep_every_field(kind: type[LroError]) -> None:
     else:
         error = kind("the whole sentence", **FIELDS)
     if isinstance(error, RpcError):
-        error.retry_after, error.permanent = 7.5, True
+        error.retry_after, error.permanent, error.not_sent = 7.5, True, True
     for way, cross in CROSSINGS.items():
         found = cross(error)
         assert found is not error, way
@@ -166,6 +167,22 @@ def test_pickles_and_copies_keep_every_field(kind: type[LroError]) -> None:
         assert found.args == error.args, way
         assert fields_of(found) == fields_of(error), way
         assert type(found.code) is type(error.code), way
+
+
+def test_an_error_is_raised_as_another_class_with_all_its_fields() -> None:
+    """A sensor raises an error of ours as one that Airflow does not retry; the text may be another, too."""
+
+    class NotRetried(RpcError):
+        pass
+
+    error = RpcError("the whole sentence", **FIELDS)
+    error.retry_after, error.not_sent = 7.5, True
+    found = error.as_type(NotRetried)
+    assert type(found) is NotRetried
+    assert fields_of(found) == fields_of(error)
+    other = error.as_type(NotRetried, text="another sentence")
+    assert str(other) == "another sentence"
+    assert fields_of(other) == {**fields_of(error), "text": "another sentence"}
 
 
 def fields_of(error: Any) -> Any:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_lro._core.links import check_template, fill_template
+from airflow_provider_lro.links import check_template, fill_template
 
 NAME = "projects/p/locations/l/operations/o"
 
@@ -26,7 +26,7 @@ NAME = "projects/p/locations/l/operations/o"
     ],
 )
 def test_template_is_filled_from_the_name(template: str, name: str, link: str) -> None:
-    """Each collection of the name gives a placeholder; what fills it is quoted."""
+    """Each collection of the name gives a placeholder; its value is quoted."""
     assert fill_template(template, name) == link
 
 
@@ -53,8 +53,8 @@ def test_template_is_filled_from_the_name(template: str, name: str, link: str) -
         7,
     ],
 )
-def test_what_is_no_template_is_refused(template: object) -> None:
-    """Only http and https, with a host that is written out; the text says what would do."""
+def test_text_that_is_not_a_template_is_refused(template: object) -> None:
+    """Only http and https, with a host that is written out; the error says what is expected."""
     with pytest.raises(ValueError, match="link_template"):
         check_template(template)
 
@@ -63,7 +63,7 @@ def test_what_is_no_template_is_refused(template: object) -> None:
     "template", ["https://me:c4n4ry@c.example.com/{id}", "ftp://c4n@4ry@c.example.com", "c4n4ry@{"]
 )
 def test_password_in_a_template_is_not_shown(template: str) -> None:
-    """What is shown begins behind it."""
+    """The text that is shown begins behind it."""
     with pytest.raises(ValueError, match="link_template '…@") as refused:
         check_template(template)
     assert "4" not in str(refused.value)
@@ -76,15 +76,15 @@ def test_name_that_climbs_has_no_link(name: str) -> None:
         fill_template("https://c.example.com/a/b/{name}", name)
 
 
-def test_name_without_what_is_asked_for_is_told_so() -> None:
-    """Both what is missing and what is there."""
+def test_a_name_without_a_placeholder_of_the_template_is_refused() -> None:
+    """The error lists both the missing placeholders and those that there are."""
     with pytest.raises(ValueError, match=r"\{project\}.*\{name\}, \{id\}, \{operation\}"):
         fill_template("https://c.example.com/{project}", "operations/o")
 
 
 @given(name=st.text(min_size=1))
 def test_no_name_leaves_its_place(name: str) -> None:
-    """Whatever an operation is called: same host, same query, no fragment, and its id where the template has it."""
+    """Any name of an operation: same host, same query, no fragment, and its id where the template has it."""
     try:
         link = fill_template("https://c.example.com/x/{id}?y={name}", name)
     except ValueError:

@@ -7,7 +7,7 @@ import inspect
 import pytest
 
 from airflow_provider_lro import exceptions
-from airflow_provider_lro._core.skip import is_skip
+from airflow_provider_lro._core.outcome import is_skip
 from airflow_provider_lro.exceptions import (
     CredentialsError,
     EndpointError,
@@ -20,12 +20,14 @@ from airflow_provider_lro.exceptions import (
     OperationsFailed,
     OperationTimeout,
     PayloadTypeError,
+    ResultGone,
     RpcError,
     UnimplementedError,
 )
 
 
 def several(*errors: LroError) -> OperationsFailed:
+    """Return the error of several operations."""
     return OperationsFailed("several", errors={f"operations/{number}": error for number, error in enumerate(errors)})
 
 
@@ -38,6 +40,7 @@ TABLE: list[tuple[str, Exception, bool, bool]] = [
     ("done without a result", MalformedOperation("x"), True, False),
     ("too late", OperationTimeout("x"), True, False),
     ("call refused", denied, False, False),
+    ("succeeded, and the response is gone", ResultGone("x"), False, False),
     ("no credentials", CredentialsError("x"), False, False),
     ("no such method", UnimplementedError("x"), False, False),
     ("no such host", EndpointError("x"), False, False),
@@ -56,7 +59,7 @@ TABLE: list[tuple[str, Exception, bool, bool]] = [
 
 
 @pytest.mark.parametrize(("error", "soft", "cancels"), [pytest.param(*row[1:], id=row[0]) for row in TABLE])
-def test_what_is_a_skip(error: Exception, soft: bool, cancels: bool) -> None:
+def test_a_skip_is_by_error_and_options(error: Exception, soft: bool, cancels: bool) -> None:
     """soft_fail skips what is about the operation, on_cancelled a cancel by others, never_fail everything."""
 
     def skips(*, on_cancelled: str = "fail", soft_fail: bool = False, never_fail: bool = False) -> bool:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from airflow_provider_lro._core.commands import Answer, Cancel, Get, Pause
-from airflow_provider_lro._core.outcome import Cancelled, Failed, Running, Succeeded
-from airflow_provider_lro._core.wait import Start, WaitArgs, wait
+from airflow_provider_lro._core.args import WaitArgs
+from airflow_provider_lro._core.outcome import Cancelled, Failed, Succeeded
+from airflow_provider_lro._core.state import OperationState, Payload
+from airflow_provider_lro._core.wait import Answer, Cancel, Get, Pause, Start, wait
 from airflow_provider_lro.exceptions import (
     Code,
     EndpointError,
@@ -37,16 +38,18 @@ EPOCH = 1_700_000_000.0
 """When every wait begins, in epoch seconds."""
 CLOCK_ERROR = 1e-5
 """Seconds: some roundings of a float of epoch seconds, each a quarter of a microsecond."""
-MOST_COMMANDS = 100_000
-"""A wait that says more than this goes round in circles."""
+MAX_COMMANDS = 100_000
+"""A wait that yields more than this goes round in circles."""
 
 properties = settings(deadline=None, max_examples=100)
 """For every property; the profile that hypothesis loads by itself where CI is set makes them repeatable."""
 
 Choice: TypeAlias = "Callable[[Window], float]"
 Ending: TypeAlias = type[Succeeded] | type[Failed] | type[Cancelled]
+CODES: dict[Ending, int | None] = {Succeeded: None, Failed: Code.FAILED_PRECONDITION, Cancelled: Code.CANCELLED}
+"""The code of an operation that has ended so."""
 Fault: TypeAlias = "Callable[[int, float], LroError | None]"
-"""What a poll fails with, if it does: by its number, from 0, and by when it is asked."""
+"""The error of a poll, if it fails: by its number, from 0, and by when it is asked."""
 
 
 def earliest(window: Window) -> float:
@@ -142,10 +145,10 @@ class Service:
 
     Attributes:
         done_at: when the operation ends by itself.
-        ending: what it ends as.
-        fault: what polls fail with.
+        ending: its outcome then.
+        fault: the errors of polls.
         latency: seconds that calls take, over and over; a call that would take longer than its timeout takes that.
-        refusals: what asking to cancel fails with, in turn; when they are used up, it is accepted.
+        refusals: the errors of requests to cancel, in turn; when they are used up, one is accepted.
         cancel_takes: seconds from an accepted cancel to the end by it.
     """
 
@@ -161,7 +164,7 @@ class Service:
     _refused: int = field(default=0, init=False)
 
     def call(self, command: Get | Cancel, now: float, timeout: float) -> tuple[float, Any]:
-        """Answer a call; returns how long it took, and what came of it.
+        """Answer a call; return how long it took, and its result.
 
         A call that times out has arrived all the same: what it asked for happens.
         """
@@ -176,10 +179,11 @@ class Service:
         error = self.fault(number, now)
         if error is not None:
             return error
-        operation = object()
+        read = Payload(value=str(number).encode())  # no two answers are equal
         if now < min(self.done_at, self.cancelled_at):
-            return Running(operation=operation)
-        return (self.ending if self.done_at <= self.cancelled_at else Cancelled)(operation=operation)
+            return OperationState(name="operations/o", metadata=read)
+        ending = self.ending if self.done_at <= self.cancelled_at else Cancelled
+        return OperationState(name="operations/o", done=True, code=CODES[ending], metadata=read)
 
     def cancel(self, now: float) -> LroError | None:
         """Answer a request to cancel."""
@@ -208,11 +212,12 @@ class Paused:
     window: Window
     final: bool
     delayed: float = 0.0
+    errors: int = 0
 
 
 @dataclass(kw_only=True)
 class Run:
-    """What a wait has done. ``outcome`` is None where it was killed."""
+    """The calls and pauses of a wait. ``outcome`` is None where it was killed."""
 
     outcome: Outcome | None = None
     ended: float = 0.0
@@ -252,26 +257,25 @@ def run(
 
     Args:
         args: the wait.
-        service: who answers.
+        service: answers its calls.
         choose: picks the moment within a window, in seconds from now.
         start: how the wait begins.
         at: when it begins.
         kill_at: when it is killed: nothing that ends later is seen to end.
-        before: what an earlier life of this wait has done, which is continued.
+        before: the run of an earlier life of this wait, which is continued.
     """
     done = before or Run()
     now = EPOCH + at
     steps = wait(args, now=now, start=start)
     command = next(steps)
-    for _ in range(MOST_COMMANDS):
+    for _ in range(MAX_COMMANDS):
         asked = now - EPOCH
         value: Any = None
         if isinstance(command, Pause):
             chosen = choose(command.window)
             now += min(max(chosen, command.window.shortest), command.window.longest)
-            window, delayed = command.window, command.delayed
-            paused = Paused(at=asked, until=now - EPOCH, window=window, final=command.final, delayed=delayed)
-            done.pauses.append(paused)
+            shown = {key: getattr(command, key) for key in ("window", "final", "delayed", "errors")}
+            done.pauses.append(Paused(at=asked, until=now - EPOCH, **shown))
         else:
             timeout = command.timeout if isinstance(command, Get) else args.rpc_timeout
             took, value = service.call(command, asked, timeout)
@@ -288,7 +292,7 @@ def run(
         except StopIteration as stop:
             done.outcome = stop.value
             return done
-    raise AssertionError(f"no outcome after {MOST_COMMANDS} commands, at {done.ended} s")
+    raise AssertionError(f"no outcome after {MAX_COMMANDS} commands, at {done.ended} s")
 
 
 def run_through(
@@ -297,8 +301,8 @@ def run_through(
     """Drive a wait that is killed and resumed on its way.
 
     Args:
-        args: the wait; what a trigger's row holds, so it is the same in every life.
-        service: who answers.
+        args: the wait, as a trigger's row holds it, so it is the same in every life.
+        service: answers its calls.
         restarts: pairs of the moment it is killed and the moment it is resumed, in order.
         choose: picks the moment within a window.
     """

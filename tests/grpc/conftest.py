@@ -1,6 +1,6 @@
-"""What the tests of the floor that talks share: a simulator, a fake server, one way to drive both shells.
+"""What the tests of messages and transport share: a simulator, a fake server, one way to drive both shells.
 
-Everything is real gRPC on loopback. A test that takes `shell` (or `bench`) runs twice, with the sync and with the aio
+Everything is real gRPC on loopback. A test that takes `shell` (or `client`) runs twice, with the sync and with the aio
 classes, and says the same of both; `do` awaits what the one returns and passes through what the other does.
 """
 
@@ -21,12 +21,13 @@ from google.longrunning import operations_proto_pb2 as pb
 
 from airflow_provider_lro.operation import AsyncOperation, AsyncOperationsClient, Operation, OperationsClient
 from airflow_provider_lro.simulator import operation_name
-from tests.grpc.token_server import config, guarded, key_path, keyfile, private_key, tokens  # noqa: F401  (fixtures)
+from tests.grpc.token_server import clock, config, guarded, key_path, keyfile, private_key, tokens  # noqa: F401  (fixtures)
 from tests.simulator_fixture import running_simulator
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
+    from airflow_provider_lro._core.state import OperationState
     from tests.simulator_fixture import Simulator
 
 LOOPBACK = "127.0.0.1"
@@ -80,9 +81,9 @@ class Shell:
         async with self.entered(self.client_type(made, **options)) as client:
             yield client
 
-    async def listed(self, pager: Any, most: int | None = None) -> list[pb.Operation]:
+    async def listed(self, pager: Any, most: int | None = None) -> list[OperationState]:
         """Take the operations of a listing, and not more pages than `most` of them need."""
-        found: list[pb.Operation] = []
+        found: list[OperationState] = []
         if hasattr(pager, "__aiter__"):
             async for operation in pager:
                 found.append(operation)
@@ -115,11 +116,11 @@ def shared_simulator() -> Iterator[Simulator]:
 
 
 @dataclass(frozen=True)
-class Bench:
-    """One shell, connected to the simulator."""
+class Client:
+    """A client of one shell, connected to the simulator."""
 
     shell: Shell
-    client: Any
+    api: Any
     simulator: Simulator
 
     async def do(self, answer: Any) -> Any:
@@ -132,7 +133,7 @@ class Bench:
 
     def operation(self, **script: Any) -> Any:
         """Wrap an operation that nobody has seen, by its name."""
-        return self.shell.operation_type.from_name(self.client, self.name(**script))
+        return self.shell.operation_type.from_name(self.api, self.name(**script))
 
     def calls(self, operation: Any, method: str | None = None) -> list[dict[str, Any]]:
         """Read the simulator's log of the calls for an operation."""
@@ -144,10 +145,10 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(shell: Shell, shared_simulator: Simulator) -> AsyncIterator[Bench]:
+async def client(shell: Shell, shared_simulator: Simulator) -> AsyncIterator[Client]:
     """Connect the shell to the simulator."""
-    async with shell.connect(shared_simulator.endpoint, insecure=True) as client:
-        yield Bench(shell, client, shared_simulator)
+    async with shell.connect(shared_simulator.endpoint, insecure=True) as api:
+        yield Client(shell, api, shared_simulator)
 
 
 # ── a fake server ──

@@ -6,22 +6,31 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from google.longrunning import operations_proto_pb2 as pb
-from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool, message_factory, struct_pb2, timestamp_pb2
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, struct_pb2, timestamp_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_provider_lro._core.args import WaitArgs
 from airflow_provider_lro._core.outcome import Succeeded
-from airflow_provider_lro._core.wait import WaitArgs
-from airflow_provider_lro._messages.progress import LARGEST
-from airflow_provider_lro._messages.times import CREATED, ENDED, FINISHED, as_seconds, metadata_type, time_at, time_in
-from airflow_provider_lro._runner.telemetry import Watch
+from airflow_provider_lro._core.state import JsonPayload, OperationState, Payload
+from airflow_provider_lro._messages.encoding import type_of_payload
+from airflow_provider_lro._messages.metadata import (
+    CREATED,
+    ENDED,
+    FINISHED,
+    MAX_METADATA,
+    as_seconds,
+    time_at,
+    time_in,
+)
+from airflow_provider_lro._runner.telemetry import WaitTelemetry
 from airflow_provider_lro.assets import _stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 LAST_SECOND = 253402300799
+PREFIX = "type.googleapis.com/"
 
 
 def _message_types() -> dict[str, Any]:
@@ -59,18 +68,22 @@ def at(seconds: float) -> timestamp_pb2.Timestamp:
     return timestamp_pb2.Timestamp(seconds=int(seconds))
 
 
-def operation(metadata: Any = None) -> pb.Operation:
-    proto = pb.Operation(name="operations/o")
+def operation(metadata: Any = None, *, done: bool = False) -> OperationState:
+    payload = None
     if metadata is not None:
-        proto.metadata.Pack(metadata)
-    return proto
+        payload = Payload(type_url=PREFIX + metadata.DESCRIPTOR.full_name, value=metadata.SerializeToString())
+    return OperationState(name="operations/o", done=done, metadata=payload)
 
 
-def typed(**fields: Any) -> pb.Operation:
+def raw(name: str, value: bytes) -> OperationState:
+    return OperationState(name="operations/o", metadata=Payload(type_url=PREFIX + name, value=value))
+
+
+def typed(**fields: Any) -> OperationState:
     return operation(TYPES["Metadata"](**fields))
 
 
-def struct(**fields: Any) -> pb.Operation:
+def struct(**fields: Any) -> OperationState:
     metadata = struct_pb2.Struct()
     metadata.update(fields)
     return operation(metadata)
@@ -89,7 +102,7 @@ def struct(**fields: Any) -> pb.Operation:
         (struct(createTime="1970-01-01T00:01:40Z", genericMetadata={"updateTime": "1970-01-01T00:03:20Z"}), 100, 200),
     ],
 )
-def test_the_usual_fields(made: pb.Operation, created: float | None, finished: float | None) -> None:
+def test_the_usual_fields(made: OperationState, created: float | None, finished: float | None) -> None:
     """Typed or a Struct, at the top or in what kinds of metadata share: the first of the usual names counts."""
     assert (time_in(made, CREATED), time_in(made, FINISHED)) == (created, finished)
 
@@ -99,8 +112,9 @@ def test_the_usual_fields(made: pb.Operation, created: float | None, finished: f
     [
         operation(),
         operation(TYPES["Metadata"]()),
-        pb.Operation(metadata=any_pb2.Any(type_url="type.googleapis.com/nobody.knows.This", value=b"\x0a\x01x")),
-        pb.Operation(metadata=any_pb2.Any(type_url="type.googleapis.com/tests.age.Metadata", value=b"\x0a\x7fx")),
+        raw("nobody.knows.This", b"\x0a\x01x"),
+        raw("tests.age.Metadata", b"\x0a\x7fx"),
+        OperationState(name="operations/o", metadata=JsonPayload(json={"other": 1})),
         typed(create_time=at(0)),
         typed(create_time=at(-5)),
         typed(create_time=at(LAST_SECOND + 1)),
@@ -115,7 +129,7 @@ def test_the_usual_fields(made: pb.Operation, created: float | None, finished: f
     ],
     ids=str,
 )
-def test_no_time_where_there_is_none(made: pb.Operation) -> None:
+def test_no_time_where_there_is_none(made: OperationState) -> None:
     """What is not set, not known, no time, without zone or beyond the year 9999 is never taken for an age."""
     assert time_in(made, CREATED) is None
     assert time_at(made, "create_time") is None
@@ -168,34 +182,36 @@ def test_what_a_function_may_return(value: object, found: float | None) -> None:
     [True, datetime(2024, 1, 1), timedelta(hours=1), struct_pb2.Struct(), [1], "soon", " "],  # noqa: DTZ001
 )
 def test_what_a_function_may_not_return(value: object) -> None:
-    """What is no point in time is an error that says so, and not an age."""
+    """A value that is not a point in time is an error that says so, and not an age."""
     with pytest.raises(ValueError, match="time_of"):
         as_seconds(value)
 
 
 def test_large_metadata_is_not_decoded() -> None:
     """An event loop may wait for it."""
-    assert time_in(struct(end_time="1970-01-01T00:01:40Z", more="x" * LARGEST), ENDED) is None
-    assert time_in(struct(end_time="1970-01-01T00:01:40Z", more="x" * (LARGEST // 2)), ENDED) == 100
+    assert time_in(struct(end_time="1970-01-01T00:01:40Z", more="x" * MAX_METADATA), ENDED) is None
+    assert time_in(struct(end_time="1970-01-01T00:01:40Z", more="x" * (MAX_METADATA // 2)), ENDED) == 100
 
 
 @pytest.mark.parametrize("field", ENDED)
 @pytest.mark.parametrize("nest", [lambda fields: fields, lambda fields: {"common_metadata": fields}])
 def test_all_readers_find_the_same_end(field: str, nest: Callable[[Any], Any]) -> None:
     """What deletes, what announces and what measures agree on when an operation ended."""
-    made = struct(**nest({field: "2001-09-09T01:46:40.25Z"}))
-    made.done = True
+    metadata = struct_pb2.Struct()
+    metadata.update(nest({field: "2001-09-09T01:46:40.25Z"}))
+    made = operation(metadata, done=True)
     assert time_in(made, FINISHED) == 1e9 + 0.25
     assert _stream._read(made, "o").end_time == "2001-09-09T01:46:40.250000Z"
-    watch = Watch(WaitArgs(operation_name="o", started_at=1.0), "host:1")
-    watch.ends(Succeeded(operation=made))
-    assert watch.lag() == watch.ended_at - (1e9 + 0.25)
+    telemetry = WaitTelemetry(WaitArgs(operation_name="o", started_at=1.0), "host:1")
+    sent = {name: value for _, name, value, _ in telemetry._timers(Succeeded(operation=made), 1e9 + 10.0)}
+    assert sent["lro.detection_lag"] == 9750.0
 
 
 def test_type_of_metadata() -> None:
     """The type is named, so that a user can make it known."""
-    assert metadata_type(typed()) == "tests.age.Metadata"
-    assert metadata_type(operation()) == ""
+    assert type_of_payload(typed().metadata) == "tests.age.Metadata"
+    assert type_of_payload(JsonPayload(json={"@type": PREFIX + "tests.age.Metadata"})) == "tests.age.Metadata"
+    assert [type_of_payload(payload) for payload in (None, JsonPayload(json=[]), Payload())] == ["", "", ""]
 
 
 @given(st.datetimes(min_value=datetime(1970, 1, 2), max_value=datetime(9999, 12, 31)))  # noqa: DTZ001

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import traceback
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from threading import Barrier
@@ -17,7 +18,6 @@ from google.auth.credentials import AnonymousCredentials
 from google.longrunning import operations_proto_pb2 as pb
 from google.oauth2.credentials import Credentials
 
-from airflow_provider_lro._core.wait import is_transient
 from airflow_provider_lro._transport.channel import (
     ChannelConfig,
     fill_location,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tests.grpc.conftest import Bench, FakeServer, Shell
+    from tests.grpc.conftest import FakeServer, Shell
     from tests.simulator_fixture import Simulator
 
     Serve = Callable[..., FakeServer]
@@ -112,12 +112,12 @@ def test_an_endpoint(value: str, port: int | None, target: str) -> None:
         ("[]:443", "'[]:443'"),
         ("[not-an-address]:443", "'[not-an-address]:443'"),
         ("host:443:443", "'host:443:443'"),
-        (5, "no text that can be sent"),
-        (False, "no text that can be sent"),
-        ("host\ud800", r"'host\ud800' is no text that can be sent"),
+        (5, "not text that can be sent"),
+        (False, "not text that can be sent"),
+        ("host\ud800", r"'host\ud800' is not text that can be sent"),
     ],
 )
-def test_what_is_no_endpoint(value: Any, says: str) -> None:
+def test_a_value_that_is_not_an_endpoint(value: Any, says: str) -> None:
     """The error says what is wrong, and what would do."""
     with pytest.raises(EndpointError) as caught:
         parse_endpoint(value)
@@ -169,7 +169,7 @@ def test_pem_is_text_or_a_path(tmp_path: Path) -> None:
     assert [read_pem(value, what="x") for value in (None, "", b"")] == [None] * 3
 
 
-def test_what_is_no_pem(tmp_path: Path) -> None:
+def test_a_value_that_is_not_pem(tmp_path: Path) -> None:
     """The error names the option, and the file where it is one."""
     path = tmp_path / "ca.der"
     path.write_bytes(b"\x30\x82\xff")
@@ -244,10 +244,10 @@ def test_no_repr_shows_a_secret() -> None:
 # ── shared channels ──
 
 
-async def test_equal_clients_share_a_channel(bench: Bench, shell: Shell) -> None:
+async def test_equal_clients_share_a_channel(shell: Shell, shared_simulator: Simulator) -> None:
     """It serves them all, is closed with the last of them, and not before; closing twice is harmless."""
     before = open_channels()
-    endpoint, name = bench.simulator.endpoint, bench.name(duration=60)
+    endpoint, name = shared_simulator.endpoint, operation_name(uuid.uuid4().hex, duration=60)
     options = {"insecure": True, "max_message_mb": 3}
     clients = [shell.client_type.connect(endpoint, rpc_timeout=10 + index, **options) for index in range(3)]
     assert open_channels() == before + 1
@@ -490,7 +490,7 @@ async def test_a_port_that_refuses(shell: Shell) -> None:
         with pytest.raises(RpcError, match=r"127\.0\.0\.1:1.*UNAVAILABLE \(14\)") as caught:
             await shell.do(client.get_operation("o"))
         assert caught.value.code is Code.UNAVAILABLE
-        assert is_transient(caught.value)
+        assert caught.value.is_transient
         operation = shell.operation_type.from_name(client, "o")
         with pytest.raises(OperationTimeout, match=r"The last poll failed: .*UNAVAILABLE"):
             await shell.do(operation.wait_with_interval(0.1, timeout=0.2))

@@ -18,8 +18,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from airflow_provider_lro import __version__
-from airflow_provider_lro._core.wait import is_transient
-from airflow_provider_lro._transport.rpc import MOST_EMPTY_PAGES, routing_header
+from airflow_provider_lro._core.state import OperationState
+from airflow_provider_lro._messages.protocol import MAX_EMPTY_PAGES, routing_header
 from airflow_provider_lro.exceptions import (
     Code,
     CredentialsError,
@@ -34,7 +34,7 @@ from airflow_provider_lro.operation import AsyncOperationsClient, OperationsClie
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.grpc.conftest import Bench, FakeServer, Shell
+    from tests.grpc.conftest import Client, FakeServer, Shell
 
     Serve = Callable[..., FakeServer]
 
@@ -59,7 +59,7 @@ def fine(method: str) -> Callable[[Any, Any], Any]:
     return lambda request, context: kind()
 
 
-def test_the_twins_have_the_same_surface() -> None:
+def test_both_clients_have_the_same_surface() -> None:
     """Both clients have the same methods, with the same arguments and defaults."""
 
     def public(kind: type) -> dict[str, list[str]]:
@@ -71,45 +71,45 @@ def test_the_twins_have_the_same_surface() -> None:
         }
 
     assert public(OperationsClient) == public(AsyncOperationsClient)
-    assert {*METHODS, "close", "connect", "send", "trimmed"} == set(public(OperationsClient))
+    assert {*METHODS, "close", "connect", "send"} == set(public(OperationsClient))
 
 
 # ── the five ──
 
 
-async def test_get(bench: Bench) -> None:
+async def test_get(client: Client) -> None:
     """It returns the latest state."""
-    name = bench.name(duration=0, response={"a": 1})
-    operation = await bench.do(bench.client.get_operation(name))
-    assert isinstance(operation, pb.Operation)
+    name = client.name(duration=0, response={"a": 1})
+    operation = await client.do(client.api.get_operation(name))
+    assert isinstance(operation, OperationState)
     assert (operation.name, operation.done) == (name, True)
 
 
-async def test_wait_returns_when_done_or_when_the_server_has_held_it_long_enough(bench: Bench) -> None:
+async def test_wait_returns_when_done_or_when_the_server_has_held_it_long_enough(client: Client) -> None:
     """One call each; being early is no error."""
-    soon, never = bench.name(duration=0.2), bench.name(outcome="never")
-    assert (await bench.do(bench.client.wait_operation(soon))).done
-    assert not (await bench.do(bench.client.wait_operation(never, timeout=0.2))).done
-    assert [call["method"] for call in bench.simulator.calls(name=soon)] == ["WaitOperation"]
+    soon, never = client.name(duration=0.2), client.name(outcome="never")
+    assert (await client.do(client.api.wait_operation(soon))).done
+    assert not (await client.do(client.api.wait_operation(never, timeout=0.2))).done
+    assert [call["method"] for call in client.simulator.calls(name=soon)] == ["WaitOperation"]
 
 
-async def test_cancel_and_delete(bench: Bench) -> None:
+async def test_cancel_and_delete(client: Client) -> None:
     """They return nothing; a Get tells what they did."""
-    name = bench.name(outcome="never")
-    assert await bench.do(bench.client.cancel_operation(name)) is None
-    assert (await bench.do(bench.client.get_operation(name))).error.code == Code.CANCELLED
-    assert await bench.do(bench.client.delete_operation(name)) is None
+    name = client.name(outcome="never")
+    assert await client.do(client.api.cancel_operation(name)) is None
+    assert (await client.do(client.api.get_operation(name))).code == Code.CANCELLED
+    assert await client.do(client.api.delete_operation(name)) is None
     with pytest.raises(OperationNotFound):
-        await bench.do(bench.client.get_operation(name))
+        await client.do(client.api.get_operation(name))
 
 
 @pytest.mark.parametrize("method", METHODS)
-async def test_a_method_that_the_service_does_not_have(bench: Bench, method: str) -> None:
+async def test_a_method_that_the_service_does_not_have(client: Client, method: str) -> None:
     """The error is its own class, and names the method."""
-    name = bench.name(unimplemented="get,wait,cancel,delete,list")
+    name = client.name(unimplemented="get,wait,cancel,delete,list")
     rpc = method.title().replace("_", "")
     with pytest.raises(UnimplementedError, match=rpc) as caught:
-        await call(bench.shell, bench.client, method, name)
+        await call(client.shell, client.api, method, name)
     assert caught.value.code is Code.UNIMPLEMENTED
 
 
@@ -139,11 +139,11 @@ def test_the_routing_header_is_byte_for_byte_that_of_google_api_core(name: str) 
 
 @pytest.mark.parametrize("prefix", ["projects/p/locations/l/", "ü & x=+%/", ""])
 @pytest.mark.parametrize("method", METHODS)
-async def test_the_headers_arrive_with_every_call(bench: Bench, method: str, prefix: str) -> None:
+async def test_the_headers_arrive_with_every_call(client: Client, method: str, prefix: str) -> None:
     """Routing, user agent and API client, as the simulator's log has them; no authorization on plaintext."""
-    name = prefix + bench.name(duration=0)
-    await call(bench.shell, bench.client, method, name)
-    (sent,) = (each["headers"] for each in bench.simulator.calls(name=name))
+    name = prefix + client.name(duration=0)
+    await call(client.shell, client.api, method, name)
+    (sent,) = (each["headers"] for each in client.simulator.calls(name=name))
     assert sent["x-goog-request-params"] == to_routing_header([("name", name)])
     assert sent["user-agent"].startswith(f"airflow-provider-lro/{__version__} grpc-python")
     assert re.fullmatch(
@@ -192,49 +192,49 @@ async def test_a_header_that_cannot_be_sent(shell: Shell, serve: Serve) -> None:
 # ── listing ──
 
 
-async def family(bench: Bench, count: int, **script: Any) -> tuple[str, list[str]]:
+async def family(client: Client, count: int, **script: Any) -> tuple[str, list[str]]:
     """Make some operations under a parent of their own."""
     parent = f"projects/{uuid.uuid4().hex}"
-    names = [f"{parent}/" + bench.name(start=1000 + index, **script) for index in range(count)]
+    names = [f"{parent}/" + client.name(start=1000 + index, **script) for index in range(count)]
     for name in names:
-        await bench.do(bench.client.get_operation(name))
+        await client.do(client.api.get_operation(name))
     return parent, names
 
 
-async def test_a_listing_has_all_pages_lazily(bench: Bench) -> None:
+async def test_a_listing_has_all_pages_lazily(client: Client) -> None:
     """No call before the first operation is asked for, then one a page; a second loop begins again."""
-    parent, names = await family(bench, 3)
-    pager = bench.client.list_operations(parent, page_size=1)
-    assert bench.simulator.calls("ListOperations", parent) == []
-    assert [each.name for each in await bench.shell.listed(pager, most=2)] == names[:2]
-    assert len(bench.simulator.calls("ListOperations", parent)) == 2
-    assert [each.name for each in await bench.shell.listed(pager)] == names
-    assert len(bench.simulator.calls("ListOperations", parent)) == 5
-    assert [each.name for each in await bench.shell.listed(bench.client.list_operations(parent))] == names
-    assert len(bench.simulator.calls("ListOperations", parent)) == 6
+    parent, names = await family(client, 3)
+    pager = client.api.list_operations(parent, page_size=1)
+    assert client.simulator.calls("ListOperations", parent) == []
+    assert [each.name for each in await client.shell.listed(pager, most=2)] == names[:2]
+    assert len(client.simulator.calls("ListOperations", parent)) == 2
+    assert [each.name for each in await client.shell.listed(pager)] == names
+    assert len(client.simulator.calls("ListOperations", parent)) == 5
+    assert [each.name for each in await client.shell.listed(client.api.list_operations(parent))] == names
+    assert len(client.simulator.calls("ListOperations", parent)) == 6
 
 
-async def test_a_listing_is_filtered_by_the_service(bench: Bench) -> None:
+async def test_a_listing_is_filtered_by_the_service(client: Client) -> None:
     """The filter goes through as it is; what the service does not understand is its error."""
-    parent, names = await family(bench, 2, duration=0)
-    listed = bench.shell.listed
-    assert [each.name for each in await listed(bench.client.list_operations(parent, "done=true"))] == names
-    assert await listed(bench.client.list_operations(parent, filter="done=false")) == []
+    parent, names = await family(client, 2, duration=0)
+    listed = client.shell.listed
+    assert [each.name for each in await listed(client.api.list_operations(parent, "done=true"))] == names
+    assert await listed(client.api.list_operations(parent, filter="done=false")) == []
     with pytest.raises(RpcError) as caught:
-        await listed(bench.client.list_operations(parent, "wat"))
+        await listed(client.api.list_operations(parent, "wat"))
     assert caught.value.code is Code.INVALID_ARGUMENT
 
 
-async def test_a_listing_surfaces_the_unreachable(bench: Bench) -> None:
+async def test_a_listing_surfaces_the_unreachable(client: Client) -> None:
     """Only where partial success was asked for, and once although the listing is read twice."""
-    parent, names = await family(bench, 1, unreachable="us-east1")
-    pager = bench.client.list_operations(parent, return_partial_success=True)
+    parent, names = await family(client, 1, unreachable="us-east1")
+    pager = client.api.list_operations(parent, return_partial_success=True)
     assert pager.unreachable == []
     for _ in range(2):
-        assert [each.name for each in await bench.shell.listed(pager)] == names
+        assert [each.name for each in await client.shell.listed(pager)] == names
         assert pager.unreachable == ["us-east1"]
-    whole = bench.client.list_operations(parent)
-    await bench.shell.listed(whole)
+    whole = client.api.list_operations(parent)
+    await client.shell.listed(whole)
     assert whole.unreachable == []
 
 
@@ -284,8 +284,8 @@ async def test_empty_pages_are_not_read_for_ever(shell: Shell, serve: Serve) -> 
 
     def give(request: Any, context: Any) -> pb.ListOperationsResponse:
         number = next(page)
-        found = [pb.Operation(name="o")] if often and number % MOST_EMPTY_PAGES == 0 else []
-        last = often and number == 2 * MOST_EMPTY_PAGES
+        found = [pb.Operation(name="o")] if often and number % MAX_EMPTY_PAGES == 0 else []
+        last = often and number == 2 * MAX_EMPTY_PAGES
         return pb.ListOperationsResponse(operations=found, next_page_token="" if last else str(number))
 
     fake = serve(ListOperations=give)
@@ -295,20 +295,20 @@ async def test_empty_pages_are_not_read_for_ever(shell: Shell, serve: Serve) -> 
         often = False
         with pytest.raises(RpcError, match=r"1000 pages in a row without an operation.*would never end"):
             await shell.listed(listing)
-    assert len(fake.calls) == 3 * MOST_EMPTY_PAGES
+    assert len(fake.calls) == 3 * MAX_EMPTY_PAGES
 
 
 @pytest.mark.parametrize("size", [0, -1, True, 1.5, 2**31])
-def test_a_page_size_that_is_none(shared_client: OperationsClient, size: Any) -> None:
+def test_a_value_that_is_not_a_page_size(shared_client: OperationsClient, size: Any) -> None:
     """It is refused where it is given."""
-    with pytest.raises(ValueError, match="page_size"):
+    with pytest.raises(ValueError, match=r"page_size=.*, but it must be None or a whole number"):
         shared_client.list_operations("p", page_size=size)
 
 
 @pytest.mark.parametrize("filter", [5, ["x"], True, b"x", "\ud800"])
-def test_a_filter_that_is_none(shared_client: OperationsClient, filter: Any) -> None:
+def test_a_value_that_is_not_a_filter(shared_client: OperationsClient, filter: Any) -> None:
     """So is it."""
-    with pytest.raises(ValueError, match="filter must be text"):
+    with pytest.raises(ValueError, match=r"filter=.*, but it must be a text"):
         shared_client.list_operations("p", filter)
 
 
@@ -353,28 +353,30 @@ async def test_what_a_service_says_forges_no_line_of_a_log(shell: Shell, serve: 
 
 
 @pytest.mark.parametrize("code", [code for code in Code if code])
-async def test_every_status_code_has_its_error(bench: Bench, code: Code) -> None:
+async def test_every_status_code_has_its_error(client: Client, code: Code) -> None:
     """Class, code, message unchanged, and a sentence with method, name, endpoint and code."""
-    name = bench.name(fault=int(code))
+    name = client.name(fault=int(code))
     with pytest.raises(LroError) as caught:
-        await bench.do(bench.client.get_operation(name))
+        await client.do(client.api.get_operation(name))
     error = caught.value
     assert type(error) is KINDS.get(code, RpcError)
     assert error.code is code
     assert error.message == f"Simulated {code.name}: 1 of 1."
     text = str(error)
-    assert all(part in text for part in ("GetOperation", name, bench.simulator.endpoint, f"{code.name} ({code.value})"))
-    assert is_transient(error) is (code in {1, 2, 4, 8, 10, 13, 14})
+    assert all(
+        part in text for part in ("GetOperation", name, client.simulator.endpoint, f"{code.name} ({code.value})")
+    )
+    assert error.is_transient is (code in {1, 2, 4, 8, 10, 13, 14})
 
 
-async def test_a_retry_info_is_read(bench: Bench) -> None:
+async def test_a_retry_info_is_read(client: Client) -> None:
     """From the status details that the simulator sends along; without them there is none."""
     with pytest.raises(RpcError) as caught:
-        await bench.do(bench.client.get_operation(bench.name(fault=14, retry_info=2.5)))
+        await client.do(client.api.get_operation(client.name(fault=14, retry_info=2.5)))
     assert caught.value.retry_after == 2.5
     assert caught.value.details == [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retry_delay": "2.500s"}]
     with pytest.raises(RpcError) as caught:
-        await bench.do(bench.client.get_operation(bench.name(fault=14)))
+        await client.do(client.api.get_operation(client.name(fault=14)))
     assert (caught.value.retry_after, caught.value.details) == (None, [])
 
 
@@ -429,13 +431,14 @@ async def test_details_of_a_failed_call_are_decoded(shell: Shell, serve: Serve) 
         ),
         ([status_pb2.Status(details=[retry(-5)]).SerializeToString()], 0),
         ([status_pb2.Status(details=[retry(2**62)]).SerializeToString()], None),
-        ([status_pb2.Status(details=[retry(2)]).SerializeToString(), b"\x1a\x7fgarbage"], None),
+        ([status_pb2.Status(details=[retry(2)]).SerializeToString(), b"\x1a\x7fgarbage"], 2),
+        ([b"\x1a\x7fgarbage", status_pb2.Status(details=[retry(2)]).SerializeToString()], None),
     ],
 )
 async def test_garbage_in_the_status_details_is_survived(
     shell: Shell, serve: Serve, trailers: list[bytes], retry_after: float | None
 ) -> None:
-    """The call's own code and message are what counts."""
+    """The call's own code and message are what counts; of several trailers the first, as for grpcio-status."""
     fake = serve(GetOperation=failing(*trailers))
     async with shell.connect(fake.endpoint, insecure=True) as client:
         with pytest.raises(RpcError) as caught:
@@ -445,7 +448,7 @@ async def test_garbage_in_the_status_details_is_survived(
 
 
 async def test_a_response_that_does_not_parse_is_an_error(shell: Shell, serve: Serve) -> None:
-    """An answer that is no Operation never passes for one."""
+    """An answer that is not an Operation never passes for one."""
     fake = serve(GetOperation=lambda request, context: b"\x0a\x7fgarbage")
     async with shell.connect(fake.endpoint, insecure=True) as client:
         with pytest.raises(RpcError) as caught:
@@ -456,5 +459,5 @@ async def test_a_response_that_does_not_parse_is_an_error(shell: Shell, serve: S
 @pytest.mark.parametrize("insecure", ["false", "True", 0, None])
 def test_tls_is_not_turned_off_by_accident(insecure: Any) -> None:
     """The text "false" is true to Python."""
-    with pytest.raises(EndpointError, match="insecure must be True or False"):
+    with pytest.raises(EndpointError, match=r"insecure=.*, but it must be True or False"):
         OperationsClient.connect("127.0.0.1:1", insecure=insecure)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.grpc.token_server import TokenServer
+    from tests.grpc.token_server import Clock, TokenServer
     from tests.simulator_fixture import Simulator
 
 PREFIX = "extra__google_cloud_platform__"
@@ -151,7 +151,7 @@ def test_impersonated_credentials_name_principal_and_delegates(keyfile: str) -> 
 
 
 @pytest.mark.parametrize("nonsense", [7, {"a": 1}, [1], b"x"])
-def test_a_chain_that_is_none(nonsense: Any) -> None:
+def test_a_value_that_is_not_a_chain(nonsense: Any) -> None:
     """It is refused with what would do."""
     with pytest.raises(CredentialsError, match="impersonation_chain must be"):
         chain_of(nonsense)
@@ -177,7 +177,7 @@ def test_quota_project(
 
 
 @pytest.mark.parametrize("project", [5, False, ["payer"], "payer\nx: y", "\u017bubr", "\ud800"])
-def test_a_quota_project_that_is_none(project: Any) -> None:
+def test_a_value_that_is_not_a_quota_project(project: Any) -> None:
     """It is refused, as gRPC would take it for an outage, and the wait would poll to its deadline."""
     settings = ConnectionSettings(host="a.example")
     for ask in (settings.channel_config, lambda task: list(settings.channel_configs(task, ["operations/o"]))):
@@ -195,7 +195,7 @@ def test_a_quota_project_is_sent_without_what_surrounds_it() -> None:
 
 
 @pytest.mark.parametrize("endpoint", [5, True, ["a.example"], b"a.example"])
-def test_an_endpoint_of_a_task_that_is_no_text(endpoint: Any) -> None:
+def test_an_endpoint_of_a_task_that_is_not_text(endpoint: Any) -> None:
     """The error names the argument."""
     settings = ConnectionSettings(host="a.example", extra={"universe_domain": "b.example"})
     with pytest.raises(EndpointError, match="endpoint must be text"):
@@ -233,7 +233,7 @@ def test_what_only_the_google_provider_can_do_says_what_to_install(
 
 
 @pytest.mark.parametrize("content", ["{}", '{"type": "external_account"}', "/no/such/file", "[1]"])
-def test_a_configuration_that_is_none(content: str) -> None:
+def test_a_text_that_is_not_a_configuration(content: str) -> None:
     """It is refused for good, without quoting it."""
     config = ConnectionSettings(host="h", extra={"credential_config_file": content}).channel_config(TaskSettings())
     with pytest.raises(CredentialsError, match="credential_config_file"):
@@ -266,24 +266,23 @@ def test_the_status_of_the_token_service_decides(
 
 
 async def test_two_hundred_waits_over_an_expiry_share_one_refresh(
-    forms: dict[str, dict[str, Any]], hook: Callable[..., LongRunningOperationHook], tokens: TokenServer
+    *,
+    forms: dict[str, dict[str, Any]],
+    hook: Callable[..., LongRunningOperationHook],
+    tokens: TokenServer,
+    clock: Clock,
 ) -> None:
     """While one call fetches the next token, all others go on with the one that still holds."""
-    tokens.seconds, tokens.delay = 2, 0.2
+    name = operation_name("shared", outcome="never")
     asked = hook(forms["key text"])
     async with asked.async_client() as client:
-        ends = time.monotonic() + 2.4
-
-        async def wait() -> int:
-            polls = 0
-            while time.monotonic() < ends:
-                assert not (await client.get_operation(operation_name("shared", outcome="never"))).done
-                polls += 1
-                await asyncio.sleep(0.05)
-            return polls
-
-        await client.get_operation(unseen())
-        tokens.seconds = 3600
-        polls = await asyncio.gather(*(wait() for _ in range(200)))
-    assert min(polls) > 3
+        await client.get_operation(name)
+        clock.ahead = tokens.seconds - 60.0
+        tokens.gate.clear()
+        for _ in range(4):
+            polls = await asyncio.gather(*(client.get_operation(name) for _ in range(200)))
+            assert not any(poll.done for poll in polls)
+        tokens.gate.set()
+        clock.ahead = tokens.seconds + 60.0
+        await asyncio.gather(*(client.get_operation(name) for _ in range(200)))
     assert len(tokens.requests) == 2

@@ -16,28 +16,29 @@ from google.auth import jwt
 from google.longrunning import operations_proto_pb2 as pb
 from google.oauth2.credentials import Credentials
 
-from airflow_provider_lro._core.wait import is_transient
 from airflow_provider_lro._transport.channel import ChannelConfig
 from airflow_provider_lro._transport.credentials import CLOUD_PLATFORM, CredentialsConfig
-from airflow_provider_lro._transport.tokens import Tokens
+from airflow_provider_lro._transport.tokens import MAX_MARGIN, MAX_START, PAUSE_AFTER_FAILURE, Tokens
 from airflow_provider_lro.exceptions import Code, CredentialsError, OperationTimeout, RpcError
 from airflow_provider_lro.operation import AsyncOperationsClient, OperationsClient
 from airflow_provider_lro.simulator import operation_name
 from tests.grpc.token_server import TOKEN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import trustme
 
     from tests.grpc.conftest import FakeServer, Shell
-    from tests.grpc.token_server import TokenServer
+    from tests.grpc.token_server import Clock, TokenServer
     from tests.simulator_fixture import Simulator
 
     Serve = Callable[..., FakeServer]
 
 CANARY = "c4n4ry"
+LIFE = 3600.0
+"""Seconds for which the token server's tokens hold."""
 JSON_OF_A_REFUSAL = {"error": "invalid_grant", "error_description": "Invalid JWT Signature."}
 
 
@@ -64,7 +65,7 @@ async def test_a_bearer_token(shell: Shell, config: Callable[..., ChannelConfig]
     """The right one is accepted, another is refused for good, and neither is in the error."""
     assert await polled(shell, config(token=TOKEN))
     error = await refused(shell, config(token=CANARY))
-    assert (error.code, is_transient(error)) == (Code.UNAUTHENTICATED, False)
+    assert (error.code, error.is_transient) == (Code.UNAUTHENTICATED, False)
     assert "the credentials were refused" in str(error)
 
 
@@ -134,7 +135,7 @@ async def test_anonymous_sends_nothing(
         json.dumps({"type": "authorized_user", "client_secret": CANARY, "refresh_token": CANARY, "client_id": "i"}),
     ],
 )
-async def test_a_key_that_is_none(
+async def test_a_value_that_is_not_a_key(
     shell: Shell, config: Callable[..., ChannelConfig], tmp_path: Path, text: str
 ) -> None:
     """The error says which key is no use, without quoting it, and does not talk of other kinds of credentials."""
@@ -142,7 +143,7 @@ async def test_a_key_that_is_none(
     path.write_text(text)
     for kind, named in (({"key_path": str(path)}, str(path)), ({"keyfile": text}, "keyfile_dict")):
         error = await refused(shell, config(**kind))
-        assert "no usable service-account key" in str(error)
+        assert "is not a usable service-account key" in str(error)
         assert named in str(error)
         assert "application default" not in str(error)
 
@@ -174,11 +175,11 @@ async def test_no_application_default_credentials(shell: Shell, config: Callable
     text = str(error)
     assert "there are no application default credentials" in text
     assert all(advice in text for advice in ("key_path", "keyfile_dict", "bearer token", "is_anonymous"))
-    assert not is_transient(error)
+    assert not error.is_transient
 
 
 @pytest.mark.parametrize("content", [None, CANARY, f'["{CANARY}"]', f'{{"type": "{CANARY}"}}', "a directory"])
-async def test_application_default_credentials_that_are_none(
+async def test_application_default_credentials_that_cannot_be_used(
     shell: Shell,
     config: Callable[..., ChannelConfig],
     tmp_path: Path,
@@ -227,20 +228,18 @@ def test_threads_share_one_refresh(config: Callable[..., ChannelConfig], keyfile
 
 async def test_tasks_share_one_refresh(config: Callable[..., ChannelConfig], keyfile: str, tokens: TokenServer) -> None:
     """So do tasks, and the event loop goes on meanwhile."""
-    tokens.delay = 0.2
+    tokens.gate.clear()
     async with (
         AsyncOperationsClient(config(keyfile=keyfile)) as one,
         AsyncOperationsClient(config(keyfile=keyfile)) as two,
     ):
         names = [operation_name(f"tasks{index}") for index in range(8)]
         calls = asyncio.gather(*((one, two)[index % 2].get_operation(name) for index, name in enumerate(names)))
-        ticks = 0
-        while not calls.done():
-            await asyncio.sleep(0.01)
-            ticks += 1
-        assert [operation.name for operation in calls.result()] == names
+        assert await asyncio.to_thread(tokens.asked.wait, 10)
+        assert not calls.done()
+        tokens.gate.set()
+        assert [operation.name for operation in await calls] == names
     assert len(tokens.requests) == 1
-    assert ticks > 5
 
 
 async def test_a_task_that_gives_up_does_not_take_the_refresh_with_it(
@@ -259,26 +258,39 @@ async def test_a_task_that_gives_up_does_not_take_the_refresh_with_it(
 
 
 async def test_a_token_is_renewed_before_it_expires(
-    shell: Shell, serve: Serve, *, leaf: trustme.LeafCert, trusted: bytes, keyfile: str, tokens: TokenServer
+    shell: Shell,
+    serve: Serve,
+    *,
+    leaf: trustme.LeafCert,
+    trusted: bytes,
+    keyfile: str,
+    tokens: TokenServer,
+    clock: Clock,
 ) -> None:
     """One that has time left is sent again; one that is about to expire is exchanged for another before it does."""
     tokens.token = "token-{}".format
-    tokens.seconds = 1
-    sent: list[tuple[float, str]] = []
     fake = serve(tls=leaf, GetOperation=lambda request, context: pb.Operation())
     made = ChannelConfig(
         target=fake.endpoint, credentials=CredentialsConfig(keyfile=keyfile), root_certificates=trusted
     )
     async with shell.open(made) as client:
-        began = time.monotonic()
-        while time.monotonic() < began + 1.2:
+
+        async def sent() -> str:
             await shell.do(client.get_operation("o"))
-            tokens.seconds = 3600
-            sent.append((time.monotonic() - began, fake.calls[-1].headers["authorization"]))
-    assert [token for _, token in sent[:2]] == ["Bearer token-1"] * 2
-    assert max(moment for moment, token in sent if token == "Bearer token-1") < 1
-    assert {token for _, token in sent} == {"Bearer token-1", "Bearer token-2"}
-    assert len(tokens.requests) == 2
+            token: str = fake.calls[-1].headers["authorization"]
+            return token
+
+        assert [await sent(), await sent()] == ["Bearer token-1"] * 2
+        clock.ahead = LIFE - MAX_MARGIN - 60
+        assert await sent() == "Bearer token-1"
+        assert len(tokens.requests) == 1
+        clock.ahead = LIFE - MAX_MARGIN + 1
+        while (token := await sent()) == "Bearer token-1":
+            pass  # it holds, and the next one is on its way
+        assert (token, len(tokens.requests)) == ("Bearer token-2", 2)
+        clock.ahead += LIFE
+        assert await sent() == "Bearer token-3"
+    assert len(tokens.requests) == 3
 
 
 async def test_a_token_endpoint_that_is_down(
@@ -288,7 +300,7 @@ async def test_a_token_endpoint_that_is_down(
     made = config(keyfile=keyfile)
     tokens.refusals = [None]
     error = await refused(shell, made, RpcError)
-    assert (error.code, is_transient(error)) == (Code.UNAVAILABLE, True)
+    assert (error.code, error.is_transient) == (Code.UNAVAILABLE, True)
     assert "the token endpoint cannot be reached" in str(error)
     assert await polled(shell, made)
     tokens.refusals = [None, None]
@@ -303,42 +315,70 @@ async def test_a_token_endpoint_that_never_answers(
     shell: Shell, config: Callable[..., ChannelConfig], keyfile: str, tokens: TokenServer
 ) -> None:
     """It costs a call no more time than a call has, and a wait no more than one call beyond its deadline."""
-    tokens.delay = 4.0
+    tokens.gate.clear()
     made = config(keyfile=keyfile)
     async with shell.open(made, rpc_timeout=0.5) as client:
         operation = shell.operation_type.from_name(client, operation_name("silent", duration=0))
-        began = time.monotonic()
         with pytest.raises(OperationTimeout, match="the token endpoint takes too long"):
             await shell.do(operation.wait_with_interval(0.1, timeout=0.3, rpc_timeout=0.5))
-        assert time.monotonic() - began < 3.0
     assert len(tokens.requests) <= 1
 
 
-def test_nobody_waits_for_the_next_token_while_one_holds(keyfile: str, tokens: TokenServer) -> None:
+def test_nobody_waits_for_the_next_token_while_one_holds(keyfile: str, tokens: TokenServer, clock: Clock) -> None:
     """A refresh ahead of expiry costs no call anything; the next call has what came of it."""
     tokens.token = "token-{}".format
-    tokens.seconds = 4
     mine = Tokens(CredentialsConfig(keyfile=keyfile))
     first = mine.refresh(10)
-    while mine.headers() is not None:
-        time.sleep(0.05)  # until the last quarter of its life has begun
-    tokens.seconds, tokens.delay = 3600, 0.3
-    began = time.monotonic()
-    assert mine.refresh(10) == first
-    assert time.monotonic() - began < 0.3
-    while mine.headers() == first:
-        time.sleep(0.05)
-    assert dict(mine.headers() or ())["authorization"] == "Bearer token-2"
+    clock.ahead = LIFE - MAX_MARGIN + 1
+    tokens.gate.clear()
+    assert mine.headers() is None
+    assert mine.refresh(10) == mine.headers() == first
+    refresh = mine._join_refresh()
+    tokens.gate.set()
+    assert dict(refresh.result(10))["authorization"] == "Bearer token-2"
+    assert mine.headers() == refresh.result()
+    assert len(tokens.requests) == 2
 
 
-def test_what_a_signal_raises_during_a_refresh_is_raised(keyfile: str, tokens: TokenServer) -> None:
-    """An execution_timeout comes but once; the refresh goes on, and is there for who comes next."""
+def test_refresh_that_fails_while_a_token_holds_costs_nothing(keyfile: str, tokens: TokenServer, clock: Clock) -> None:
+    """Calls go on with the token that they have, and the refresh is tried again in due time."""
+    mine = Tokens(CredentialsConfig(keyfile=keyfile))
+    first = mine.refresh(10)
+    tokens.refusals = [(400, JSON_OF_A_REFUSAL)]
+    clock.ahead = LIFE - MAX_MARGIN + 1
+    assert mine._join_refresh().result(10) == mine.headers() == first
+    assert len(tokens.requests) == 2
+    clock.ahead += PAUSE_AFTER_FAILURE
+    assert mine.headers() is None
+    mine._join_refresh().result(10)
+    assert len(tokens.requests) == 3
+    clock.ahead += LIFE
+    tokens.refusals = [(400, JSON_OF_A_REFUSAL)]
+    with pytest.raises(CredentialsError, match="invalid_grant"):
+        mine.refresh(10)
 
-    class OutOfTime(BaseException):
-        pass
+
+# ── signals ──
+
+
+class OutOfTime(BaseException):
+    """Airflow's own of these is raised by a signal handler, wherever the main thread is."""
+
+
+@pytest.fixture
+def alarm() -> Iterator[None]:
+    """Let SIGALRM raise OutOfTime."""
 
     def out_of_time(*_: object) -> None:
         raise OutOfTime
+
+    before = signal.signal(signal.SIGALRM, out_of_time)
+    yield
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_what_a_signal_raises_during_a_refresh_is_raised(keyfile: str, tokens: TokenServer, alarm: None) -> None:
+    """An execution_timeout comes but once; the refresh goes on, and is there for who comes next."""
 
     def ring() -> None:
         assert tokens.asked.wait(30)
@@ -346,19 +386,81 @@ def test_what_a_signal_raises_during_a_refresh_is_raised(keyfile: str, tokens: T
 
     tokens.gate.clear()
     mine = Tokens(CredentialsConfig(keyfile=keyfile))
-    before = signal.signal(signal.SIGALRM, out_of_time)
-    try:
-        with ThreadPoolExecutor(1) as bell:
-            rung = bell.submit(ring)
-            with pytest.raises(OutOfTime):
-                mine.refresh()
-            signal.signal(signal.SIGALRM, signal.SIG_IGN)
-            rung.result()
-    finally:
-        signal.signal(signal.SIGALRM, before)
-        tokens.gate.set()
+    with ThreadPoolExecutor(1) as bell:
+        rung = bell.submit(ring)
+        with pytest.raises(OutOfTime):
+            mine.refresh()
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        rung.result()
+    tokens.gate.set()
     assert mine.refresh(10)
     assert len(tokens.requests) == 1
+
+
+START = threading.Thread.start
+
+
+def interrupted(refreshes: list[threading.Thread], *, begins: bool) -> Callable[[threading.Thread], None]:
+    """Return a ``Thread.start`` in the middle of which a signal arrives, when the first refresh is started.
+
+    Args:
+        refreshes: is given the threads of all refreshes.
+        begins: whether that thread has begun by then.
+    """
+
+    def start(thread: threading.Thread) -> None:
+        is_first = thread.name == "lro-token" and not refreshes
+        refreshes.extend([thread] * (thread.name == "lro-token"))
+        if begins or not is_first:
+            START(thread)
+        if is_first:
+            signal.raise_signal(signal.SIGALRM)
+
+    return start
+
+
+def test_signal_in_the_start_of_a_refresh_begins_no_second_one(
+    *, keyfile: str, tokens: TokenServer, clock: Clock, alarm: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that was started goes on, and whoever comes next waits for it, however long it takes."""
+    refreshes: list[threading.Thread] = []
+    monkeypatch.setattr(threading.Thread, "start", interrupted(refreshes, begins=True))
+    tokens.gate.clear()
+    mine = Tokens(CredentialsConfig(keyfile=keyfile))
+    with pytest.raises(OutOfTime):
+        mine.refresh(10)
+    assert tokens.asked.wait(10)
+    clock.ahead = 10 * MAX_START
+    refresh = mine._join_refresh()
+    tokens.gate.set()
+    assert mine.refresh(10) == refresh.result(10)
+    assert (len(refreshes), len(tokens.requests)) == (1, 1)
+
+
+async def test_refresh_whose_thread_never_began_is_begun_anew(
+    *, keyfile: str, tokens: TokenServer, clock: Clock, alarm: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For some seconds it may still come; then another one is begun, and a thread that comes later does nothing."""
+    refreshes: list[threading.Thread] = []
+    monkeypatch.setattr(threading.Thread, "start", interrupted(refreshes, begins=False))
+    mine = Tokens(CredentialsConfig(keyfile=keyfile))
+    with pytest.raises(OutOfTime):
+        mine.refresh(10)
+    clock.ahead = MAX_START / 2
+    waiting = asyncio.ensure_future(mine.arefresh())
+    await asyncio.sleep(0)
+    assert (waiting.done(), len(refreshes)) == (False, 1)
+    clock.ahead = MAX_START + 1
+    assert await mine.arefresh() == mine.headers()
+    with pytest.raises(RpcError) as caught:
+        await waiting
+    assert is_transient(caught.value)
+    late = refreshes[0]
+    START(late)
+    late.join(10)
+    assert not late.is_alive()
+    assert (len(refreshes), len(tokens.requests)) == (2, 1)
+    assert mine.headers()
 
 
 def test_refresh_that_cannot_begin_is_tried_again(
@@ -374,7 +476,7 @@ def test_refresh_that_cannot_begin_is_tried_again(
         patch.setattr("threading.Thread.start", full)
         with pytest.raises(RpcError, match="can't start new thread") as caught:
             mine.refresh(10)
-    assert is_transient(caught.value)
+    assert caught.value.is_transient
     assert mine.refresh(10)
 
 
@@ -394,7 +496,7 @@ async def test_a_key_that_was_revoked(
     made = config(keyfile=keyfile)
     error = await refused(shell, made)
     assert all(part in str(error) for part in ("refused by the token endpoint", "invalid_grant"))
-    assert not is_transient(error)
+    assert not error.is_transient
     async with shell.open(made) as client:
         operation = shell.operation_type.from_name(client, operation_name(f"revoked{time.monotonic_ns()}"))
         with pytest.raises(CredentialsError, match="invalid_grant"):

@@ -26,17 +26,19 @@ from google.rpc import status_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_lro._core.outcome import Cancelled, Failed, Running, Succeeded
+from airflow_provider_lro._core.outcome import Cancelled, Failed, Succeeded
+from airflow_provider_lro._core.state import JsonPayload, OperationState, Payload
+from airflow_provider_lro._core.wait import outcome_of
 from airflow_provider_lro._messages.encoding import (
-    any_to_json,
     details_to_json,
-    failure,
     opaque_to_json,
     operation_to_json,
-    read,
-    response,
+    payload_to_json,
     response_to_json,
+    unpack,
 )
+from airflow_provider_lro._messages.protocol import STATUS_URL, state_from_message
+from airflow_provider_lro._messages.results import failure, response
 from airflow_provider_lro.exceptions import OperationCancelled, OperationFailed
 
 if TYPE_CHECKING:
@@ -117,8 +119,23 @@ def packed(message: Message) -> any_pb2.Any:
     return wrapped
 
 
+def payload_of(wrapped: any_pb2.Any) -> Payload:
+    """Return an Any as a state has it."""
+    return Payload(type_url=wrapped.type_url, value=wrapped.value)
+
+
+def details_of(*details: any_pb2.Any) -> Payload:
+    """Return the details of an error as a state has them."""
+    return Payload(type_url=STATUS_URL, value=status_pb2.Status(details=details).SerializeToString())
+
+
+def done(**result: Any) -> OperationState:
+    """Return the state of a done operation."""
+    return state_from_message(pb.Operation(name="o", done=True, **result))
+
+
 def plain(value: Any) -> bool:
-    """Tell whether a value is JSON as Python's own types, no subclass of theirs."""
+    """Return True if a value is JSON as Python's own types, and not a subclass of theirs."""
     if type(value) is dict:
         return all(type(key) is str and plain(item) for key, item in value.items())
     if type(value) is list:
@@ -135,8 +152,7 @@ def checked(value: Any) -> Any:
 
 def xcom(message: Message) -> Any:
     """Give what an operation with this response leaves in XCom."""
-    operation = pb.Operation(name="o", done=True, response=packed(message))
-    return checked(response_to_json(response(operation)))
+    return checked(response_to_json(response(done(response=packed(message)))))
 
 
 # ── what an operation came to ──
@@ -144,25 +160,23 @@ def xcom(message: Message) -> Any:
 
 def test_the_result_field_decides() -> None:
     """Done, and which of the two is set; a code alone is an error, even OK's, and 1 is cancelled."""
-    assert isinstance(read(pb.Operation()), Running)
-    assert isinstance(read(pb.Operation(error=status_pb2.Status(code=5))), Running)
-    assert isinstance(read(pb.Operation(done=True)), Succeeded)
-    assert isinstance(read(pb.Operation(done=True, response=UNKNOWN)), Succeeded)
+    assert isinstance(outcome_of(done()), Succeeded)
+    assert isinstance(outcome_of(done(response=UNKNOWN)), Succeeded)
     for code, kind in ((0, Failed), (5, Failed), (77, Failed), (1, Cancelled)):
-        assert type(read(pb.Operation(done=True, error=status_pb2.Status(code=code)))) is kind
+        assert type(outcome_of(done(error=status_pb2.Status(code=code)))) is kind
 
 
 def test_the_text_of_a_failure_is_short() -> None:
     """It has name, code, message and the beginning of the details; all of them are in `details`."""
     info = details_pb2.DebugInfo(detail="x" * 5000)
     status = status_pb2.Status(code=5, message="gone", details=[packed(info)])
-    error = failure(pb.Operation(name="o", done=True, error=status))
+    error = failure(done(error=status))
     assert str(error).startswith("operation 'o' failed with NOT_FOUND (5): gone [")
     assert len(str(error)) < 1200
     assert len(error.details[0]["detail"]) == 5000
-    bare = failure(pb.Operation(name="o", done=True, error=status_pb2.Status(code=77)))
+    bare = failure(done(error=status_pb2.Status(code=77)))
     assert str(bare) == "operation 'o' failed with code 77: the service gave no message"
-    cancelled = failure(pb.Operation(name="o", done=True, error=status_pb2.Status(code=1, message="by me")))
+    cancelled = failure(done(error=status_pb2.Status(code=1, message="by me")))
     assert (type(bare), type(cancelled)) == (OperationFailed, OperationCancelled)
     assert str(cancelled) == "operation 'o' was cancelled: by me"
 
@@ -170,7 +184,7 @@ def test_the_text_of_a_failure_is_short() -> None:
 def test_what_a_service_says_forges_no_line_of_a_log() -> None:
     """In the text it is one printable line of bounded length; `message` has it all."""
     said = "no\n[2026-01-01] ERROR forged\x1b[31m\u2028" + "x" * 10_000
-    error = failure(pb.Operation(name="o", done=True, error=status_pb2.Status(code=5, message=said)))
+    error = failure(done(error=status_pb2.Status(code=5, message=said)))
     assert str(error).startswith("operation 'o' failed with NOT_FOUND (5): no [2026-01-01] ERROR forged [31m x")
     assert str(error).isprintable()
     assert len(str(error)) < 2100
@@ -184,7 +198,7 @@ def test_nothing_is_an_empty_object() -> None:
     """Empty, an empty Struct, and done with neither."""
     assert xcom(empty_pb2.Empty()) == {}
     assert xcom(struct_pb2.Struct()) == {}
-    assert response_to_json(response(pb.Operation(name="o", done=True))) == {}
+    assert response_to_json(response(done())) == {}
 
 
 def test_fields_are_as_the_proto_spells_them() -> None:
@@ -236,7 +250,7 @@ def test_a_nested_any_keeps_its_type() -> None:
 @pytest.mark.parametrize(("inside", "opaque"), [(UNKNOWN, OPAQUE), (MALFORMED, OPAQUE_MALFORMED)])
 def test_what_cannot_be_unpacked_is_opaque_and_the_rest_is_not(inside: any_pb2.Any, opaque: dict[str, str]) -> None:
     """On top, in a field, in a list, in a map, inside another Any: type and bytes, and everything else decoded."""
-    assert checked(response_to_json(response(pb.Operation(done=True, response=inside)))) == opaque
+    assert checked(response_to_json(response(done(response=inside)))) == opaque
     known = packed(wrappers_pb2.StringValue(value="ok"))
     message = Holder(plain_text="t", one_any=inside, many_anys=[known, inside])
     message.anys_by_name["bad"].CopyFrom(inside)
@@ -272,8 +286,8 @@ def test_what_cannot_be_unpacked_is_opaque_and_the_rest_is_not(inside: any_pb2.A
 )
 def test_what_protojson_cannot_say_is_opaque(message: Message) -> None:
     """On top or inside, no exception: the whole payload as its bytes."""
-    assert xcom(message) == opaque_to_json(packed(message))
-    assert checked(any_to_json(packed(message))) == opaque_to_json(packed(message))
+    assert xcom(message) == opaque_to_json(payload_of(packed(message)))
+    assert checked(payload_to_json(payload_of(packed(message)))) == opaque_to_json(payload_of(packed(message)))
 
 
 @pytest.fixture
@@ -290,7 +304,7 @@ def test_anys_that_are_nested_without_end_are_opaque(no_garbage: None) -> None:
     payload = packed(wrappers_pb2.StringValue(value="x"))
     for _ in range(600):
         payload = packed(payload)
-    assert checked(any_to_json(payload)) == opaque_to_json(payload)
+    assert checked(payload_to_json(payload_of(payload))) == opaque_to_json(payload_of(payload))
 
 
 KNOWN = [
@@ -317,10 +331,10 @@ KNOWN = [
 def test_no_any_is_ever_an_exception(type_url: str, value: bytes) -> None:
     """Whatever its type and its bytes: it becomes JSON, alone, as a response and as a detail."""
     payload = any_pb2.Any(type_url=type_url, value=value)
-    checked(any_to_json(payload))
-    checked(response_to_json(response(pb.Operation(name="o", done=True, response=payload))))
-    checked(details_to_json([payload]))
-    checked(any_to_json(packed(Holder(many_anys=[payload, UNKNOWN]))))
+    checked(payload_to_json(payload_of(payload)))
+    checked(response_to_json(response(done(response=payload))))
+    checked(details_to_json(details_of(payload)))
+    checked(payload_to_json(payload_of(packed(Holder(many_anys=[payload, UNKNOWN])))))
 
 
 # ── operations and details ──
@@ -328,14 +342,37 @@ def test_no_any_is_ever_an_exception(type_url: str, value: bytes) -> None:
 
 def test_an_operation_as_json() -> None:
     """Name and done always, the rest where it is there; payloads with their type."""
-    assert checked(operation_to_json(pb.Operation(name="o"))) == {"name": "o", "done": False}
-    running = pb.Operation(name="o", metadata=packed(duration_pb2.Duration(seconds=1)))
+    assert checked(operation_to_json(OperationState(name="o"))) == {"name": "o", "done": False}
+    running = OperationState(name="o", metadata=payload_of(packed(duration_pb2.Duration(seconds=1))))
     metadata = {"@type": PREFIX + "google.protobuf.Duration", "value": "1s"}
     assert checked(operation_to_json(running)) == {"name": "o", "done": False, "metadata": metadata}
-    done = pb.Operation(name="o", done=True, response=UNKNOWN)
-    assert checked(operation_to_json(done)) == {"name": "o", "done": True, "response": OPAQUE}
-    failed = pb.Operation(name="o", done=True, error=status_pb2.Status(code=77, details=[MALFORMED]))
+    succeeded = done(response=UNKNOWN)
+    assert checked(operation_to_json(succeeded)) == {"name": "o", "done": True, "response": OPAQUE}
+    failed = done(error=status_pb2.Status(code=77, details=[MALFORMED]))
     assert checked(operation_to_json(failed))["error"] == {"code": 77, "message": "", "details": [OPAQUE_MALFORMED]}
+
+
+def test_payloads_that_are_json_stay_as_they_are() -> None:
+    """A service that speaks JSON has said it already: response, metadata and details, with a type or without."""
+    said = {"@type": PREFIX + "no.such.Type", "rows": 3, "more": [None, "x"]}
+    state = OperationState(name="o", done=True, response=JsonPayload(json=said), metadata=JsonPayload(json="half"))
+    assert checked(operation_to_json(state)) == {"name": "o", "done": True, "metadata": "half", "response": said}
+    assert response_to_json(response(state)) == said
+    assert unpack(JsonPayload(json=[1]), None, what="it") == [1]
+    for convert in (payload_to_json, opaque_to_json):
+        assert convert(JsonPayload(json=said)) == said
+    error = failure(OperationState(name="o", done=True, code=5, details=JsonPayload(json=[said])))
+    assert (error.code, error.details) == (5, [said])
+    assert error.operation == {"name": "o", "done": True, "error": {"code": 5, "message": "", "details": [said]}}
+
+
+def test_details_that_do_not_parse_are_opaque() -> None:
+    """The failure is what counts; its details come as their bytes."""
+    broken = Payload(type_url=STATUS_URL, value=b"\x1a\x7fbroken")
+    error = failure(OperationState(name="o", done=True, code=5, message="gone", details=broken))
+    assert (error.code, error.message) == (5, "gone")
+    assert checked(error.details) == [opaque_to_json(broken)]
+    assert details_to_json(None) == []
 
 
 d = details_pb2
@@ -372,7 +409,7 @@ DETAILS: list[tuple[Any, dict[str, Any]]] = [
 
 
 def includes(actual: Any, expected: Any) -> bool:
-    """Tell whether a JSON value has what is expected of it; later versions of a detail have more fields."""
+    """Return True if a JSON value has what is expected of it; later versions of a detail have more fields."""
     if isinstance(expected, dict):
         return all(key in actual and includes(actual[key], value) for key, value in expected.items())
     if isinstance(expected, list):
@@ -383,7 +420,7 @@ def includes(actual: Any, expected: Any) -> bool:
 @pytest.mark.parametrize(("detail", "expected"), DETAILS, ids=[type(detail).__name__ for detail, _ in DETAILS])
 def test_an_error_detail_is_decoded(detail: Message, expected: dict[str, Any]) -> None:
     """Each of google.rpc's, with its type and its fields."""
-    (result,) = checked(details_to_json([packed(detail)]))
+    (result,) = checked(details_to_json(details_of(packed(detail))))
     assert result["@type"] == f"{PREFIX}google.rpc.{type(detail).__name__}"
     assert includes(result, expected)
 
@@ -391,7 +428,7 @@ def test_an_error_detail_is_decoded(detail: Message, expected: dict[str, Any]) -
 def test_details_of_every_kind_stand_together() -> None:
     """In their order, an unknown one between known ones."""
     all_of_them = [packed(detail) for detail, _ in DETAILS]
-    result = checked(details_to_json([*all_of_them, UNKNOWN, *all_of_them]))
+    result = checked(details_to_json(details_of(*all_of_them, UNKNOWN, *all_of_them)))
     assert result[len(DETAILS)] == OPAQUE
     assert result[: len(DETAILS)] == result[len(DETAILS) + 1 :]
     assert {type(detail).DESCRIPTOR.name for detail, _ in DETAILS} == {

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 import proto
@@ -13,11 +15,12 @@ from google.longrunning import operations_proto_pb2 as pb
 from google.protobuf import any_pb2, struct_pb2
 from google.protobuf.message import Message
 
-from airflow_provider_lro._core.type_names import module_names, type_name
-from airflow_provider_lro._messages import types
+from airflow_provider_lro import triggers
+from airflow_provider_lro._core.names import module_names, type_name
 from airflow_provider_lro._messages.encoding import response_to_json
-from airflow_provider_lro._messages.types import load, loaded, message_type
+from airflow_provider_lro._messages.types import load, message_type
 from airflow_provider_lro.exceptions import PayloadTypeError
+from airflow_provider_lro.triggers import LongRunningOperationTrigger
 from tests.late_types import late_module
 from tests.plus import Lake, Metadata, Pond, State
 
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.grpc.conftest import Bench, FakeServer, Shell
+    from tests.grpc.conftest import Client, FakeServer, Shell
 
 NESTED = "google.protobuf.DescriptorProto.ReservedRange"
 STRUCT = "google.protobuf.Struct"
@@ -100,13 +103,13 @@ for name in {names}:
         (int, "message class, not <class 'int'>"),
         (Message, "message class"),
         (proto.Message, "message class"),
-        ("", "must be a message class, .* not ''"),
-        (5, "must be a message class, .*not 5"),
-        ("\ud800", r"must be a message class, .*not '\\ud800'"),
+        ("", "='', but it must be a message class"),
+        (5, "=5, but it must be a message class"),
+        ("\ud800", r"='\\ud800', but it must be a message class"),
         (LAKE, "must be a message class"),
     ],
 )
-def test_what_is_no_type_is_refused(value: Any, says: str) -> None:
+def test_a_value_that_is_not_a_type_is_refused(value: Any, says: str) -> None:
     """The error names the argument and the value, tells what was tried, and what to do."""
     with pytest.raises(ValueError, match=f"(?s)response_type.*{says}"):
         message_type(value)
@@ -159,17 +162,6 @@ def test_what_a_foreign_module_raises_is_the_reason(path: str, tmp_path: Path, m
         load(metadata_type=path.format(late.module))
 
 
-async def test_no_surprise_gets_into_a_wait(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Whatever else goes wrong with the types is logged, once, and where it came from."""
-    late = late_module(tmp_path, monkeypatch, body=ODD)
-    for _ in range(2):
-        assert await loaded(metadata_type=f"{late.module}:Nameless") is False
-    (record,) = caplog.records
-    assert record.exc_info is not None
-
-
 def test_modules_make_a_full_name_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A type is found by its full name once the module that brings it is imported."""
     late = late_module(tmp_path, monkeypatch)
@@ -190,45 +182,74 @@ def test_modules_are_a_text_or_a_sequence(value: Any, modules: tuple[str, ...]) 
 
 
 @pytest.mark.parametrize("value", [5, [5], {"a"}, [None]])
-def test_what_are_no_modules_is_refused(value: Any) -> None:
+def test_a_value_that_is_not_modules_is_refused(value: Any) -> None:
     """The error says what would do."""
-    with pytest.raises(ValueError, match="type_modules must be module paths"):
+    with pytest.raises(ValueError, match=r"type_modules=.*, but it must be module paths"):
         module_names(value)
 
 
 # ── in a triggerer ──
 
 
-async def test_modules_are_imported_once_for_all_waits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.fixture
+def wait(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Give a function that waits in a triggerer, with these types."""
+    monkeypatch.setenv("AIRFLOW_CONN_TYPES", json.dumps({"conn_type": "lro", "extra": {"insecure": True}}))
+
+    async def run(**types: str) -> str:
+        trigger = LongRunningOperationTrigger(
+            operation_name="operations/o", lro_conn_id="types", endpoint=server.endpoint, **types
+        )
+        (event,) = [event async for event in trigger.run()]
+        outcomes: str = event.payload["outcomes"]
+        return outcomes
+
+    return run
+
+
+async def test_no_surprise_gets_into_a_wait(
+    wait: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Many waits that ask for the same share one import; that it failed is logged once, and raises nothing."""
+    """Whatever else goes wrong with the types is logged, once, and where it came from."""
+    late = late_module(tmp_path, monkeypatch, body=ODD)
+    for _ in range(2):
+        assert await wait(metadata_type=f"{late.module}:Nameless") == "S"
+    (record,) = [record for record in caplog.records if record.name == triggers.__name__]
+    assert record.exc_info is not None
+
+
+async def test_modules_are_imported_once_for_all_waits(
+    wait: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Many waits that ask for the same share one import; that it failed is logged once, and ends no wait."""
     late = late_module(tmp_path, monkeypatch, body="import builtins; builtins.lro_imports.append(1); raise KeyError")
     imports: list[int] = []
     monkeypatch.setattr("builtins.lro_imports", imports, raising=False)
-    assert await asyncio.gather(*(loaded(type_modules=late.module) for _ in range(100))) == [False] * 100
-    assert await loaded(type_modules=late.module) is False
+    assert await asyncio.gather(*(wait(type_modules=late.module) for _ in range(100))) == ["S"] * 100
+    assert await wait(type_modules=late.module) == "S"
     assert imports == [1]
-    (warning,) = [record.getMessage() for record in caplog.records]
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    (warning,) = (text for text in warnings if "types are not known" in text)
     assert late.module in warning
-    assert await loaded(response_type=STRUCT, metadata_type="tests.plus:Metadata", type_modules="json") is True
-    assert await loaded() is True
+    assert await wait(metadata_type="tests.plus:Metadata", type_modules="json") == "S"
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == warnings
 
 
-async def test_wait_does_not_hang_on_an_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_wait_does_not_hang_on_an_import(
+    wait: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A module that takes for ever to import is done without; the event loop goes on meanwhile."""
     late = late_module(tmp_path, monkeypatch, body="import builtins; builtins.lro_gate.wait(20)")
-    import threading
-
     gate = threading.Event()
     monkeypatch.setattr("builtins.lro_gate", gate, raising=False)
-    monkeypatch.setattr(types, "PATIENCE", 0.05)
+    monkeypatch.setattr(triggers, "IMPORT_TIMEOUT", 0.05)
     try:
-        assert await loaded(type_modules=late.module) is False
+        assert await wait(type_modules=late.module) == "S"
     finally:
         gate.set()
-    monkeypatch.setattr(types, "PATIENCE", 20)
-    assert await loaded(type_modules=late.module) is True
+    monkeypatch.setattr(triggers, "IMPORT_TIMEOUT", 20)
+    assert await wait(type_modules=late.module) == "S"
+    assert late.module in sys.modules
 
 
 # ── of an operation ──
@@ -276,9 +297,9 @@ async def test_type_that_does_not_exist_is_known_before_a_call(server: FakeServe
     assert server.calls == []
 
 
-async def test_no_response_is_an_empty_one_of_the_type(bench: Bench) -> None:
+async def test_no_response_is_an_empty_one_of_the_type(client: Client) -> None:
     """A proto-plus class too has its empty message."""
-    found = await bench.do(bench.operation(duration=0, outcome="neither").poll("tests.plus.Lake"))
+    found = await client.do(client.operation(duration=0, outcome="neither").poll("tests.plus.Lake"))
     assert isinstance(found, Lake)
     assert found == Lake()
 

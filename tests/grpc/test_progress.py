@@ -5,26 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from google.longrunning import operations_proto_pb2 as pb
-from google.protobuf import any_pb2, struct_pb2
+from google.protobuf import struct_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_lro._core.text import LONGEST_LINE, one_line
-from airflow_provider_lro._messages.progress import LARGEST, MOST_FIELDS, _gather, describe
+from airflow_provider_lro._core.checks import MAX_LINE, one_line
+from airflow_provider_lro._core.state import JsonPayload, OperationState, Payload
+from airflow_provider_lro._messages.metadata import MAX_FIELDS, MAX_METADATA, _gather, describe
 from tests.plus import Metadata, ShareMetadata, State
 
 
-def running(metadata: Any) -> pb.Operation:
+def running(metadata: Any) -> OperationState:
     """Return an operation with this metadata: a mapping makes a Struct."""
-    operation = pb.Operation(name="operations/o")
+    if isinstance(metadata, Payload | JsonPayload):
+        return OperationState(name="operations/o", metadata=metadata)
+    message: Any = struct_pb2.Struct()
     if isinstance(metadata, dict):
-        struct = struct_pb2.Struct()
-        struct.update(metadata)
-        operation.metadata.Pack(struct)
+        message.update(metadata)
     else:
-        operation.metadata.Pack(type(metadata).pb(metadata))
-    return operation
+        message = type(metadata).pb(metadata)
+    type_url = f"type.googleapis.com/{message.DESCRIPTOR.full_name}"
+    return running(Payload(type_url=type_url, value=message.SerializeToString()))
 
 
 TYPED = [
@@ -73,8 +74,8 @@ def test_share_is_not_taken_for_a_percentage(progress: float, line: str | None) 
 
 
 @pytest.mark.parametrize("progress", [float("nan"), float("inf"), float("-inf")])
-def test_no_number_is_no_progress(progress: float) -> None:
-    """What is no number is not shown, and does not raise."""
+def test_nan_is_not_progress(progress: float) -> None:
+    """NaN and infinity are not shown, and does not raise."""
     assert describe(running(ShareMetadata(progress=progress))) is None
 
 
@@ -95,25 +96,27 @@ def test_struct_is_metadata_as_well(fields: dict[str, Any], line: str | None) ->
 
 def test_nothing_to_say() -> None:
     """No metadata, a type that is not known here, bytes that do not parse: None, never an exception."""
-    assert describe(pb.Operation(name="operations/o")) is None
+    assert describe(OperationState(name="operations/o")) is None
     for payload in (
-        any_pb2.Any(type_url="type.googleapis.com/no.such.Type", value=b"\x0a\x02hi"),
-        any_pb2.Any(type_url="type.googleapis.com/google.protobuf.Struct", value=b"\x0a\x7fbroken"),
-        any_pb2.Any(type_url="nonsense"),
-        any_pb2.Any(),
+        Payload(type_url="type.googleapis.com/no.such.Type", value=b"\x0a\x02hi"),
+        Payload(type_url="type.googleapis.com/google.protobuf.Struct", value=b"\x0a\x7fbroken"),
+        Payload(type_url="nonsense"),
+        Payload(),
+        JsonPayload(json={"value": [1]}),
+        JsonPayload(json=None),
     ):
-        assert describe(pb.Operation(name="operations/o", metadata=payload)) is None
+        assert describe(running(payload)) is None
 
 
 def test_metadata_without_end_takes_no_time() -> None:
     """Only so many fields are looked at, and metadata that would take long to decode is left alone."""
     found: dict[str, Any] = {}
     struct = struct_pb2.Struct()
-    struct.update({f"key_{number}": "x" for number in range(10 * MOST_FIELDS)})
+    struct.update({f"key_{number}": "x" for number in range(10 * MAX_FIELDS)})
     _gather(struct, found, depth=0)
-    assert len(found) == MOST_FIELDS
-    assert describe(running(Metadata(verb="x" * (LARGEST - 100)))) is not None
-    assert describe(running(Metadata(verb="x" * LARGEST))) is None
+    assert len(found) == MAX_FIELDS
+    assert describe(running(Metadata(verb="x" * (MAX_METADATA - 100)))) is not None
+    assert describe(running(Metadata(verb="x" * MAX_METADATA))) is None
 
 
 def test_line_cannot_forge_a_log() -> None:
@@ -129,7 +132,7 @@ def test_line_cannot_forge_a_log() -> None:
 def test_any_text_makes_one_line(fields: dict[str, str]) -> None:
     """Whatever the texts: None, or one printable line of bounded length."""
     line = describe(running(fields))
-    assert line is None or (line.isprintable() and 0 < len(line) <= LONGEST_LINE and line == line.strip())
+    assert line is None or (line.isprintable() and 0 < len(line) <= MAX_LINE and line == line.strip())
 
 
 @given(text=st.text(), longest=st.integers(min_value=1, max_value=20))

@@ -15,6 +15,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from airflow_provider_lro._transport import tokens as tokens_module
 from airflow_provider_lro._transport.channel import ChannelConfig
 from airflow_provider_lro._transport.credentials import CredentialsConfig
 from tests.simulator_fixture import running_simulator
@@ -94,6 +95,7 @@ def running_token_server() -> Iterator[TokenServer]:
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     yield state
+    state.gate.set()
     server.shutdown()
     server.server_close()
     thread.join()
@@ -112,6 +114,23 @@ def service_account_key(private_key: str, tokens: TokenServer) -> str:
             "token_uri": f"http://127.0.0.1:{tokens.port}/token",
         }
     )
+
+
+class Clock:
+    """The module ``time`` as the tokens of a channel see it: a test lets time pass by setting it ahead."""
+
+    ahead = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.ahead
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Give the clock by which tokens expire."""
+    clock = Clock()
+    monkeypatch.setattr(tokens_module, "time", clock)
+    return clock
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The DAG of test_stale.py: what is stale is cancelled and waited for, then deleted; the parent comes with the run."""
+"""The DAG of test_cleanup.py: stale operations are cancelled and waited for, then deleted; the run says where."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from airflow.providers.common.compat.sdk import DAG
 
-from airflow_provider_lro.operators.cleanup import CancelStaleOperationsOperator, DeleteFinishedOperationsOperator
+from airflow_provider_lro.operators import CancelStaleOperationsOperator, DeleteFinishedOperationsOperator
 
 PARENT = "{{ dag_run.conf['parent'] }}"
 

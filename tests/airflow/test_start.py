@@ -23,9 +23,8 @@ from airflow_provider_lro.exceptions import (
 )
 from airflow_provider_lro.hooks import LongRunningOperationHook
 from airflow_provider_lro.operation import Operation
-from airflow_provider_lro.operators import _conclusion
-from airflow_provider_lro.operators._task_store import Memory
-from airflow_provider_lro.operators.start import StartOperationOperator
+from airflow_provider_lro.operators import StartOperationOperator, _base
+from airflow_provider_lro.operators._task_store import TaskStore
 from airflow_provider_lro.simulator import SimulatorClient
 from tests.airflow.worker import FakeStore, FakeTaskInstance, fire, run
 
@@ -423,14 +422,14 @@ def test_clear_before_the_result_does_not_count_after_it(
     assert second.starts == []
 
 
-def test_kill_is_noted_and_nothing_is_forgotten(
+def test_kill_is_recorded_and_nothing_is_forgotten(
     start: Callable[..., StartSimulation], ti: FakeTaskInstance, store: FakeStore
 ) -> None:
     """What a clear is told by stays stored: a task that was killed, had its result and is cleared later starts anew."""
     task = start({"duration": 0}, {"duration": 0})
     run(task, ti=ti, store=store)
     before = store.get("lro_operation")
-    Memory({"ti": ti, "task_state_store": store}).note_kill()  # type: ignore[typeddict-item]
+    TaskStore({"ti": ti, "task_state_store": store}).record_kill()  # type: ignore[typeddict-item]
     assert store.get("lro_operation") == {**before, "killed": True}
     ti.max_tries += 1
     run(task, ti=ti, store=store)
@@ -453,8 +452,12 @@ def test_event_of_another_operation_is_refused(
     context = {"ti": ti, "task_state_store": store}
     with pytest.raises(TaskDeferred):
         task.execute(context)
-    error = {"code": 5, "message": "", "details": []}
-    event = {"name": "other", "outcome": "Failed", "operation": {"name": "other", "done": True, "error": error}}
+    event = {
+        "name": "other",
+        "outcomes": "F",
+        "known": {"0": {"operation": {"done": True, "code": 5}}},
+        "started_at": 1,
+    }
     with pytest.raises(ValueError, match="this task waits for"):
         task.execute_complete(context, event)
     assert store.get("lro_operation")["name"] == task.starts[0]
@@ -537,7 +540,7 @@ def test_success_that_cannot_be_read_again_is_not_done_again(
     stored: bool,
 ) -> None:
     """The trigger has seen it succeed: whatever its response has come to, no retry starts another one."""
-    monkeypatch.setattr(_conclusion, "SECONDS_TO_READ_AGAIN", 0.5)
+    monkeypatch.setattr(_base, "READ_AGAIN_TIMEOUT", 0.5)
     connection = os.environ["AIRFLOW_CONN_LRO_DEFAULT"]
     task = start({"duration": 0.2, "response_bytes": 200_000}, deferrable=True, not_found_grace=0, rpc_timeout=1)
 

@@ -25,7 +25,7 @@ from airflow_provider_lro.exceptions import (
     RpcError,
     UnimplementedError,
 )
-from airflow_provider_lro.operators.cleanup import CancelStaleOperationsOperator, DeleteFinishedOperationsOperator
+from airflow_provider_lro.operators import CancelStaleOperationsOperator, DeleteFinishedOperationsOperator
 from airflow_provider_lro.simulator import operation_name
 from tests.airflow.fake_service import PARENT, FakeService
 from tests.airflow.running import tasks
@@ -85,11 +85,11 @@ def thousand(service: FakeService) -> list[str]:
 # ── the checks ──
 
 
-def test_exactly_the_stale_are_cancelled_16_at_a_time(fake: FakeService) -> None:
-    """Of 1,000 operations 100 are stale: exactly these get one CancelOperation each, and never more than 16 at once."""
+def test_exactly_the_stale_are_cancelled_32_at_a_time(fake: FakeService) -> None:
+    """Of 1,000 operations 100 are stale: exactly these get one CancelOperation each, and never more than 32 at once."""
     stale = thousand(fake)
-    # Comes back when 16 are on their way, so fewer would fail here; a 17th has time to show up, and is counted.
-    full = threading.Barrier(16, action=lambda: time.sleep(0.05))
+    # Comes back when 32 are on their way, so fewer would fail here; a 33rd has time to show up, and is counted.
+    full = threading.Barrier(32, action=lambda: time.sleep(0.05))
 
     def hold(method: str, name: str) -> None:
         if method == "CancelOperation" and fake.acted(method).index(name) < 96:
@@ -98,7 +98,7 @@ def test_exactly_the_stale_are_cancelled_16_at_a_time(fake: FakeService) -> None
     fake.before = hold
     report = run(canceller()).result
     assert sorted(fake.acted("CancelOperation")) == sorted(stale)
-    assert fake.most_at_once == 16
+    assert fake.most_at_once == 32
     assert report["counts"] == {
         **dict.fromkeys(report["counts"], 0),
         "listed": 1000,
@@ -123,15 +123,15 @@ def test_dry_run_only_reads(fake: FakeService) -> None:
 # ── which ──
 
 
-def test_oldest_first_and_the_rest_is_left_over(fake: FakeService) -> None:
+def test_oldest_first_and_the_rest_remains(fake: FakeService) -> None:
     """With max_cancel the oldest are asked; what is left over is reported, in the order in which it would follow."""
     ages = {fake.add(f"o{age}", age=age * HOUR): age for age in (3, 9, 5, 7)}
     by_age = sorted(ages, key=lambda name: -ages[name])
     report = run(canceller(max_cancel=2)).result
     assert sorted(fake.acted("CancelOperation")) == sorted(by_age[:2])
-    assert report["left_over"] == by_age[2:]
+    assert report["remaining"] == by_age[2:]
     dry = run(canceller(max_cancel=3, dry_run=True)).result
-    assert (dry["would_cancel"], dry["left_over"]) == (by_age[:3], by_age[3:])
+    assert (dry["would_cancel"], dry["remaining"]) == (by_age[:3], by_age[3:])
 
 
 def test_a_clock_ahead_of_ours(fake: FakeService) -> None:
@@ -343,8 +343,8 @@ def test_refused_credentials_stop_it(fake: FakeService) -> None:
         run(canceller(), ti=ti)
     assert all(isinstance(error, CredentialsError) for error in raised.value.errors.values())
     counts = ti.xcoms["return_value"]["counts"]
-    assert counts["left_over"] > 0
-    assert counts["left_over"] + counts["refused"] == 200
+    assert counts["remaining"] > 0
+    assert counts["remaining"] + counts["refused"] == 200
     assert len(fake.acted("GetOperation")) == counts["refused"]
 
 
@@ -354,7 +354,7 @@ def test_report_is_bounded(fake: FakeService) -> None:
     report = run(canceller(dry_run=True)).result
     assert (report["counts"]["would_cancel"], len(report["would_cancel"])) == (300, 200)
     fake.faults["CancelOperation", ""] = (grpc.StatusCode.PERMISSION_DENIED, "not yours")
-    with pytest.raises(OperationsFailed, match="and 200 more") as raised:
+    with pytest.raises(OperationsFailed, match="and 280 more") as raised:
         run(canceller())
     assert sorted(raised.value.errors) == sorted(names)
 
@@ -375,9 +375,9 @@ def test_a_kill_begins_nothing_new(fake: FakeService, make: Callable[..., Any]) 
     ti = FakeTaskInstance()
     with pytest.raises(LroError, match="told to stop"):
         run(operator, ti=ti)
-    assert 20 <= len(fake.acted(verb)) <= 20 + 2 * 16
+    assert 20 <= len(fake.acted(verb)) <= 20 + 2 * 32
     counts = ti.xcoms["return_value"]["counts"]
-    assert counts["left_over"] == 300 - len(fake.acted(verb))
+    assert counts["remaining"] == 300 - len(fake.acted(verb))
 
 
 @pytest.mark.parametrize("moment", [20, 300])
@@ -405,7 +405,7 @@ def test_an_execution_timeout_begins_nothing_new(fake: FakeService, moment: int)
         signal.signal(signal.SIGUSR1, before)
     assert raised.value
     asked = len(fake.acted("CancelOperation"))
-    assert moment <= asked <= min(300, moment + 2 * 16)
+    assert moment <= asked <= min(300, moment + 2 * 32)
 
 
 # ── waiting for the truth ──
@@ -490,7 +490,7 @@ def test_what_cannot_be_read_any_more(fake: FakeService, deferrable: bool) -> No
 
 @WAYS
 def test_names_that_do_not_tell_what_to_list(fake: FakeService, deferrable: bool) -> None:
-    """Asked for singly where poll_method="list" cannot be: nothing is lost once the cancels are sent."""
+    """Polled one at a time where poll_method="list" cannot be: nothing is lost once the cancels are sent."""
     name = f"{PARENT}/jobs/j"
     fake.operations[name] = fake.operations.pop(fake.add("j", age=2 * HOUR))
     fake.operations[name].name = name
@@ -521,7 +521,7 @@ def test_report_outlives_whatever_ends_the_wait(fake: FakeService) -> None:
 
 
 def test_a_wait_survives_an_outage(fake: FakeService) -> None:
-    """A service that is down for a moment says nothing about the operations; refused credentials end the wait."""
+    """A service that is down for a moment says nothing about the operations; refused credentials are an error."""
     names = [fake.add(name, age=2 * HOUR) for name in ("a", "b")]
 
     def meanwhile(method: str, name: str) -> None:
@@ -537,17 +537,12 @@ def test_a_wait_survives_an_outage(fake: FakeService) -> None:
 
     fake.before = meanwhile
     ti = FakeTaskInstance()
-    with pytest.raises(CredentialsError):
+    with pytest.raises(OperationsFailed) as raised:
         run(canceller(wait=True), ti=ti)
-    assert (ti.xcoms["return_value"]["asked"], ti.xcoms["return_value"]["finished"]) == ([names[0]], [names[1]])
-
-
-class StoredTaskInstance(FakeTaskInstance):
-    """Gives back what was left in XCom."""
-
-    def xcom_pull(self, *, task_ids: str, key: str, map_indexes: int) -> Any:
-        assert (task_ids, map_indexes) == (self.task_id, self.map_index)
-        return self.xcoms.get(key)
+    assert {name: type(error) for name, error in raised.value.errors.items()} == {names[0]: CredentialsError}
+    report = ti.xcoms["return_value"]
+    assert (report["asked"], report["finished"]) == ([], [names[1]])
+    assert report["unreadable"] == [{"name": names[0], "code": 16, "message": "who are you"}]
 
 
 def deferred(operator: CancelStaleOperationsOperator, ti: FakeTaskInstance) -> tuple[Any, dict[str, Any]]:
@@ -564,37 +559,37 @@ def test_survives_dropped_arguments(start: Any, simulator: Simulator) -> None:
     """`airflow dags test` drops what crosses beside the event: nothing more is asked, max_cancel holds."""
     for _ in range(2):
         start(cancel_delay=0.2)
-    ti = StoredTaskInstance()
+    ti = FakeTaskInstance()
     operator = canceller(parent=start.parent, wait=True, deferrable=True, max_cancel=1)
     event, _ = deferred(operator, ti)
     report = operator.execute_complete({"ti": ti}, event)
-    assert (report["counts"]["cancelled"], report["counts"]["left_over"]) == (1, 1)
+    assert (report["counts"]["cancelled"], report["counts"]["remaining"]) == (1, 1)
     sent = [call for call in simulator.calls("CancelOperation") if call["name"].startswith(f"{start.parent}/")]
     assert len(sent) == 1
 
 
 def test_nothing_is_made_up_without_the_report(start: Any) -> None:
     """With no XCom and no arguments, what the event tells is all that is reported; without one it is a timeout."""
-    name = start(cancel_delay=0.2)
-    ti = StoredTaskInstance()
+    names = [start(cancel_delay=0.5), start(cancel_delay=0.5)]
+    ti = FakeTaskInstance()
     operator = canceller(parent=start.parent, wait=True, deferrable=True, do_xcom_push=False)
     event, _ = deferred(operator, ti)
     assert ti.xcoms == {}
-    assert operator.execute_complete({"ti": ti}, event)["cancelled"] == [name]
+    assert operator.execute_complete({"ti": ti}, event)["cancelled"] == names[:1]
     with pytest.raises(OperationTimeout, match="no triggerer"):
         operator.resume_execution("__fail__", {"error": "Trigger timeout"}, {"ti": ti})
 
 
-def test_backstop_looks_once(start: Any) -> None:
+def test_airflow_timeout_polls_once(start: Any) -> None:
     """Where no triggerer told anything in time, the worker looks itself: done is done, else it is a timeout."""
     start(cancel_delay=0.1)
-    ti = StoredTaskInstance()
+    ti = FakeTaskInstance()
     operator = canceller(parent=start.parent, wait=True, deferrable=True)
     deferred(operator, ti)
     report = operator.resume_execution("__fail__", {"error": "Trigger timeout"}, {"ti": ti})
     assert report["counts"]["cancelled"] == 1
     start(cancel="ignore")
-    deferred_ti = StoredTaskInstance()
+    deferred_ti = FakeTaskInstance()
     operator = canceller(parent=start.parent, wait=True, wait_timeout=0.1, deferrable=True)
     deferred(operator, deferred_ti)
     with pytest.raises(OperationTimeout):
@@ -633,7 +628,7 @@ def test_delete_oldest_first_and_gone_is_no_error(fake: FakeService) -> None:
     names = [fake.add(f"o{age}", ended=age * HOUR) for age in (9, 7, 5)]
     fake.before = lambda method, name: fake.operations.pop(names[0], None) if method == "DeleteOperation" else None
     report = run(deleter(max_delete=2)).result
-    assert (report["gone"], report["deleted"], report["left_over"]) == ([names[0]], [names[1]], [names[2]])
+    assert (report["gone"], report["deleted"], report["remaining"]) == ([names[0]], [names[1]], [names[2]])
 
 
 # ── the operators in a DAG ──
@@ -643,7 +638,7 @@ def test_delete_oldest_first_and_gone_is_no_error(fake: FakeService) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({"older_than": 0}, "older_than must be a number of seconds above 0"),
+        ({"older_than": 0}, "older_than=0, but it must be a timedelta or a number of seconds above 0"),
         ({"older_than": -1}, "older_than"),
         ({"older_than": timedelta(0)}, "older_than"),
         ({"older_than": True}, "older_than"),
@@ -653,12 +648,12 @@ def test_delete_oldest_first_and_gone_is_no_error(fake: FakeService) -> None:
         ({"older_than": 10**400}, "older_than"),
         ({"time_of": 5}, "time_of"),
         ({"time_of": " "}, "time_of"),
-        *(({"dry_run": value}, "dry_run must be True or False") for value in (None, 0, "", "false")),
-        ({"return_partial_success": 1}, "return_partial_success must be True or False"),
+        *(({"dry_run": value}, "dry_run=.*, but it must be True or False") for value in (None, 0, "", "false")),
+        ({"return_partial_success": 1}, "return_partial_success=1, but it must be True or False"),
         ({"page_size": 0}, "page_size"),
         ({"page_size": 2**31}, "page_size"),
         ({"type_modules": 5}, "type_modules"),
-        ({"on_unimplemented": "ignore"}, "on_unimplemented must be one of 'fail', 'skip'"),
+        ({"on_unimplemented": "ignore"}, "on_unimplemented='ignore', but it must be one of 'fail', 'skip'"),
     ],
 )
 def test_bad_argument_is_refused(operator: Any, arguments: dict[str, Any], complaint: str) -> None:
@@ -673,8 +668,8 @@ def test_bad_argument_is_refused(operator: Any, arguments: dict[str, Any], compl
         (lambda: canceller(max_cancel=0), "max_cancel"),
         (lambda: canceller(max_cancel=True), "max_cancel"),
         (lambda: deleter(max_delete=-1), "max_delete"),
-        (lambda: canceller(wait=None), "wait must be True or False"),
-        (lambda: deleter(keep_failed=None), "keep_failed must be True or False"),
+        (lambda: canceller(wait=None), "wait=None, but it must be True or False"),
+        (lambda: deleter(keep_failed=None), "keep_failed=None, but it must be True or False"),
         (lambda: canceller(interval=0), "interval"),
         (lambda: canceller(wait_timeout=-1), "wait_timeout"),
         (lambda: run(canceller(older_than="{{ unrendered }}")), "older_than"),
@@ -705,7 +700,7 @@ def test_default_args_and_mapping_reach_every_argument() -> None:
             parent=[PARENT]
         )
     assert (task.older_than, task.endpoint, task.rpc_timeout) == (60, "host:1", 7)
-    assert (task.most, task.on_unimplemented) == (3, "skip")
+    assert (task.max_cancel, task.on_unimplemented) == (3, "skip")
     assert mapped.partial_kwargs["endpoint"] == "host:1"
 
 
@@ -792,16 +787,14 @@ def test_a_parent_that_cannot_list_is_passed_over(fake: FakeService, order: str)
         run(canceller(parent=["projects/r", "projects/none"], on_unimplemented="skip"))
 
 
-def test_report_outlives_an_execution_timeout_in_the_last_look(
-    fake: FakeService, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_report_outlives_an_execution_timeout_of_the_wait(fake: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was asked to cancel is in the XCom, although no more is known of it."""
     names = [fake.add(f"o{number}", age=2 * HOUR) for number in range(3)]
 
-    def out_of_time(*_: object) -> None:
+    def out_of_time(*_: object, **__: object) -> None:
         raise AirflowTaskTimeout("execution_timeout")
 
-    monkeypatch.setattr(CancelStaleOperationsOperator, "_look", out_of_time)
+    monkeypatch.setattr(CancelStaleOperationsOperator, "await_outcomes", out_of_time)
     fake.before = lambda method, name: (
         setattr(fake.operations[name], "done", True) if method == "CancelOperation" and name == names[-1] else None
     )

@@ -1,0 +1,141 @@
+"""The protocol: an answer as the real messages have it, and nothing in it parsed before its time."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from google.longrunning import operations_proto_pb2 as pb
+from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError
+from google.rpc import status_pb2
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_lro._core.outcome import Failed
+from airflow_provider_lro._core.state import OperationState, Payload
+from airflow_provider_lro._core.wait import outcome_of
+from airflow_provider_lro._messages.encoding import details_to_json
+from airflow_provider_lro._messages.protocol import (
+    STATUS_URL,
+    Listing,
+    get_call,
+    read_answer,
+    state_from_message,
+    state_to_message,
+    wait_call,
+)
+from airflow_provider_lro.exceptions import RpcError
+
+GET = get_call("operations/o")
+MANY = 100_000
+BROKEN_ANY = b"\x0a\x7f"
+"""The bytes of an Any whose type is cut short: who parses it fails."""
+
+texts = st.text(max_size=20)
+anys = st.builds(any_pb2.Any, type_url=texts, value=st.binary(max_size=40))
+statuses = st.builds(
+    status_pb2.Status, code=st.integers(-(2**31), 2**31 - 1), message=texts, details=st.lists(anys, max_size=3)
+)
+
+
+@st.composite
+def operations(draw: st.DrawFn) -> pb.Operation:
+    """Make an operation with any of its fields, of which each may be there and empty."""
+    operation = pb.Operation(name=draw(texts), done=draw(st.booleans()))
+    if draw(st.booleans()):
+        operation.metadata.CopyFrom(draw(anys))
+        operation.metadata.SetInParent()
+    result = draw(st.sampled_from(["error", "response", None]))
+    if result is not None:
+        getattr(operation, result).CopyFrom(draw(statuses if result == "error" else anys))
+        getattr(operation, result).SetInParent()
+    return operation
+
+
+def read(raw: bytes) -> Any:
+    """Read the answer to a Get."""
+    return read_answer(GET, raw, target="host:1")
+
+
+def result_in(state: OperationState) -> str | None:
+    """Return the kind of result that a state has, in the words of the proto."""
+    if state.code is not None:
+        return "error"
+    return None if state.response is None else "response"
+
+
+@given(operations())
+def test_state_has_all_that_the_message_has(operation: pb.Operation) -> None:
+    """There and back an operation is the same, whatever is set in it, and set to nothing."""
+    state = read(operation.SerializeToString())
+    assert state_from_message(operation) == state
+    assert state_to_message(state) == operation
+    assert (state.name, state.done, result_in(state)) == (
+        operation.name,
+        operation.done,
+        operation.WhichOneof("result"),
+    )
+    assert (state.metadata is not None) is operation.HasField("metadata")
+    if operation.WhichOneof("result") == "error":
+        assert (state.code, state.message) == (operation.error.code, operation.error.message)
+
+
+@given(operations(), operations())
+def test_result_that_comes_last_counts(first: pb.Operation, second: pb.Operation) -> None:
+    """On the wire a message may have both results: the last is the one, as for the real message."""
+    raw = first.SerializeToString() + second.SerializeToString()
+    state = read(raw)
+    real = pb.Operation.FromString(raw)
+    assert (state.name, state.done, result_in(state)) == (real.name, real.done, real.WhichOneof("result"))
+
+
+@given(st.binary(max_size=60))
+def test_bytes_are_refused_only_where_the_real_message_refuses_them(raw: bytes) -> None:
+    """Bytes that are not an Operation on the outside are an RpcError; nothing else is raised."""
+    try:
+        real = pb.Operation.FromString(raw)
+    except DecodeError:
+        with suppress(RpcError):
+            read(raw)
+    else:
+        assert result_in(read(raw)) == real.WhichOneof("result")
+
+
+def test_many_details_are_read_unparsed() -> None:
+    """An error with 100,000 details is read as it came; they are parsed where they are asked for."""
+    details = [any_pb2.Any(type_url="x/y", value=b"1")] * MANY
+    operation = pb.Operation(name="o", done=True, error=status_pb2.Status(code=9, message="m", details=details))
+    state = read(operation.SerializeToString())
+    assert (state.code, state.message) == (9, "m")
+    assert state.details == Payload(
+        type_url=STATUS_URL, value=status_pb2.Status(details=details).SerializeToString(deterministic=True)
+    )
+    assert len(details_to_json(state.details)) == MANY
+    assert state_to_message(state) == operation
+
+
+@pytest.mark.parametrize("call", [GET, wait_call("operations/o", 1.0)])
+def test_payload_that_does_not_parse_does_not_hide_the_result(call: Any) -> None:
+    """Whatever is inside a detail, a response or metadata: name, ``done`` and the kind of result are known."""
+    broken_detail = b"\x1a" + bytes([len(BROKEN_ANY)]) + BROKEN_ANY
+    failed = pb.Operation(name="o", done=True).SerializeToString() + b"\x22" + bytes([len(broken_detail)])
+    state = read_answer(call, failed + broken_detail, target="host:1")
+    assert isinstance(outcome_of(state), Failed)
+    assert state.details == Payload(type_url=STATUS_URL, value=broken_detail)
+    inside = any_pb2.Any(type_url="type.googleapis.com/google.protobuf.Struct", value=b"\x0a\x7f")
+    done = pb.Operation(name="o", done=True, response=inside, metadata=inside)
+    state = read_answer(call, done.SerializeToString(), target="host:1")
+    assert state.response == state.metadata == Payload(type_url=inside.type_url, value=inside.value)
+
+
+@given(st.lists(operations(), max_size=3), texts, st.lists(texts, max_size=2))
+def test_page_holds_the_states_of_its_operations(
+    listed: list[pb.Operation], token: str, unreachable: list[str]
+) -> None:
+    """Each as a Get would give it, with the next page and the places that could not be reached."""
+    response = pb.ListOperationsResponse(operations=listed, next_page_token=token, unreachable=unreachable)
+    call = Listing("p", "", None, return_partial_success=False).call("")
+    page = read_answer(call, response.SerializeToString(), target="host:1")
+    assert page == ([state_from_message(each) for each in listed], token, unreachable)
