@@ -136,8 +136,7 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
     :param rpc_timeout: seconds (or timedelta) that one call may take.
     :param not_found_grace: seconds (or timedelta) from the first poll for which NOT_FOUND means "not yet".
     :param max_consecutive_errors: failed polls in a row that are tolerated; None goes on until the deadline.
-    :param max_polls_per_second: polls of this endpoint by all deferred waits of a triggerer together, at most; of
-        several limits (the connection has one, too) the lowest holds.
+    :param max_polls_per_second: polls of this endpoint by all deferred waits of a triggerer together, at most.
     :param poll_method: ``"get"``; or, while deferred or of many, and where the service can do that, ``"wait"`` or
         ``"auto"``, which have the server hold the answer until the operation is done, or ``"list"``, by which all waits
         under one parent share one listing an interval.
@@ -314,17 +313,18 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
             self._check_count(names, wanted)
             if not names:
                 return self._result(context, names, [])
+            args = self.wait_args(names[0], started_at=started_at, deadline=started_at + self.limit)
             outcomes = self.await_outcomes(
                 context,
                 hook,
                 names,
-                self.wait_args(names[0], started_at=started_at, deadline=started_at + self.limit),
+                args,
                 start=start,
                 wanted=wanted,
                 trigger_kwargs=self._trigger_kwargs(),
                 on_pause=_reschedule if self._reschedules else None,
             )
-        return self._result(context, names, outcomes)
+        return self._result(context, names, outcomes, args)
 
     def _resume(self, context: Context, event: Mapping[str, Any] | None, packed: str | None) -> Any:
         names = self._names_again(context, packed)
@@ -390,10 +390,12 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
 
     # ── the end ──
 
-    def _result(self, context: Context, names: Sequence[str], outcomes: Sequence[Outcome | None]) -> Any:
+    def _result(
+        self, context: Context, names: Sequence[str], outcomes: Sequence[Outcome | None], args: WaitArgs | None = None
+    ) -> Any:
         """Return the result, or raise the error, of one operation or many."""
-        # The duration is all that a timeout's text takes from these.
-        args = self.wait_args(names[0] if names else "none", started_at=0.0, deadline=self.limit)
+        if args is None:  # the duration is all that a timeout's text takes from these
+            args = self.wait_args(names[0] if names else "none", started_at=0.0, deadline=self.limit)
         if self._is_many:
             return self._results(context, names, outcomes, args)
         if outcomes[0] is None:

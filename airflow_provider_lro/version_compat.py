@@ -46,42 +46,7 @@ else:
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-__all__ = [
-    "AIRFLOW_2",
-    "AIRFLOW_VERSION",
-    "FOR_EVER",
-    "TRIGGER_TIMEOUTS",
-    "AirflowException",
-    "AirflowFailException",
-    "AirflowNotFoundException",
-    "AirflowRescheduleException",
-    "AirflowSensorTimeout",
-    "AirflowSkipException",
-    "AirflowTaskTerminated",
-    "AirflowTaskTimeout",
-    "BaseHook",
-    "BaseOperator",
-    "BaseOperatorLink",
-    "BaseSensorOperator",
-    "BaseXCom",
-    "DecoratedOperator",
-    "KeywordParameters",
-    "XCom",
-    "asset_state_stores",
-    "conf",
-    "first_poke",
-    "is_mapped_copy",
-    "mask_secret",
-    "state_of",
-    "stats",
-    "task_decorator_factory",
-    "task_id_of",
-    "triggers_hear_kills",
-    "why_worker_is_needed",
-]
-
 AIRFLOW_VERSION: str = airflow.__version__
-AIRFLOW_2 = AIRFLOW_VERSION.startswith("2.")
 TRIGGER_TIMEOUTS = ("Trigger timeout", "Trigger/execution timeout")
 """What Airflow 3 and Airflow 2.11 say when ``defer(timeout=…)`` has run out."""
 
@@ -135,13 +100,6 @@ def first_poke(context: Context, task: Any) -> float | None:
         first_try = (ti.max_tries or 0) - (task.retries or 0) + 1
         first = _orig_start_date(ti.dag_id, ti.task_id, ti.run_id, ti.map_index, first_try)
     return None if first is None else float(first.timestamp())
-
-
-def stats() -> Any:
-    """Return Airflow's sender of metrics."""
-    from airflow.providers.common.compat.sdk import Stats
-
-    return Stats
 
 
 def asset_state_stores(trigger: Any) -> list[Any]:

@@ -42,14 +42,14 @@ def ours(interval: float, source: random.Random) -> Iterator[float]:
 
 def go(interval: float, source: random.Random) -> Iterator[float]:
     """Give the pauses of ``longrunning.WaitWithInterval``: gax-go's ``Backoff.Pause``, uniform in (0, bound]."""
-    for bound in Schedule(interval=interval).bounds():
-        yield source.uniform(0.0, bound)
+    for window in Schedule(interval=interval).windows():
+        yield source.uniform(0.0, window.longest)
 
 
 def api_core(interval: float, source: random.Random) -> Iterator[float]:
     """Give the pauses of google-api-core's ``DEFAULT_POLLING`` without its timeout; ``interval`` is its maximum."""
-    for bound in Schedule(interval=interval, multiplier=1.5).bounds():
-        yield source.uniform(0.0, bound)
+    for window in Schedule(interval=interval, multiplier=1.5).windows():
+        yield source.uniform(0.0, window.longest)
 
 
 def fixed(interval: float, source: random.Random) -> Iterator[float]:
@@ -217,10 +217,10 @@ async def real_waits(client: Any, system: str, durations: Sequence[float]) -> li
 
 async def real_wait(client: Any, system: str, name: str) -> None:
     """Wait for one operation, as a trigger or as one of the others does."""
+    from airflow_provider_lro._core.args import WaitArgs
     from airflow_provider_lro._core.outcome import Succeeded
-    from airflow_provider_lro._core.wait import WaitArgs
-    from airflow_provider_lro._core.wait import wait as steps
-    from airflow_provider_lro._runner.driver import drive_async, steady_clock
+    from airflow_provider_lro._core.wait import Start
+    from airflow_provider_lro._runner.group import WaitGroup
 
     if system not in METHODS:
         pauses = SCHEDULES[system][0](interval_of(system), random.Random(name))
@@ -230,9 +230,9 @@ async def real_wait(client: Any, system: str, name: str) -> None:
     args = WaitArgs(
         operation_name=name, interval=REAL_INTERVAL, poll_method=METHODS[system], list_parent=parent_of(system)
     )
-    clock = steady_clock()
-    outcome = await drive_async(steps(args, now=clock()), args, client, clock=clock, shared=True)
-    assert isinstance(outcome, Succeeded), outcome
+    async with WaitGroup(args, [name], [client.config]) as group:
+        await group.run(Start.FRESH)
+    assert isinstance(group.outcomes[0], Succeeded), group.outcomes
 
 
 def draw(output: Any, durations: Sequence[float], defaults: Sequence[Found]) -> None:

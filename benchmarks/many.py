@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from common import Check, Children, begin, publish, run, spread, table, verdicts
 from memory import resident
-from runner import running
+from runner import OURS, running
 
 from tests.simulator_fixture import running_simulator
 
@@ -31,7 +31,6 @@ INTERVAL = 20.0
 LIMIT = 10.0
 """KB an operation."""
 METHODS = ("get", "list")
-MANY = "airflow_provider_lro._many.ManyOperationsTrigger"
 
 
 def names_of(number: int, *, start: float, ends: tuple[float, float]) -> list[str]:
@@ -53,7 +52,7 @@ async def child(spec: dict[str, Any]) -> dict[str, Any]:
     times = {"interval": spec["interval"], "poll_method": spec["method"], "list_parent": "projects/bench"}
 
     def row(names: list[str], *, started_at: float) -> tuple[str, dict[str, Any]]:
-        return MANY, {"operation_name": names[0], "names": pack(names), "started_at": started_at, **times}
+        return OURS, {"operation_names": pack(names), "started_at": started_at, **times}
 
     async with running(spec) as triggers:
         spec["row"] = row(names_of(1, start=time.time(), ends=(0.0, 0.0)), started_at=time.time())

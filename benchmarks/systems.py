@@ -73,7 +73,7 @@ class _Bare:
         spec, gate = self._spec, self._gate
         request = pb.GetOperationRequest(name=name)
         if spec.get("fresh"):
-            bounds = Schedule(interval=spec["interval"]).bounds()
+            bounds = (window.longest for window in Schedule(interval=spec["interval"]).windows())
         else:
             bounds = iter(lambda: spec["interval"], None)
         timeout = spec.get("rpc_timeout", runner.RPC_TIMEOUT)

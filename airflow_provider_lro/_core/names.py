@@ -97,6 +97,8 @@ def unpack(text: str) -> list[str]:
         names = json.loads(zlib.decompress(base64.b64decode(text, validate=True)))
     except (TypeError, ValueError, zlib.error) as error:
         raise ValueError(f"these are not packed names ({type(error).__name__}: {error}): {text!r:.80}") from error
+    if not isinstance(names, list):
+        raise ValueError(f"these are not packed names ({type(names).__name__}, not a list): {text!r:.80}")  # noqa: TRY004
     return [check_name(name) for name in names]
 
 

@@ -63,17 +63,6 @@ class Schedule:
     multiplier: float = 2.0
     jitter: float = 0.1
 
-    def bounds(self, *, elapsed: float = 0.0) -> Iterator[float]:
-        """Yield the longest each pause may be, in seconds, without end.
-
-        Args:
-            elapsed: seconds since the wait began; the bounds that fit into them are used up and left out.
-        """
-        bound = self._first_bound(elapsed)
-        while True:
-            yield bound
-            bound = self._next_bound(bound)
-
     def windows(self, *, elapsed: float | None = None, polled: bool = False) -> Iterator[Window]:
         """Yield the pauses of a wait, without end.
 

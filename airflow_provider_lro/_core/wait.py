@@ -135,14 +135,15 @@ def wait(args: WaitArgs, *, now: float, start: Start = Start.FRESH) -> Generator
     else:
         windows = args.schedule().windows(elapsed=elapsed, polled=True)
         listed = False
-    strict = start is Start.FRESH
+    first = start is not Start.RESUME  # somebody waits for its answer: it is never a long poll
     late = 0.0
     while True:
         asked = now
-        get = _get(args, now=now, end=deadline, late=late, prompt=strict, listed=listed)
+        get = _get(args, now=now, end=deadline, late=late, prompt=first, listed=listed)
         now, value = yield get
+        strict = first and start is Start.FRESH
         outcome = reading.take(value, now=now, asked=asked, cut=get.timeout < args.rpc_timeout, strict=strict)
-        strict = False
+        first = False
         if isinstance(outcome, Cancelled) and own_cancel:
             return TimedOut(operation=outcome.operation, cancel="took effect")
         if outcome is not None:

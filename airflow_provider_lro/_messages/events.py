@@ -47,6 +47,7 @@ _LETTERS: dict[type[Any], str] = {
 _TIMED_OUT: dict[CancelEffect, str] = {"none": "T", "took effect": "K", "asked": "A", "refused": "R"}
 _EFFECTS = {letter: effect for effect, letter in _TIMED_OUT.items()}
 _DONE = {letter: kind for kind, letter in _LETTERS.items() if letter in "SFC"}
+_MAY_BE_CUT = {*_DONE, _TIMED_OUT["took effect"]}
 
 
 def event_from_outcomes(found: Sequence[Outcome | None], names: Sequence[str], *, started_at: float) -> dict[str, Any]:
@@ -111,7 +112,7 @@ def to_read_again(event: Mapping[str, Any]) -> list[int]:
     return [
         index
         for index, letter in enumerate(event["outcomes"])
-        if letter in _DONE and known.get(str(index), {"cut": True}).get("cut")
+        if letter in _MAY_BE_CUT and known.get(str(index), {"cut": True}).get("cut")
     ]
 
 
@@ -187,7 +188,7 @@ def _entries(outcome: Any, name: str, *, alone: bool) -> Iterator[dict[str, Any]
         operation["message"] = _shortened(operation.get("message", ""), longest)
         entry["cut"] = True
     else:  # an error that cannot be read again: its beginning must do
-        entry.pop("operation", None)
+        entry["cut"] = bool(entry.pop("operation", {}).get("done"))  # if a cancel has ended it, it can
         for key in ("error", "cancel_error"):
             if error := entry.get(key):
                 _cut_error(error, longest)

@@ -88,9 +88,14 @@ def merge_outcomes(known: Outcome, found: Outcome, name: str) -> Outcome:
 
 
 def _timed_out_or(known: outcomes.TimedOut, found: Outcome) -> Outcome:
-    """Return the outcome of an operation whose poll at the deadline was never sent, and that was polled since."""
+    """Return the outcome of an operation whose poll at the deadline was never sent, and that was polled since.
+
+    Or of one whose cancel took effect, and whose state did not fit into the event.
+    """
     if known.cancel == "none":
         return found
+    if known.cancel == "took effect" and not isinstance(found, outcomes.Cancelled):
+        return known
     if isinstance(found, outcomes.Cancelled):  # the trigger has asked to cancel, and waited for the effect
         return outcomes.TimedOut(operation=found.operation, cancel="took effect")
     if isinstance(found, outcomes.TimedOut):

@@ -20,14 +20,15 @@ from airflow_provider_lro._runner.telemetry import WaitTelemetry
 from airflow_provider_lro.exceptions import CredentialsError, EndpointError, LroError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 
     from airflow_provider_lro._core.args import WaitArgs
     from airflow_provider_lro._core.outcome import Outcome
-    from airflow_provider_lro._core.wait import Answer, Command
+    from airflow_provider_lro._core.wait import Command
     from airflow_provider_lro._runner.driver import WaitObserver
     from airflow_provider_lro._transport.channel import ChannelConfig
     from airflow_provider_lro._transport.client import AsyncOperationsClient
+    from airflow_provider_lro._transport.poller import AsyncPoller
 
 STEP_SIZE = 50
 """Waits that are begun, or ended, in one step of the event loop, which others need, too."""
@@ -191,7 +192,9 @@ class WaitGroup:
         remaining = self.remaining
 
         async def cancel_one(index: int) -> bool:
-            drive = self._drive(index, cancel_after_kill(now=self._clock(), within=within), shared=False)
+            poller = self._poller(index, args_for(self.args, self.names[index]), shared=False)
+            steps = cancel_after_kill(now=self._clock(), within=within)
+            drive = Drive(steps, poller, clock=self._clock, observer=self._observer)
             try:
                 await drive.run()
             finally:
@@ -220,7 +223,9 @@ class WaitGroup:
         drive = self._drives.get(index)
         if drive is None:
             args = args_for(self.args, self.names[index])
-            drive = self._drives[index] = self._drive(index, wait(args, now=self._clock(), start=start), args=args)
+            poller = self._poller(index, args)
+            steps = wait(args, now=self._clock(), start=start)
+            drive = self._drives[index] = Drive(steps, poller, clock=self._clock, observer=self._observer)
         outcome = await drive.run(to_pause=to_pause)
         if outcome is None:
             return False
@@ -231,23 +236,11 @@ class WaitGroup:
         self._take(index, outcome)
         return True
 
-    def _drive(
-        self,
-        index: int,
-        steps: Generator[Command, Answer, Any],
-        *,
-        args: WaitArgs | None = None,
-        shared: bool = True,
-    ) -> Drive[Any]:
+    def _poller(self, index: int, args: WaitArgs, *, shared: bool = True) -> AsyncPoller:
         from airflow_provider_lro._transport.poller import AsyncPoller
 
-        poller = AsyncPoller(
-            args or args_for(self.args, self.names[index]),
-            self._clients[id(self._channels[index])],
-            shared=shared,
-            max_metadata=None if self._is_single else MAX_METADATA_OF_MANY,
-        )
-        return Drive(steps, poller, clock=self._clock, observer=self._observer)
+        client = self._clients[id(self._channels[index])]
+        return AsyncPoller(args, client, shared=shared, max_metadata=None if self._is_single else MAX_METADATA_OF_MANY)
 
     async def _close_drives(self) -> None:
         while self._drives:

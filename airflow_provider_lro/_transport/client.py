@@ -183,9 +183,6 @@ class OperationsClient(_Client):
     anything is sent. Source: ``google/longrunning/operations.proto``.
     """
 
-    def __init__(self, config: ChannelConfig, *, rpc_timeout: float = DEFAULT_RPC_TIMEOUT) -> None:
-        super().__init__(config, rpc_timeout=rpc_timeout)
-
     def __enter__(self) -> Self:
         return self
 

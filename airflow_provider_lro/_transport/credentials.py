@@ -41,18 +41,10 @@ class CredentialsConfig:
 
     Compared by value, so that waits with equal credentials share a channel. The repr shows no secret.
 
-    Args:
-        key_path: path of a service-account key file (JSON).
-        keyfile: the text of one.
-        token: a bearer token, sent as it is and never refreshed.
-        given: google-auth credentials that the caller made.
-        config_file: path or text of a credential configuration: workload identity federation, external account.
-        anonymous: send no credentials at all.
-        scopes: OAuth scopes for what this provider loads itself.
-        google: what only the Google provider can make credentials of, by the names of its extras.
-        impersonation_chain: service accounts; the last is impersonated, those before it are its delegates.
-        quota_project_id: the project that quota and bills go to.
-        whose: what an error calls the credentials.
+    ``key_path`` and ``keyfile`` are a service account's key; ``token`` is sent as it is; ``given`` are google-auth's;
+    ``config_file`` is the path or the text of a credential configuration; of ``google``, by the names of its extras,
+    only the Google provider makes credentials. The last of ``impersonation_chain`` is impersonated, those before it are
+    its delegates. ``whose`` is what an error calls the credentials.
     """
 
     key_path: str | None = None

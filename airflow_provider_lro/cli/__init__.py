@@ -49,11 +49,6 @@ class Command:
     details: str
     options: tuple[Option, ...]
 
-    @property
-    def description(self) -> str:
-        """The text of its own help."""
-        return f"{self.help}.\n{self.details}"
-
 
 def get_cli_commands() -> list[CLICommand]:
     """Return the group of commands that Airflow shows as ``airflow lro``."""
@@ -63,7 +58,7 @@ def get_cli_commands() -> list[CLICommand]:
         ActionCommand(
             name=command.name,
             help=command.help,
-            description=command.description,
+            description=f"{command.help}.\n{command.details}",
             func=partial(_run, command.name, "airflow lro"),
             args=tuple(Arg(flags=option.flags, **option.keywords) for option in command.options),
             epilog=EPILOG,
@@ -81,7 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
         subparser = commands.add_parser(
             command.name,
             help=command.help,
-            description=command.description,
+            description=f"{command.help}.\n{command.details}",
             epilog=EPILOG,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )

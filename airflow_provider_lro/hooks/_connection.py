@@ -123,8 +123,8 @@ class ConnectionSettings:
             client_certificate=_pem(extra, "client_certificate"),
             client_key=_pem(extra, "client_key"),
             authority=_string(extra, "authority"),
-            max_message_mb=_whole_number(extra, "max_message_mb", default=64),
-            max_polls_per_second=_rate(extra, "max_polls_per_second"),
+            max_message_mb=_number(extra, "max_message_mb", int, what="a whole number", least=0, default=64),
+            max_polls_per_second=_number(extra, "max_polls_per_second", float, what="a number above 0", least=MIN_RATE),
         )
 
     def _credentials(self, task: TaskSettings) -> CredentialsConfig:
@@ -227,24 +227,16 @@ def _boolean(extra: Mapping[str, Any], key: str) -> bool:
     raise EndpointError(f"{key} in the connection's extra must be true or false, not {value!r}")
 
 
-def _whole_number(extra: Mapping[str, Any], key: str, *, default: int) -> int:
+def _number(
+    extra: Mapping[str, Any], key: str, kind: type[float], *, what: str, least: float, default: float | None = None
+) -> Any:
     value = extra.get(key)
     if value in (None, ""):
         return default
     try:
-        return int(value)
-    except (TypeError, ValueError):
-        raise EndpointError(f"{key} in the connection's extra must be a whole number, not {value!r}") from None
-
-
-def _rate(extra: Mapping[str, Any], key: str) -> float | None:
-    value = extra.get(key)
-    if value in (None, ""):
-        return None
-    try:
-        rate = float(value)
-    except (TypeError, ValueError):
-        rate = math.nan
-    if not is_number(rate, least=MIN_RATE):
-        raise EndpointError(f"{key} in the connection's extra must be a number above 0, not {value!r}") from None
-    return rate
+        number = kind(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not is_number(number, least=least):
+        raise EndpointError(f"{key} in the connection's extra must be {what}, not {value!r}")
+    return number

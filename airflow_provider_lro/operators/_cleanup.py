@@ -115,6 +115,8 @@ class CleanupOperator(LroOperator):
     """The act, as a participle."""
     would: ClassVar[str]
     """The kind of those that a dry run leaves alone."""
+    max_argument: ClassVar[str]
+    """The argument that says how many to act on at most; None: all."""
 
     def __init__(self, **kwargs: Any) -> None:
         dry_run = kwargs.pop("dry_run")
@@ -122,6 +124,10 @@ class CleanupOperator(LroOperator):
         self.is_dry = check_flag(dry_run, what="dry_run")  # BaseOperator has a method dry_run
         self.type_modules = ",".join(module_names(self.type_modules)) or None  # as text, which may cross to a trigger
         self._told_to_stop = False
+        most = getattr(self, self.max_argument)
+        if most is not None and not is_whole(most, least=1):
+            what = f"{self.max_argument}={most!r}"
+            raise ValueError(f"{what}, but it must be None or a whole number above 0; dry_run=True does nothing")
         check_choice(self.on_unimplemented, ("fail", "skip"), what="on_unimplemented")
         check_page_size(self.page_size)
         check_flag(self.return_partial_success, what="return_partial_success")
@@ -130,11 +136,6 @@ class CleanupOperator(LroOperator):
         path = self.time_of.strip() if isinstance(self.time_of, str) else self.time_of
         if path is not None and not (path and (isinstance(path, str) or callable(path))):
             raise ValueError(f"time_of={self.time_of!r}, but it must be None, the path of a field or a function")
-
-    @property
-    def max_acts(self) -> int | None:
-        """How many operations to act on at most; None: all."""
-        raise NotImplementedError
 
     @property
     def times(self) -> Sequence[str]:
@@ -169,7 +170,7 @@ class CleanupOperator(LroOperator):
         errors: dict[str, LroError] = {}
         with self.hook() as hook:
             found = self._find(hook, report, errors)
-            chosen = found[: self.max_acts]
+            chosen = found[: getattr(self, self.max_argument)]
             for one in found[len(chosen) :]:
                 report.add("remaining", one.name)
             unlisted = len(errors)
@@ -181,7 +182,7 @@ class CleanupOperator(LroOperator):
         self.log.info("%s", report)
         unsupported = chosen and report.counts["unimplemented"] == len(chosen)
         if errors or self._told_to_stop or unsupported:
-            self.publish(context, report)
+            self.push_result(context, report.as_json())
         if self._told_to_stop:
             raise LroError(f"told to stop: {report.counts['remaining']} operations remain")
         what, verb = ("parents and operations", f"listed or {self.verb}") if unlisted else ("operations", self.verb)
@@ -194,11 +195,6 @@ class CleanupOperator(LroOperator):
     def empty_report(self) -> Report:
         """Return a report with all kinds that there are."""
         return Report(counted=("listed", *self.counted), named=(self.would, *self.named, "unreachable"))
-
-    def publish(self, context: Context, report: Report) -> None:
-        """Leave the report as the task's XCom, where the task is not about to return it."""
-        if self.do_xcom_push:
-            context["ti"].xcom_push(key="return_value", value=report.as_json())
 
     def _find(self, hook: LongRunningOperationHook, report: Report, errors: dict[str, LroError]) -> list[Found]:
         """Return those that are old enough, the oldest first; none of a parent whose listing breaks off."""
@@ -293,12 +289,6 @@ class CleanupOperator(LroOperator):
                     report.add("refused", name, outcome)
                 # Neither is about the operation: a thousand more calls would be refused, too.
                 is_blocked = is_blocked or isinstance(outcome, CredentialsError | EndpointError)
-
-
-def check_max(value: int | None, *, what: str) -> None:
-    """Raise ValueError for a wrong number of operations to act on at most."""
-    if value is not None and not is_whole(value, least=1):
-        raise ValueError(f"{what}={value!r}, but it must be None or a whole number above 0; dry_run=True does nothing")
 
 
 def _age(value: object) -> float:

@@ -11,7 +11,7 @@ from airflow_provider_lro._core.names import unpack
 from airflow_provider_lro.exceptions import Code, LroError, OperationNotFound, OperationTimeout, UnimplementedError
 from airflow_provider_lro.operators._base import DEFAULT_DEFERRABLE, WaitOperator, arguments
 from airflow_provider_lro.operators._bulk import ask_to_cancel, raise_together, word_of
-from airflow_provider_lro.operators._cleanup import CleanupOperator, Report, check_max
+from airflow_provider_lro.operators._cleanup import CleanupOperator, Report
 from airflow_provider_lro.version_compat import AirflowTaskTimeout
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
     )
     verb = "cancelled"
     would = "would_cancel"
+    max_argument = "max_cancel"
     kinds: ClassVar[dict[str, str]] = {
         "cancelled": "cancelled",
         "succeeded": "finished",
@@ -139,15 +140,9 @@ class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**arguments(locals()))
-        check_max(max_cancel, what="max_cancel")
         check_flag(wait, what="wait")
         check_wait_timeout(self.wait_timeout)
         self.check_args()
-
-    @property
-    def max_acts(self) -> int | None:
-        """``max_cancel``."""
-        return self.max_cancel
 
     @property
     def own_timeout(self) -> float | None:
@@ -187,7 +182,7 @@ class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
             return report.as_json()
         now = time.time()
         times = {"started_at": now, "deadline": None if self.limit is None else now + self.limit}
-        self.publish(context, report)
+        self.push_result(context, report.as_json())
         args, kwargs = self.wait_args(waiting[0], **times), {"report": report.as_json(), **times}
         with self._published_on_failure(context, report), self.hook() as hook:
             outcomes = self.await_outcomes(context, hook, waiting, args, start=Start.POLL, defer_kwargs=kwargs)
@@ -228,7 +223,7 @@ class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
         try:
             yield
         except (Exception, AirflowTaskTimeout):
-            self.publish(context, report)
+            self.push_result(context, report.as_json())
             raise
 
     def _take(self, report: Report, waiting: Sequence[str], outcomes: Sequence[Outcome | None]) -> Any:
@@ -302,6 +297,7 @@ class DeleteFinishedOperationsOperator(CleanupOperator):
     named = ("deleted", "gone", "unimplemented", "refused", "unknown_age", "remaining")
     verb = "deleted"
     would = "would_delete"
+    max_argument = "max_delete"
 
     def __init__(
         self,
@@ -324,13 +320,7 @@ class DeleteFinishedOperationsOperator(CleanupOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**arguments(locals()))
-        check_max(max_delete, what="max_delete")
         check_flag(keep_failed, what="keep_failed")
-
-    @property
-    def max_acts(self) -> int | None:
-        """``max_delete``."""
-        return self.max_delete
 
     @property
     def times(self) -> Sequence[str]:

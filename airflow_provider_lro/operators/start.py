@@ -64,9 +64,7 @@ class StartOperationOperator(ResultOperator):
     :param on_cancelled: about an operation that somebody cancelled: ``"fail"`` or ``"skip"``.
     :param cancel_on_kill: ask to cancel the operation when a user marks or clears the task while it waits.
     :param require_result: fail when the operation is done with neither response nor error.
-    :param response_type: the type that the response must be of: import path (``google.cloud.dataplex_v1.types.Lake``,
-        ``module:Class``), full name (``google.cloud.dataplex.v1.Lake``), or a class, protobuf or proto-plus. Airflow
-        cannot store a class in the DAG's ``default_args``, nor for a mapped task: there only a text will do.
+    :param response_type: the type that the response must be of: import path, full name or class, as for the sensor.
     :param metadata_type: the type of the metadata, likewise, so that its progress can be read; no other is refused.
     :param type_modules: module paths to import, so that responses and metadata of their types can be unpacked.
     :param initial_delay: seconds (or timedelta) between the first poll and the second.

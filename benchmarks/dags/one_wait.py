@@ -1,4 +1,4 @@
-"""The DAGs of one_wait.py: the same wait, four ways."""
+"""The DAGs of one_wait.py: the same wait, three ways."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ WAYS: dict[str, dict[str, Any]] = {
     "blocking": {},
     "deferred": {"deferrable": True},
     "ends_in_triggerer": {"deferrable": True, "end_from_trigger": True},
-    "no_worker": {"deferrable": True, "start_from_trigger": True, "end_from_trigger": True},
 }
 
 for way, arguments in WAYS.items():

@@ -9,10 +9,9 @@ import os
 from datetime import UTC, datetime
 from typing import Any
 
-from airflow.providers.common.compat.sdk import DAG
+from airflow.providers.common.compat.sdk import DAG, BaseOperator
 from airflow.providers.standard.sensors.date_time import DateTimeSensorAsync
-
-from airflow_provider_lro.sensors import LongRunningOperationSensor
+from airflow.triggers.base import StartTriggerArgs
 
 TASKS = int(os.environ.get("LRO_BENCH_TASKS", "0"))
 
@@ -22,14 +21,30 @@ options: dict[str, Any] = {
     "max_active_tasks": 1000 * TASKS,
 }
 
+
+class Wait(BaseOperator):
+    """A wait that the scheduler defers: our sensor's would begin on a worker."""
+
+    start_from_trigger = True
+
+    def __init__(self, *, operation_name: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.start_trigger_args = StartTriggerArgs(
+            trigger_cls="airflow_provider_lro.triggers.LongRunningOperationTrigger",
+            trigger_kwargs={"operation_name": operation_name},
+            next_method="execute_complete",
+            next_kwargs=None,
+            timeout=None,
+        )
+
+    def execute_complete(self, context: Any, event: Any = None) -> None:
+        """Do nothing: the service's operations never end."""
+
+
 with DAG("ours", schedule=None, **options):
     for number in range(TASKS):
-        LongRunningOperationSensor(
-            task_id=f"wait_{number}",
-            operation_name=f"projects/bench/locations/us-central1/operations/{{{{ run_id }}}}-{number}",
-            deferrable=True,
-            start_from_trigger=True,
-        )
+        name = f"projects/bench/locations/us-central1/operations/{number}"
+        Wait(task_id=f"wait_{number}", operation_name=name)
 
 with DAG("idle", schedule=None, **options):
     for number in range(TASKS):

@@ -1,4 +1,4 @@
-"""What tests ask of an Airflow that runs."""
+"""Commands and questions of tests to an Airflow that runs."""
 
 from __future__ import annotations
 

@@ -304,7 +304,7 @@ def test_row_is_plain_and_stable() -> None:
 
 
 @needs_watchers
-async def test_memory_belongs_to_what_is_watched() -> None:
+async def test_store_belongs_to_what_is_watched() -> None:
     """Another interval keeps it; another parent, filter, connection or choice of outcomes has its own."""
 
     class Store(dict[str, Any]):

@@ -124,7 +124,7 @@ def test_dry_run_only_reads(fake: FakeService) -> None:
 
 
 def test_oldest_first_and_the_rest_remains(fake: FakeService) -> None:
-    """With max_cancel the oldest are asked; what is left over is reported, in the order in which it would follow."""
+    """With max_cancel the oldest are asked; those that remain are reported, in the order in which they would follow."""
     ages = {fake.add(f"o{age}", age=age * HOUR): age for age in (3, 9, 5, 7)}
     by_age = sorted(ages, key=lambda name: -ages[name])
     report = run(canceller(max_cancel=2)).result
@@ -208,7 +208,7 @@ def test_listing_is_as_given(fake: FakeService) -> None:
 
 @pytest.mark.parametrize("blank", ["", " ", "\n"])
 def test_an_operation_without_a_name(fake: FakeService, blank: str) -> None:
-    """What cannot be asked for is left alone, and ends no sweep half done."""
+    """It cannot be asked for, so it is left alone; all others are cleaned up."""
     fake.operations[fake.add("blank", age=3 * HOUR)].name = blank
     stale = fake.add("stale", age=2 * HOUR)
     report = run(canceller()).result
@@ -221,10 +221,10 @@ def test_texts_of_the_service_are_bounded_in_the_log(fake: FakeService, monkeypa
         odd = fake.operations[fake.add(f"o{number}")]
         odd.metadata.type_url = f"type.googleapis.com/x{number}\n[ERROR] forged{'x' * 1000}"
     fake.unreachable = ["a\n[ERROR] forged", *("y" * 1000 for _ in range(1000))]
-    sweeping = canceller(return_partial_success=True)
+    cleaning = canceller(return_partial_success=True)
     lines: list[str] = []
-    monkeypatch.setattr(type(sweeping), "log", Log(lines))
-    run(sweeping)
+    monkeypatch.setattr(type(cleaning), "log", Log(lines))
+    run(cleaning)
     lines = [line for line in lines if "left alone" in line or "not reached" in line]
     assert len(lines) == 2
     assert all("\n" not in line and "forged" in line and len(line) < 5000 for line in lines)
@@ -314,7 +314,7 @@ def test_a_service_that_cannot(fake: FakeService, make: Callable[..., Any]) -> N
 
 
 def test_a_parent_that_cannot_be_listed(fake: FakeService) -> None:
-    """The others are swept, then the task fails; a listing that breaks off is not acted on."""
+    """The others are cleaned up, then the task fails; a listing that breaks off is not acted on."""
     old = fake.add("old", age=2 * HOUR)
     fake.faults["ListOperations", "projects/q"] = (grpc.StatusCode.PERMISSION_DENIED, "not yours")
     with pytest.raises(OperationsFailed, match="1 of 2 parents and operations") as raised:
@@ -334,7 +334,7 @@ def test_a_parent_that_cannot_be_listed(fake: FakeService) -> None:
 
 
 def test_refused_credentials_stop_it(fake: FakeService) -> None:
-    """Nobody knocks a thousand times where he is not let in; what was not tried is left over."""
+    """A thousand more calls would be refused, too; those that were not tried remain."""
     for number in range(200):
         fake.add(f"o{number}", age=2 * HOUR)
     fake.faults["GetOperation", ""] = (grpc.StatusCode.UNAUTHENTICATED, "who are you")
@@ -408,7 +408,7 @@ def test_an_execution_timeout_begins_nothing_new(fake: FakeService, moment: int)
     assert moment <= asked <= min(300, moment + 2 * 32)
 
 
-# ── waiting for the truth ──
+# ── waiting for the outcomes ──
 
 _parents = count()
 
@@ -433,7 +433,7 @@ def start(simulator: Simulator) -> Callable[..., str]:
 
 
 @WAYS
-def test_waits_for_the_truth(start: Any, simulator: Simulator, deferrable: bool) -> None:
+def test_waits_for_the_outcomes(start: Any, simulator: Simulator, deferrable: bool) -> None:
     """Cancelled, or finished in spite of the cancel: what each came to is what is reported."""
     in_a_moment = time.time() - 2 * HOUR
     cancelled = [start(cancel_delay=delay) for delay in (0.1, 0.5, 0.2)]
@@ -581,7 +581,7 @@ def test_nothing_is_made_up_without_the_report(start: Any) -> None:
 
 
 def test_airflow_timeout_polls_once(start: Any) -> None:
-    """Where no triggerer told anything in time, the worker looks itself: done is done, else it is a timeout."""
+    """Where no triggerer has reported in time, the worker polls: done is done, else it is a timeout."""
     start(cancel_delay=0.1)
     ti = FakeTaskInstance()
     operator = canceller(parent=start.parent, wait=True, deferrable=True)
@@ -757,7 +757,7 @@ def test_in_a_real_airflow(airflow: AirflowStack, service: Simulator) -> None:
 
 
 def test_failures_are_kept_that_a_listing_does_not_tell(fake: FakeService) -> None:
-    """Some services list less of an operation than they give of it singly; what cannot be read is not deleted."""
+    """Some services list less of an operation than Get gives; one that cannot be read is not deleted."""
     fake.lists_results = False
     failed = fake.add("failed", ended=2 * HOUR, error=9)
     cancelled = fake.add("cancelled", ended=2 * HOUR, error=1)

@@ -27,11 +27,11 @@ from airflow_provider_lro.operation import Operation, OperationsClient
 from airflow_provider_lro.operators import StartOperationOperator
 from airflow_provider_lro.operators.start import endpoint_of
 from airflow_provider_lro.simulator import SimulatorClient
-from airflow_provider_lro.version_compat import AIRFLOW_2, AirflowTaskTerminated
+from airflow_provider_lro.version_compat import AIRFLOW_VERSION, AirflowTaskTerminated
 from tests.airflow.worker import FakeStore, FakeTaskInstance, run
 from tests.plus import Lake
 
-if AIRFLOW_2:
+if AIRFLOW_VERSION.startswith("2."):
     from airflow.serialization.serialized_objects import SerializedDAG as Serialization
 else:
     from airflow.serialization.serialized_objects import DagSerialization as Serialization

@@ -1,4 +1,4 @@
-"""Tasks that are killed, cleared, stopped or take too long, in a real Airflow: what their operations hear of it."""
+"""Tasks that are killed, cleared, stopped or take too long, in a real Airflow: the effect on their operations."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ from airflow_provider_lro.exceptions import (
     OperationTimeout,
     RpcError,
 )
-from airflow_provider_lro.operators import _base
+from airflow_provider_lro.operators import CancelOperationOperator, _base
 from airflow_provider_lro.operators._base import FinalResultGone
 from airflow_provider_lro.sensors import LongRunningOperationSensor
 from airflow_provider_lro.simulator import operation_name
@@ -282,7 +282,7 @@ def test_failures_come_together(mode: dict[str, Any], name: Callable[..., str]) 
 
 
 def test_operation_that_could_not_be_reached_may_be_retried(mode: dict[str, Any], name: Callable[..., str]) -> None:
-    """One operation of which nothing is known makes a retry worth it, and is no reason to skip."""
+    """One operation of which nothing is known makes a retry worth it, and is not a reason to skip."""
     names = [name(duration=0.1, outcome="fail"), name(duration=0.1, fault="7*forever", fault_after=1)]
     names = names if "deferrable" in mode else [names[0], name(fault="7*forever")]
     error = failure(sensor(names, soft_fail=True, **mode))
@@ -330,6 +330,28 @@ def test_text_of_many_failures_is_short(mode: dict[str, Any], name: Callable[...
     assert "… and 280 more" in str(error)
 
 
+@pytest.mark.parametrize("deferrable", [True, False], ids=["deferrable", "on the worker"])
+def test_cancels_and_their_errors_come_together(name: Callable[..., str], deferrable: bool) -> None:
+    """All are asked, and waited for, before the errors are raised; the XCom has what became of each."""
+    names = {
+        "cancelled": name(outcome="never"),
+        "refused": name(outcome="never", unimplemented="cancel"),
+        "late": name(outcome="never", cancel="ignore"),
+        "succeeded": name(duration=0),
+    }
+    how = {"interval": 0.1, "initial_delay": 0.1, "wait_timeout": 1.0, "deferrable": deferrable}
+    ti = FakeTaskInstance()
+    with pytest.raises(OperationsFailed, match="2 of 4 operations could not be cancelled") as raised:
+        run(CancelOperationOperator(task_id="cancel", operation_name=[*names.values()], wait=True, **how), ti=ti)
+    errors = raised.value.errors
+    assert {each: error.code for each, error in errors.items()} == {names["refused"]: 12, names["late"]: 4}
+    cancelled, refused, late, succeeded = ti.xcoms["return_value"]
+    assert cancelled == {"name": names["cancelled"], "asked": True, "outcome": "cancelled"}
+    assert (refused["name"], refused["error"]["code"]) == (names["refused"], 12)
+    assert (late["asked"], late["outcome"], late["error"]["code"]) == (True, "timed_out", 4)
+    assert succeeded == {"name": names["succeeded"], "asked": False, "outcome": "succeeded"}
+
+
 # Time
 
 
@@ -348,7 +370,7 @@ def test_timeout_names_those_that_are_not_done(mode: dict[str, Any], name: Calla
 def test_on_timeout_cancels_all_that_are_left(
     mode: dict[str, Any], name: Callable[..., str], simulator: Simulator
 ) -> None:
-    """Each operation that runs at the timeout is asked to cancel, a few at a time, and the truth is waited for."""
+    """Each operation that runs at the timeout is asked to cancel, a few at a time, and its end is waited for."""
     names = [name(outcome="never") for _ in range(100)] + [name(duration=0.1)]
     error = failure(sensor(names, timeout=1.5, on_timeout="cancel", wait_for=99, **mode))
     assert len(error.errors) == 100
@@ -581,7 +603,7 @@ async def test_kill_cancels_what_is_not_done(
 
 
 async def test_second_cancel_leaves_no_wait_behind() -> None:
-    """Those whose turn to be cancelled had not come are cancelled, too, though nobody waits for them any more."""
+    """The waits that were not cancelled yet are, too, though nobody waits for them any more."""
     ended = 0
 
     async def act(index: int) -> bool:
@@ -813,7 +835,7 @@ def test_parent_that_a_template_has_spoiled(simulator: Simulator, rendered: Any,
 
 
 def test_mapping_that_contains_itself_has_no_name() -> None:
-    """It is a clear error, at any depth; one in one is none."""
+    """It is a clear error, at any depth; one mapping in another is not."""
     endless: dict[str, Any] = {}
     endless["name"] = endless
     with pytest.raises(ValueError, match="a mapping whose 'name' is a mapping"):

@@ -23,7 +23,7 @@ from airflow_provider_lro.hooks import LongRunningOperationHook
 from airflow_provider_lro.links import XCOM_KEY, OperationLink
 from airflow_provider_lro.operators import _base
 from airflow_provider_lro.sensors import LongRunningOperationSensor
-from airflow_provider_lro.version_compat import AIRFLOW_2, AirflowTaskTerminated
+from airflow_provider_lro.version_compat import AIRFLOW_VERSION, AirflowTaskTerminated
 from tests.airflow.telemetry import LOOPBACK, StatsD
 from tests.airflow.worker import FakeTaskInstance, run
 
@@ -142,7 +142,7 @@ def test_link_that_cannot_be_written_costs_no_wait(name: Callable[..., str]) -> 
 
 
 @pytest.mark.usefixtures("template")
-@pytest.mark.skipif(AIRFLOW_2, reason="Airflow 2 reads a link by way of the backend")
+@pytest.mark.skipif(AIRFLOW_VERSION.startswith("2."), reason="Airflow 2 reads a link by way of the backend")
 def test_link_goes_past_a_backend_of_xcoms(name: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Airflow 3 shows what the database has: a backend that keeps values elsewhere would be shown its address."""
     written: dict[str, Any] = {}
@@ -170,7 +170,7 @@ def test_link_goes_past_a_backend_of_xcoms(name: Callable[..., str], monkeypatch
 def test_kill_and_timeout_are_heeded_while_the_link_is_written(
     name: Callable[..., str], simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What Airflow raises out of a signal handler then is what it is later: a look at the operation, or its cancel."""
+    """A signal of Airflow's then does what it does later: the operation is polled for the last time, or cancelled."""
     assert run(sensor(name(duration=0), deferrable=False), ti=Refusing(AirflowTaskTimeout("over"))).result
     operation = name(outcome="never")
     monkeypatch.setattr(_base, "state_of", lambda _: "failed")
@@ -216,7 +216,7 @@ def test_test_connection_knows_templates(simulator: Simulator, monkeypatch: pyte
 
 def test_link_survives_airflows_serialization() -> None:
     """The webserver finds the link of a task, mapped or not, in what the database has of its DAG."""
-    if AIRFLOW_2:
+    if AIRFLOW_VERSION.startswith("2."):
         from airflow.serialization.serialized_objects import SerializedDAG as Serialization
     else:
         from airflow.serialization.serialized_objects import DagSerialization as Serialization
@@ -271,7 +271,7 @@ def in_a_process_of_its_own(statsd: StatsD, ran: list[dict[str, Any]], together:
 
 
 def test_metrics_reach_a_real_statsd(name: Callable[..., str], simulator: Simulator, statsd: StatsD) -> None:
-    """Every poll, error and delay of workers and triggers is told once, with what tags say and no operation's name."""
+    """Every poll, error and delay of workers and triggers is counted once; tags hold no operation's name."""
     deferred, polled = name(duration=0.3), name(duration=0.3)
     ran = [
         {"operation_name": deferred, "deferrable": True, "initial_delay": 0.1},
@@ -320,7 +320,7 @@ def test_metrics_reach_a_real_statsd(name: Callable[..., str], simulator: Simula
     ]
     assert all(250 <= value < 20_000 for value in durations), durations
     gauges = {metric: value for metric, _, value, _ in received if metric in ("lro.waits", "lro.channels")}
-    assert gauges == {"lro.waits": 0, "lro.channels": 0}, "the last that is told, when no wait is left"
+    assert gauges == {"lro.waits": 0, "lro.channels": 0}, "the last that is sent, when no wait is left"
     assert max(value for metric, _, value, _ in received if metric == "lro.waits") >= 7
     assert "operations/" not in statsd.text
     assert "simulations" not in statsd.text
@@ -328,34 +328,34 @@ def test_metrics_reach_a_real_statsd(name: Callable[..., str], simulator: Simula
 
 @pytest.mark.parametrize("room", [10**6, 10], ids=["all in the event", "read again"])
 @pytest.mark.parametrize("deferrable", [True, False])
-def test_many_are_told_as_well(
+def test_many_are_counted_as_well(
     name: Callable[..., str], simulator: Simulator, monkeypatch: pytest.MonkeyPatch, deferrable: bool, room: int
 ) -> None:
     """Each wait that has ended once, by whatever process, and every poll; the gauges are a triggerer's."""
-    told: list[Any] = []
+    sent: list[Any] = []
     monkeypatch.setattr(telemetry, "metrics_are_on", lambda: True)
-    monkeypatch.setattr(telemetry, "_send", told.extend)
+    monkeypatch.setattr(telemetry, "_send", sent.extend)
     monkeypatch.setattr(events, "MAX_EVENT", room)
     names = [name(duration=0), name(duration=0.3), name(duration=0.3, outcome="cancelled")]
     with pytest.raises(OperationsFailed):
         run(sensor(names, initial_delay=0.1, deferrable=deferrable))
     sums = Counter[str]()
-    for _, metric, value, tags in told:
+    for _, metric, value, tags in sent:
         assert tags.get("endpoint", "") in ("", endpoint_tag(simulator.endpoint))
         sums[f"{metric} {tags['outcome']}" if "outcome" in tags else metric] += value
-    # The first look ends with the first answer that says "not done"; the other's poll may be on its way then.
+    # The first polls end with the first answer that says "not done"; the other's poll may be on its way then.
     given_up = sums["lro.polls"] - sum(len(simulator.calls("GetOperation", each)) for each in names)
     assert given_up in (0, 1)
     assert (sums["lro.waits_ended succeeded"], sums["lro.waits_ended cancelled"]) == (2, 1)
-    assert any(metric == "lro.waits" for _, metric, *_ in told) == deferrable
+    assert any(metric == "lro.waits" for _, metric, *_ in sent) == deferrable
 
 
 @pytest.mark.usefixtures("template")
 def test_result_that_is_read_again_is_no_second_wait(
     name: Callable[..., str], simulator: Simulator, spans: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Too large for the event, it is polled on the worker: that poll is told, and nothing else."""
-    told: list[Any] = []
+    """Too large for the event, it is polled on the worker: that poll is counted, and nothing else."""
+    sent: list[Any] = []
     links: list[str] = []
 
     class Listening(FakeTaskInstance):
@@ -363,14 +363,14 @@ def test_result_that_is_read_again_is_no_second_wait(
             links.append(key)
 
     monkeypatch.setattr(telemetry, "metrics_are_on", lambda: True)
-    monkeypatch.setattr(telemetry, "_send", told.extend)
+    monkeypatch.setattr(telemetry, "_send", sent.extend)
     monkeypatch.setattr(events, "MAX_EVENT", 10)
     operation = name(duration=0.2, response={"rows": 3})
     ran = run(sensor(operation, initial_delay=0.1), ti=Listening())
     assert ran.result == {"rows": 3.0}
     assert (ran.events[0]["outcomes"], ran.events[0]["known"]) == ("S", {})
     sums = Counter[str]()
-    for _, metric, value, _ in told:
+    for _, metric, value, _ in sent:
         sums[metric] += value
     assert sums["lro.polls"] == len(simulator.calls("GetOperation", operation))
     assert sums["lro.waits_ended"] == 1

@@ -43,7 +43,7 @@ def cancel(operation_name: Any, **kwargs: Any) -> Any:
 
 
 def test_cancel_asks_once_and_does_not_wait(name: Callable[..., str], simulator: Simulator) -> None:
-    """Success means "asked"; nobody polls for what comes of it."""
+    """Success means "asked"; the operation is not polled afterwards."""
     operation = name(outcome="never", cancel_delay=30)
     assert cancel(operation).result == {"name": operation, "asked": True, "outcome": "running"}
     assert len(simulator.calls("CancelOperation", operation)) == 1
@@ -72,10 +72,10 @@ def test_cancel_leaves_what_is_done_alone(
         ({"duration": 0.4, "cancel": "ignore", "outcome": "fail"}, "failed"),
     ],
 )
-def test_cancel_waits_for_the_truth(
+def test_cancel_waits_for_the_outcome(
     name: Callable[..., str], script: dict[str, Any], outcome: str, deferrable: bool
 ) -> None:
-    """Whatever became of the operation in spite of the cancel is what is reported."""
+    """The operation's own outcome is reported, whatever the cancel was to do."""
     operation = name(**script)
     waited = cancel(operation, wait=True, deferrable=deferrable)
     assert waited.result == {"name": operation, "asked": True, "outcome": outcome}
@@ -173,7 +173,7 @@ def test_cancel_wait_survives_dropped_arguments(name: Callable[..., str]) -> Non
 
 
 def test_airflow_timeout_of_a_cancel_polls_once(name: Callable[..., str]) -> None:
-    """Where no triggerer told anything in time, the worker looks itself: done is done, else it is a timeout."""
+    """Where no triggerer has reported in time, the worker polls: done is done, else it is a timeout."""
     done = CancelOperationOperator(task_id="c", operation_name=name(duration=0), wait=True, wait_timeout=1)
     context = {"ti": FakeTaskInstance()}
     assert done.resume_execution("__fail__", {"error": "Trigger timeout"}, context)["outcome"] == "succeeded"

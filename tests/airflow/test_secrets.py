@@ -43,7 +43,7 @@ pytestmark = [
 DAG_ID = "audited"
 LOOPBACK = "127.0.0.1"
 SHOWN = 40
-"""How much of a secret counts as a leak: its first characters, or those of any line of a PEM body."""
+"""Characters of a secret that count as a leak: its first characters, or those of any line of a PEM body."""
 
 SUCCEED = {"bearer", "service_account", "configuration", "mutual_tls", "cancels", "leaks"}
 FAIL = {
@@ -53,8 +53,8 @@ FAIL = {
     "cancel_refused": "UNAUTHENTICATED",
     "invalid_grant": "invalid_grant",
     "invalid_grant_later": "invalid_grant",
-    "unusable_key": "is no usable service-account key",
-    "unusable_configuration": "is no usable credential configuration",
+    "unusable_key": "is not a usable service-account key",
+    "unusable_configuration": "is not a usable credential configuration",
     "unusable_client_key": "client_key",
     "unusable_token": "no header can carry",
     "client_secret": "",  # with or without the Google provider
@@ -283,7 +283,7 @@ def connections(
 
 @dataclass(frozen=True)
 class Audited:
-    """What was found after one run of the DAG; the canary that was planted apart."""
+    """The findings after one run of the DAG; those of the canary that was planted apart."""
 
     expected: Mapping[str, str]
     states: Mapping[str, str | None]

@@ -487,7 +487,7 @@ def test_nonsense_is_refused_as_the_dag_is_read(wrong: dict[str, Any]) -> None:
 def test_name_that_does_not_tell_what_to_list_is_waited_for(
     fake: FakeService, ti: FakeTaskInstance, made: str, deferrable: bool
 ) -> None:
-    """Only the start tells it, so it is too late for an error: the operation is asked for singly."""
+    """Only the start tells it, so it is too late for an error: the operation is polled by itself."""
 
     class Starting(StartOperationOperator):
         def start(self, context: Any) -> str:

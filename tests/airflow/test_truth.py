@@ -1,8 +1,8 @@
-"""One truth: a wait on the worker and a deferred one tell the same of every outcome, down to the fields of its error.
+"""A wait on the worker and a deferred one give the same result for every outcome, down to the fields of its error.
 
 Each row says what must come of an operation. It is run twice, each time with an operation of its own that differs in
-nothing but its id: on the worker, and through a trigger whose row and event cross as JSON. What came is compared whole,
-after the name and the times are taken out. The rows run side by side, a test each.
+nothing but its id: on the worker, and through a trigger whose row and event cross as JSON. The results are compared
+whole, after the name and the times are taken out. The rows run side by side, a test each.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from airflow.providers.common.compat.sdk import AirflowSkipException, AirflowTas
 from google.longrunning import operations_proto_pb2 as pb
 from google.protobuf import struct_pb2
 
+from airflow_provider_lro._runner.worker import WakeEvent
 from airflow_provider_lro.exceptions import (
     Code,
     CredentialsError,
@@ -41,7 +42,7 @@ from airflow_provider_lro.exceptions import (
     UnimplementedError,
 )
 from airflow_provider_lro.hooks import LongRunningOperationHook
-from airflow_provider_lro.operators.start import StartOperationOperator
+from airflow_provider_lro.operators import StartOperationOperator
 from airflow_provider_lro.sensors import LongRunningOperationSensor
 from airflow_provider_lro.simulator import operation_name
 from airflow_provider_lro.simulator.script import DETAILS
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
 
 CONNECTION, NARROW_CONNECTION = "lro_truth", "lro_truth_narrow"
 AT_ONCE = 16
-"""How many waits run at the same time."""
+"""Waits that run at the same time."""
 INTERVAL = 0.1
 DURATION = 0.3
 """Seconds of an operation, if its row says nothing else: the first poll finds it running."""
@@ -91,7 +92,7 @@ Part: TypeAlias = "dict[str, Any]"
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One outcome, and what must come of it in both paths.
+    """One outcome, and the result that it must have in both paths.
 
     Attributes:
         title: The name of the test.
@@ -271,7 +272,7 @@ def timeouts() -> Iterator[Row]:
     yield Row(title="execution_timeout, cancelled", options={**ONE_TRY, **cancels}, says="is cancelled", **over)
 
 
-def broken_calls() -> Iterator[Row]:
+def failed_calls() -> Iterator[Row]:
     """Operations that cannot be reached."""
     for code, kind in (
         (Code.PERMISSION_DENIED, RpcError),
@@ -322,7 +323,7 @@ def skips() -> Iterator[Row]:
     yield Row(title="never_fail, more than max_message_mb", says="max_message_mb", **narrow, **flags, **soft)
 
 
-ROWS = [*successes(), *failures(), *timeouts(), *broken_calls(), *skips()]
+ROWS = [*successes(), *failures(), *timeouts(), *failed_calls(), *skips()]
 
 
 # ── running them ──
@@ -354,21 +355,21 @@ class BigOperations(grpc.GenericRpcHandler):
         return operation
 
 
-class Alarm:
+class Alarm(WakeEvent):
     """Airflow's alarm of `execution_timeout` on a worker, which no thread but the first can have.
 
-    It stands in for the operator's kill switch, as it comes in a pause of the wait.
+    It stands in for the operator's wake event, as it comes in a pause of the wait.
     """
 
     def __init__(self, seconds: float) -> None:
+        super().__init__()
         self._at = time.monotonic() + seconds
 
     def wait(self, seconds: float) -> bool:
-        left = self._at - time.monotonic()
-        time.sleep(max(0.0, min(seconds, left)))
-        if seconds >= left:
+        is_set = super().wait(max(0.0, min(seconds, self._at - time.monotonic())))
+        if time.monotonic() >= self._at:
             raise AirflowTaskTimeout("Timeout, PID: 1")
-        return False
+        return is_set
 
 
 class Start(StartOperationOperator):
@@ -390,7 +391,7 @@ def task(row: Row, kind: str, name: str, **options: Any) -> Any:
     return Start(started=name, interval=options.pop("poke_interval"), wait_timeout=row.timeout, **options)
 
 
-class Workshop:
+class Runner:
     """Runs the tasks in threads, as workers would, and their triggers in one event loop, as a triggerer would."""
 
     def __init__(self, simulator: Simulator, big: str) -> None:
@@ -429,7 +430,7 @@ class Workshop:
         # Airflow 2.11 lets no thread but the first call an operator's execute.
         operator.execute = partial(inspect.unwrap(type(operator).execute), operator)
         if operator.execution_timeout is not None and path == WORKER:
-            operator._kill_switch = Alarm(operator.execution_timeout.total_seconds())
+            operator._wake = Alarm(operator.execution_timeout.total_seconds())
         others = threading.Thread(target=self._meanwhile, args=(row, name), daemon=True)
         others.start()
         came = Came(name=name, operation_id=operation_id)
@@ -450,12 +451,12 @@ class Workshop:
         row.meanwhile(name)
 
 
-# ── what came, and what of it is compared ──
+# ── the results, and their comparison ──
 
 
 @dataclass
 class Came:
-    """What came of one task: its result or its error."""
+    """The end of one task: its result or its error."""
 
     name: str
     operation_id: str
@@ -468,12 +469,12 @@ class Came:
         """Count a deferral."""
         self.deferrals += 1
 
-    def truth(self) -> dict[str, Any]:
+    def comparable(self) -> dict[str, Any]:
         """Return all of it as JSON, without what is of this one run."""
         seen: dict[str, Any] = {"xcom": self.result, "left in the store": self.store.values}
-        seen |= {"error": None} if self.error is None else told_by(self.error)
+        seen |= {"error": None} if self.error is None else fields_of(self.error)
         if self.error is not None and self.error.__cause__ is not None:
-            seen |= {f"cause's {part}": value for part, value in told_by(self.error.__cause__).items()}
+            seen |= {f"cause's {part}": value for part, value in fields_of(self.error.__cause__).items()}
         return {part: self._without_times(value) for part, value in seen.items()}
 
     def _without_times(self, value: Any) -> Any:
@@ -498,20 +499,20 @@ NOT_COMPARED = {
 """Patterns of the times of one run."""
 
 
-def told_by(error: BaseException) -> dict[str, Any]:
+def fields_of(error: BaseException) -> dict[str, Any]:
     """Return all that an error says: its class, its text, and each field with the type of its value."""
     kind = type(error)
     # The two that are on the class while they say nothing.
     fields = {name: getattr(error, name) for name in ("retry_after", "permanent") if hasattr(error, name)}
     fields |= vars(error)
-    told = {"error": f"{kind.__module__}.{kind.__qualname__}", "text": str(error)}
+    found = {"error": f"{kind.__module__}.{kind.__qualname__}", "text": str(error)}
     for name, value in fields.items():
-        told |= {name: value, f"{name}'s type": type(value).__name__}
-    return told
+        found |= {name: value, f"{name}'s type": type(value).__name__}
+    return found
 
 
 def assert_right(came: Came, row: Row, *, deferred: bool) -> None:
-    """Assert that what came is what the row says, so that two paths that lie alike do not pass."""
+    """Assert that the result is the row's, so that two paths with the same fault do not pass."""
     assert came.deferrals == int(deferred)
     if row.error is None:
         if came.error is not None:
@@ -543,22 +544,22 @@ def big_operations() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def came(request: pytest.FixtureRequest, simulator: Simulator) -> Iterator[Callable[[Row, str], list[Came]]]:
-    """Run the rows of all selected tests, side by side; the function gives what came of one, in both paths."""
+    """Run the rows of all selected tests, side by side; the function gives the results of one, in both paths."""
     selected = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
     pairs = [(params["row"], params["kind"]) for params in selected if isinstance(params.get("row"), Row)]
     with pytest.MonkeyPatch.context() as patch, big_operations() as big:
         for conn_id, extra in {CONNECTION: {}, NARROW_CONNECTION: {"max_message_mb": 1}}.items():
             stored = {"conn_type": "lro", "host": simulator.endpoint, "extra": {"insecure": True, **extra}}
             patch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(stored))
-        workshop = Workshop(simulator, big)
-        patch.setattr(worker, "fire", workshop.fire)
-        running = {(id(row), kind): [workshop.submit(row, kind, path) for path in PATHS] for row, kind in pairs}
+        runner = Runner(simulator, big)
+        patch.setattr(worker, "fire", runner.fire)
+        running = {(id(row), kind): [runner.submit(row, kind, path) for path in PATHS] for row, kind in pairs}
         try:
             # Else what they log would come between two tests, where pytest does not catch it.
             wait(itertools.chain(*running.values()), timeout=HUNG)
             yield lambda row, kind: [future.result(HUNG) for future in running[id(row), kind]]
         finally:
-            workshop.close()
+            runner.close()
 
 
 def params() -> Iterator[Any]:
@@ -569,11 +570,11 @@ def params() -> Iterator[Any]:
 
 @pytest.mark.timeout(2 * HUNG)
 @pytest.mark.parametrize(("row", "kind"), list(params()))
-def test_both_paths_tell_the_same_truth(row: Row, kind: str, came: Callable[[Row, str], list[Came]]) -> None:
+def test_both_paths_give_the_same_result(row: Row, kind: str, came: Callable[[Row, str], list[Came]]) -> None:
     """XCom, class, text and fields of the error do not depend on where an operation is waited for."""
     on_worker, deferred = came(row, kind)
     assert_right(on_worker, row, deferred=False)
     assert_right(deferred, row, deferred=not row.at_once)
-    expected, actual = on_worker.truth(), deferred.truth()
+    expected, actual = on_worker.comparable(), deferred.comparable()
     different = {part for part in {*expected, *actual} if expected.get(part) != actual.get(part)}
     assert different == set(row.unlike), {part: (expected.get(part), actual.get(part)) for part in different}

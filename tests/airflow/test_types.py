@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, TaskDeferred
-from airflow.triggers.base import TaskSuccessEvent
 from google.longrunning import operations_proto_pb2 as pb
 
-from airflow_provider_lro._from_trigger import AIRFLOW
 from airflow_provider_lro.exceptions import OperationFailed, OperationTimeout, PayloadTypeError
-from airflow_provider_lro.operators.start import StartOperationOperator
+from airflow_provider_lro.operators import StartOperationOperator
 from airflow_provider_lro.sensors import LongRunningOperationSensor
 from tests.airflow import worker
 from tests.airflow.running import tasks
-from tests.airflow.test_from_trigger import XComs, fire, xcoms  # noqa: F401  (a fixture)
+from tests.airflow.test_end_from_trigger import CAN_END, SINCE_3_3, XComs, fire, xcoms  # noqa: F401  (a fixture)
 from tests.airflow.worker import FakeStore, FakeTaskInstance, run
 from tests.grpc.conftest import serve  # noqa: F401  (a fixture)
 from tests.late_types import LateModule, late_module
@@ -33,10 +31,11 @@ if TYPE_CHECKING:
     from tests.grpc.conftest import FakeServer
     from tests.simulator_fixture import Simulator
 
-SINCE_3_3 = pytest.mark.skipif(AIRFLOW < (3, 3), reason="needs Airflow 3.3")
 WAYS = pytest.mark.parametrize("deferrable", [True, False], ids=["deferrable", "on the worker"])
+TRIGGER = "airflow_provider_lro.triggers.LongRunningOperationTrigger"
+ROW = {"operation_name": "operations/fill", "lro_conn_id": "late", "interval": 0.1}
 VERBS = ["plan", "plan", "dig", "fill", "fill", "plan"]
-"""What the metadata says, poll by poll; then the operation is done."""
+"""The verbs of the metadata, poll by poll; then the operation is done."""
 
 
 @pytest.fixture
@@ -148,8 +147,8 @@ def test_type_that_is_not_there_is_known_before_anything_happens(
 @pytest.mark.parametrize(
     "kwargs", [{"response_type": 5}, {"metadata_type": ""}, {"type_modules": 5}, {"type_modules": [5]}], ids=str
 )
-def test_what_is_no_type_at_all_is_refused_at_parse_time(kwargs: dict[str, Any]) -> None:
-    """The constructor looks at what a type is given as, and imports nothing."""
+def test_value_that_cannot_be_a_type_is_refused_at_parse_time(kwargs: dict[str, Any]) -> None:
+    """The constructor checks the form of a type, and imports nothing."""
     with pytest.raises(ValueError, match=next(iter(kwargs))):
         sensor(**kwargs)
     sensor(response_type="nowhere.Lake", type_modules="nowhere")
@@ -172,13 +171,13 @@ def test_another_type_is_never_retried(server: FakeServer, late: LateModule, def
 
 
 def test_never_fail_skips_another_type(server: FakeServer) -> None:
-    """It skips whatever goes wrong."""
+    """A wrong type is a skip like any other error."""
     with pytest.raises(AirflowSkipException, match="asked for"):
         run(sensor(response_type=Lake, never_fail=True))
 
 
 def on_another_worker(task: Any) -> Callable[[], None]:
-    """Return what makes a task resume where one of its modules is missing."""
+    """Return a function that makes a task resume where one of its modules is missing."""
     return partial(setattr, task, "type_modules", ["nowhere"])
 
 
@@ -213,16 +212,13 @@ def test_row_holds_texts_and_only_where_they_are_given(server: FakeServer) -> No
 
 def ended(late: LateModule, **types: str) -> Any:
     """Run a trigger that ends its task, in a process that no worker has imported anything into."""
-    kind = "airflow_provider_lro._workerless.WorkerlessTrigger"
-    return fire(
-        (kind, {"operation_name": "operations/fill", "lro_conn_id": "late", "interval": 0.1, "ends": True, **types})
-    )
+    return fire((TRIGGER, {**ROW, "end_from_trigger": True, **types}))
 
 
 @SINCE_3_3
 def test_triggerer_decodes_as_a_worker_does(server: FakeServer, late: LateModule, xcoms: XComs) -> None:  # noqa: F811
-    """The type that the task names is imported in the triggerer, and the XCom is what a worker would have left."""
-    assert type(ended(late, response_type=f"{late.module}:Lake")) is TaskSuccessEvent
+    """The type that the task names is imported in the triggerer, and the XCom is a worker's."""
+    assert type(ended(late, response_type=f"{late.module}:Lake")).__name__ == "TaskSuccessEvent"
     assert list(xcoms.values.values()) == [{"name": "erie"}]
     assert run(sensor(response_type=late.lake, end_from_trigger=True, deferrable=True)).result == {"name": "erie"}
 
@@ -237,8 +233,8 @@ def test_triggerer_leaves_to_a_worker_what_it_cannot_decode(
 ) -> None:
     """Another type is an error, which a worker raises; a type that is not there may be there on a worker."""
     event = ended(late, **types)
-    assert type(event) is not TaskSuccessEvent
-    assert event.payload["outcome"] == "Succeeded"
+    assert type(event).__name__ == "TriggerEvent"
+    assert event.payload["outcomes"] == "S"
     assert xcoms.values == {}
 
 
@@ -256,7 +252,7 @@ def test_row_of_the_end_holds_the_type(server: FakeServer) -> None:
 def test_progress_is_logged_when_it_changes(
     server: FakeServer, late: LateModule, names: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A line for what is new, none for what was said just before; one that comes back is true again."""
+    """A line for each change, none for a repetition; a line may come back later."""
     caplog.set_level(logging.INFO)
     run(sensor(**{key: text.format(late.module) for key, text in names.items()}))
     assert lines(caplog) == ["plan", "dig", "fill", "plan"]
@@ -266,26 +262,22 @@ def test_triggerer_logs_progress_as_well(
     server: FakeServer, late: LateModule, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It imports the metadata's type itself, and says at most once more what the worker has said."""
-    kind = "airflow_provider_lro.triggers.LongRunningOperationTrigger"
-    row = {"operation_name": "operations/fill", "lro_conn_id": "late", "interval": 0.1}
     caplog.set_level(logging.INFO)
-    event = worker.fire((kind, {**row, "metadata_type": f"{late.module}.Metadata"}))
-    assert event["outcome"] == "Succeeded"
+    event = worker.fire((TRIGGER, {**ROW, "metadata_type": f"{late.module}.Metadata"}))
+    assert event["outcomes"] == "S"
     assert lines(caplog) == ["plan", "dig", "fill", "plan"]
 
 
 def test_wait_goes_on_without_types(server: FakeServer, caplog: pytest.LogCaptureFixture) -> None:
     """A triggerer where a module is missing waits all the same; it says so, and there is no progress to read."""
-    kind = "airflow_provider_lro.triggers.LongRunningOperationTrigger"
-    row = {"operation_name": "operations/fill", "lro_conn_id": "late", "interval": 0.1, "type_modules": "nowhere"}
     caplog.set_level(logging.INFO)
-    assert worker.fire((kind, row))["outcome"] == "Succeeded"
+    assert worker.fire((TRIGGER, {**ROW, "type_modules": "nowhere"}))["outcomes"] == "S"
     assert lines(caplog) == []
     assert [record.levelname for record in caplog.records if "nowhere" in record.getMessage()] == ["WARNING"]
 
 
 def test_percentages_of_the_simulator(name: Callable[..., str], caplog: pytest.LogCaptureFixture) -> None:
-    """What the simulator says of itself comes out in order, each once."""
+    """The simulator's progress is logged in order, each percentage once."""
     caplog.set_level(logging.INFO)
     operation = name(duration=0.5)
     run(sensor(operation, lro_conn_id="lro_default"))
@@ -295,7 +287,7 @@ def test_percentages_of_the_simulator(name: Callable[..., str], caplog: pytest.L
     assert said == sorted(said, key=lambda line: int(line.split()[0]))
 
 
-def test_nothing_to_say_is_not_said(name: Callable[..., str], caplog: pytest.LogCaptureFixture) -> None:
+def test_unknown_progress_is_not_logged(name: Callable[..., str], caplog: pytest.LogCaptureFixture) -> None:
     """No metadata, and metadata of a type that nobody knows: no line."""
     caplog.set_level(logging.INFO)
     for metadata in ("none", "unknown"):
@@ -305,7 +297,7 @@ def test_nothing_to_say_is_not_said(name: Callable[..., str], caplog: pytest.Log
 
 
 @WAYS
-def test_timeout_tells_the_last_progress(server: FakeServer, late: LateModule, deferrable: bool) -> None:
+def test_timeout_has_the_last_progress(server: FakeServer, late: LateModule, deferrable: bool) -> None:
     """As the line of the log where there is one, else as JSON."""
     kwargs: dict[str, Any] = {"timeout": 0.3, "deferrable": deferrable}
     with pytest.raises(OperationTimeout, match=r'progress: \{"@type": .*Metadata'):
@@ -344,7 +336,7 @@ def test_types_in_a_real_airflow(airflow: AirflowStack, service: Simulator, run_
     run_id = run_of("typed")
     airflow.wait_for_run("typed", run_id, timeout=400)
     came = {task: (state.state, state.try_number) for (task, _), state in tasks(airflow, "typed", run_id).items()}
-    ended_too = {"ended": ("success", 1)} if AIRFLOW >= (3, 3) else {}
+    ended_too = {"ended": ("success", 1)} if CAN_END else {}
     assert came == {"right": ("success", 1), "wrong": ("failed", 1), "missing": ("failed", 1), **ended_too}
     for task in ("right", *ended_too):
         said = re.findall(r"-%s': (\d+) %%, simulate" % task, airflow.task_log("typed", run_id, task))  # noqa: UP031

@@ -64,7 +64,7 @@ class FakeStore:
 
 @dataclass
 class Run:
-    """What a run of a task came to."""
+    """The result of a task's run, and the deferrals and reschedules before it."""
 
     ti: FakeTaskInstance
     result: Any = None
@@ -88,8 +88,8 @@ def run(
     Args:
         operator: the task.
         ti: its task instance.
-        store: what survives its tries, where there is such a thing.
-        before_resume: called between the trigger's event and the worker that takes it.
+        store: the task state store, which survives its tries, where there is one.
+        before_resume: called between the trigger's event and the worker that resumes with it.
     """
     outcome = Run(ti=ti or FakeTaskInstance())
     context: dict[str, Any] = {"ti": outcome.ti, **({} if store is None else {"task_state_store": store})}

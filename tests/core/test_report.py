@@ -41,7 +41,7 @@ def test_survives_json_and_goes_on() -> None:
     report.move("o1", "asked", "refused", RpcError("no", code=7, message="x" * 9999))
     assert (report.counts["asked"], report.counts["done"], report.names("done")) == (297, 2, ["o299", "o0"])
     assert len(report.names("asked")) == 198
-    assert report.entries("refused") == [{"name": "o1", "code": Code.PERMISSION_DENIED, "message": "x" * 500}]
+    assert report.names("refused") == [{"name": "o1", "code": Code.PERMISSION_DENIED, "message": "x" * 500}]
     assert str(report) == "300 listed, 297 asked, 1 refused, 2 done"
 
 

@@ -1131,6 +1131,13 @@ def commands(args: WaitArgs, *, start: Start = Start.FRESH, polls: int, took: fl
     return said
 
 
+@pytest.mark.parametrize("start", [Start.FRESH, Start.POLL, Start.POKE])
+def test_a_first_poll_that_is_immediate_holds_nobody_up(start: Start) -> None:
+    """A worker waits for its answer: the server is not asked to hold it, and no connection is waited for."""
+    args = wait_args(poll_method="wait", started_at=EPOCH - 60)
+    assert next(wait(args, now=EPOCH, start=start)) == Get(timeout=30.0, prompt=True)
+
+
 @pytest.mark.parametrize("method", ["wait", "auto"])
 def test_every_poll_but_the_first_is_a_long_poll(method: str) -> None:
     """The first poll finds out at once whether anybody is there; no long poll goes beyond the deadline."""
@@ -1154,11 +1161,13 @@ def test_a_long_poll_is_a_pause() -> None:
 
 def test_a_long_poll_that_fails_is_not_a_pause() -> None:
     """The server did not hold it, in whatever time it failed, so the pause is a whole one."""
-    steps = wait(wait_args(poll_method="wait", initial_delay=60.0, jitter=0.0), now=EPOCH, start=Start.POLL)
-    long_poll = next(steps)
+    steps = wait(wait_args(poll_method="wait", initial_delay=60.0, jitter=0.0), now=EPOCH)
+    next(steps)
+    steps.send(Answer(now=EPOCH, value=OperationState(name="operations/o")))
+    long_poll = steps.send(Answer(now=EPOCH + 60.0))
     assert isinstance(long_poll, Get)
     assert long_poll.long_poll == 60.0
-    pause = steps.send(Answer(now=EPOCH + 15.0, value=unavailable()))
+    pause = steps.send(Answer(now=EPOCH + 75.0, value=unavailable()))
     assert pause == Pause(window=Window(shortest=60.0, longest=60.0), errors=1)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from airflow.providers.common.compat.sdk import DAG
 
-from airflow_provider_lro.operators.start import StartOperationOperator
+from airflow_provider_lro.operators import StartOperationOperator
 from airflow_provider_lro.sensors import LongRunningOperationSensor
 
 START = datetime(2024, 1, 1, tzinfo=UTC)

@@ -1,9 +1,9 @@
-"""The DAGs of test_from_trigger.py: tasks that start or end in the triggerer, beside the same ones that do not."""
+"""The DAGs of test_end_from_trigger.py: tasks that end in the triggerer, beside the same ones that do not."""
 
 from __future__ import annotations
 
 import importlib.metadata
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from airflow.providers.common.compat.sdk import DAG, BaseOperator
@@ -12,11 +12,9 @@ from airflow_provider_lro.sensors import LongRunningOperationSensor
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 AIRFLOW = tuple(int(part) for part in importlib.metadata.version("apache-airflow").split(".")[:2])
-RUN_ID = "{{ run_id }}" if AIRFLOW >= (3, 3) else "only"  # below, no triggerer renders templates
 SOON: dict[str, Any] = {"poke_interval": 1, "timeout": 120, "retries": 0, "deferrable": True}
-WAYS: dict[str, dict[str, Any]] = {"plain": {}, "from_trigger": {"start_from_trigger": True}}
+WAYS: dict[str, dict[str, Any]] = {"plain": {}}
 if AIRFLOW >= (3, 3):
-    WAYS["workerless"] = {"start_from_trigger": True, "end_from_trigger": True}
     WAYS["ended"] = {"end_from_trigger": True}
 
 # task → what its operation does, and the sensor's further arguments
@@ -36,64 +34,49 @@ for way, more in WAYS.items():
         for outcome, (script, arguments) in OUTCOMES.items():
             LongRunningOperationSensor(
                 task_id=outcome,
-                operation_name=f"simulations/{script}/operations/{RUN_ID}-{way}-{outcome}",
+                operation_name=f"simulations/{script}/operations/{{{{ run_id }}}}-{way}-{outcome}",
                 **{**SOON, **more, **arguments},
             )
 
 with DAG("steady", schedule=None, start_date=START):
-    for task, arguments in {
-        "keeps_its_deadline": {"timeout": 75},
-        "killed": {"cancel_on_kill": True},
-        "execution_timeout": {"execution_timeout": timedelta(seconds=6), "on_timeout": "cancel"},
-        "mistyped": {"endpoint": "no-such-host.invalid"},
-    }.items():
+    for task, arguments in {"keeps_its_deadline": {"timeout": 75}, "killed": {"cancel_on_kill": True}}.items():
         LongRunningOperationSensor(
             task_id=task,
-            operation_name=f"simulations/outcome=never/operations/{RUN_ID}-steady-{task}",
-            start_from_trigger=True,
+            operation_name=f"simulations/outcome=never/operations/{{{{ run_id }}}}-steady-{task}",
             **{**SOON, **arguments},
         )
 
 
 class Name(BaseOperator):
-    """Leaves a name."""
+    """Leaves the name that it is mapped over."""
 
     def __init__(self, *, name: str | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.name = name
 
     def execute(self, context: Any) -> str | None:
-        return None if self.name is None else f"{self.name}/operations/{context['run_id']}"
+        return self.name
 
 
-def heard(context: Any) -> None:
+def log_callback(context: Any) -> None:
     print("the callback was called")
 
 
 if AIRFLOW >= (3, 3):
     from airflow.sdk import Asset
 
-    with DAG("templates", schedule=None, start_date=START):
-        up = Name(task_id="up", name="simulations/duration=1")
-        none = Name(task_id="none", name=None)
-        for task, source in {"pulls": up, "pulls_nothing": none}.items():
-            source >> LongRunningOperationSensor(
-                task_id=task,
-                operation_name=f"{{{{ ti.xcom_pull(task_ids={source.task_id!r}, map_indexes=-1) }}}}",
-                **SOON,
-                **WAYS["workerless"],
-            )
+    with DAG("duties", schedule=None, start_date=START):
         LongRunningOperationSensor(
             task_id="outlet",
             operation_name="simulations/duration=1/operations/{{ run_id }}-outlet",
             outlets=[Asset("lro_outlet")],
             **SOON,
-            **WAYS["workerless"],
+            **WAYS["ended"],
         )
         LongRunningOperationSensor(
             task_id="callback",
             operation_name="simulations/duration=1/operations/{{ run_id }}-callback",
-            on_success_callback=heard,
+            on_success_callback=log_callback,
             **SOON,
             **WAYS["ended"],
         )
@@ -104,20 +87,15 @@ if AIRFLOW >= (3, 3):
                 "{{ run_id }}-{{ ti.try_number }}"
             ),
             **SOON,
-            **WAYS["workerless"],
+            **WAYS["ended"],
         )
         mapped_over = LongRunningOperationSensor(
             task_id="mapped_over",
             operation_name="simulations/duration=1/operations/{{ run_id }}-mapped-over",
             **SOON,
-            **WAYS["workerless"],
+            **WAYS["ended"],
         )
         Name.partial(task_id="maps").expand(name=mapped_over.output)
         LongRunningOperationSensor.partial(task_id="ended_each", **SOON, **WAYS["ended"]).expand(
             operation_name=[f"simulations/duration=1/operations/{{{{ run_id }}}}-ended-{index}" for index in range(2)]
         )
-
-with DAG("mapped", schedule=None, start_date=START):
-    LongRunningOperationSensor.partial(task_id="each", start_from_trigger=True, **SOON).expand(
-        operation_name=[f"simulations/duration={1 + index}/operations/mapped-{index}" for index in range(2)]
-    )
