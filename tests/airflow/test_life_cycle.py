@@ -148,6 +148,8 @@ def test_task_that_is_cleared_while_it_waits_starts_anew(airflow: AirflowStack, 
     run = airflow.trigger("started")
     until(lambda: tasks(airflow, "started", run)["cleared", -1].state == "deferred", "the first try to defer")
     (first,) = started(service, run)
+    # A trigger that no triggerer has begun is deleted by the clear, and cancels nothing.
+    until(lambda: polls(service, first) >= 2, "the triggerer to poll the first")
     with no_slots(airflow):
         clear(airflow, "started", run, "cleared")
         until(lambda: cancels(service, first) == 1, "the cancel of the first")

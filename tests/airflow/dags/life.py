@@ -1,4 +1,4 @@
-"""The DAGs of test_life_cycle.py: tasks that are killed, and what they leave behind."""
+"""The DAGs of test_life_cycle.py: tasks that are killed, and the operations that they leave behind."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class StartSimulation(StartOperationOperator):
         self._die(context, "before the name is stored")
         return operation
 
-    def poll(self, context: Any, *args: Any, **kwargs: Any) -> Any:
+    def await_outcomes(self, context: Any, *args: Any, **kwargs: Any) -> Any:
         self._die(context, "before the deferral")
-        return super().poll(context, *args, **kwargs)
+        return super().await_outcomes(context, *args, **kwargs)
 
     def _die(self, context: Any, moment: str) -> None:
         if self.dies == moment and context["ti"].try_number == 1:
@@ -70,7 +70,7 @@ with DAG("too_long", schedule=None, start_date=START):
         LongRunningOperationSensor(
             task_id="deferred" if deferrable else "on_worker",
             operation_name=f"simulations/outcome=never/operations/{{{{ run_id }}}}-{deferrable}",
-            execution_timeout=timedelta(seconds=4),
+            execution_timeout=timedelta(seconds=20),  # on a busy machine a worker imports for some of them
             on_timeout="cancel",
             deferrable=deferrable,
             **SOON,
