@@ -79,6 +79,7 @@ def airflow_cli(*arguments: str) -> Any:
 
 
 @pytest.mark.airflow
+@pytest.mark.timeout(180)  # three processes of Airflow's
 def test_airflow_lists_the_provider() -> None:
     """`airflow providers list`, `hooks` and `triggers` show what is registered."""
     listed = {row["package_name"]: row for row in airflow_cli("providers", "list")}
