@@ -178,6 +178,8 @@ async def for_real(number: int) -> list[Found]:
     durations = [min(source.lognormvariate(math.log(REAL_MEDIAN), REAL_SIGMA), 45.0) for _ in range(number)]
     with running_simulator() as simulator:
         async with AsyncOperationsClient.connect(simulator.endpoint, insecure=True) as client:
+            # The first long poll of an endpoint is a probe, and for a second the others' polls are ordinary ones.
+            await real_wait(client, HELD, "projects/first/simulations/duration=1.5/operations/first")
             systems = (OURS, HELD, LISTED, GO, FIXED)
             lags = await asyncio.gather(*(real_waits(client, system, durations) for system in systems))
         calls = [call["name"] for call in simulator.calls()]
