@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import re
 from dataclasses import fields
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -17,11 +16,11 @@ from airflow_provider_lro.decorators import lro_task
 from airflow_provider_lro.hooks import LongRunningOperationHook
 from airflow_provider_lro.sensors import LongRunningOperationSensor
 from airflow_provider_lro.triggers import LongRunningOperationTrigger
-from airflow_provider_lro.version_compat import AIRFLOW_2
+from airflow_provider_lro.version_compat import AIRFLOW_VERSION
 
 OPERATORS = [LongRunningOperationSensor, *(getattr(operators, name) for name in operators.__all__)]
 CLASSES = [*OPERATORS, LongRunningOperationTrigger, LongRunningOperationHook]
-if not AIRFLOW_2:
+if not AIRFLOW_VERSION.startswith("2."):
     from airflow_provider_lro.assets import LongRunningOperationEventTrigger
 
     CLASSES.append(LongRunningOperationEventTrigger)
@@ -61,7 +60,7 @@ VALUES: dict[str, Any] = {
     "multiplier": 3.0,
     "never_fail": True,
     "not_found_grace": 12.0,
-    "older_than": timedelta(days=2),
+    "older_than": 172800.0,
     "on_cancelled": "skip",
     "on_timeout": "cancel",
     "on_unimplemented": "skip",

@@ -276,17 +276,16 @@ async def test_kill_outlives_a_slow_tear_down(
 ) -> None:
     """Below Airflow 3.3 a kill is known only after the wait has ended, and cancels come all the time."""
 
-    class Slow(LongRunningOperationTrigger):
-        async def _wait(self) -> Any:
-            try:
-                return await super()._wait()
-            finally:
-                await asyncio.sleep(0.3)
+    class SlowGroup(group.WaitGroup):
+        async def __aexit__(self, *raised: object) -> None:
+            await super().__aexit__(*raised)
+            await asyncio.sleep(0.3)
 
+    monkeypatch.setattr(triggers, "WaitGroup", SlowGroup)
     monkeypatch.setattr(triggers, "AIRFLOW_TELLS_OF_KILLS", False)
     monkeypatch.setattr(triggers, "state_of", lambda _: "failed")
     operation = name(outcome="never")
-    killed = Slow(operation_name=operation, interval=0.1, cancel_on_kill=True)
+    killed = trigger(operation, interval=0.1, cancel_on_kill=True)
     killed.task_instance = Killed()  # type: ignore[assignment]
     running = asyncio.ensure_future(anext(killed.run()))  # type: ignore[arg-type]
     while not simulator.calls("GetOperation", operation):  # noqa: ASYNC110  (it tells nobody)
