@@ -24,7 +24,6 @@ from airflow_provider_lro._messages.metadata import (
     time_in,
 )
 from airflow_provider_lro._runner.telemetry import WaitTelemetry
-from airflow_provider_lro.assets import _stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -196,15 +195,18 @@ def test_large_metadata_is_not_decoded() -> None:
 @pytest.mark.parametrize("field", ENDED)
 @pytest.mark.parametrize("nest", [lambda fields: fields, lambda fields: {"common_metadata": fields}])
 def test_all_readers_find_the_same_end(field: str, nest: Callable[[Any], Any]) -> None:
-    """Cleanup, watcher and telemetry agree on when an operation ended."""
+    """Cleanup, telemetry and watcher agree on when an operation ended."""
     metadata = struct_pb2.Struct()
     metadata.update(nest({field: "2001-09-09T01:46:40.25Z"}))
     made = operation(metadata, done=True)
     assert time_in(made, FINISHED) == 1e9 + 0.25
-    assert _stream._read(made, "o").end_time == "2001-09-09T01:46:40.250000Z"
     telemetry = WaitTelemetry(WaitArgs(operation_name="o", started_at=1.0), "host_1", None)
     sent = {name: value for _, name, value, _ in telemetry._timers(Succeeded(operation=made), 1e9 + 10.0)}
     assert sent["lro.detection_lag"] == 9750.0
+    stream = pytest.importorskip(
+        "airflow_provider_lro.assets._stream", reason="asset watchers came with Airflow 3.0", exc_type=ImportError
+    )
+    assert stream._read(made, "o").end_time == "2001-09-09T01:46:40.250000Z"
 
 
 def test_type_of_metadata() -> None:
