@@ -783,7 +783,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "wait_for 0": ({"operation_name": ["a"], "wait_for": 0}, "wait_for=.*, but it must be"),
     "wait_for True": ({"operation_name": ["a"], "wait_for": True}, "wait_for=.*, but it must be"),
     "reschedule": ({"operation_name": ["a", "b"], "mode": "reschedule"}, "for many use deferrable=True"),
-    "end": ({"parent": "a", "end_from_trigger": True, "deferrable": True}, "many need a worker"),
+    "end": ({"parent": "a", "end_from_trigger": True, "deferrable": True}, "many need a worker|needs Airflow 3.3"),
 }
 
 
