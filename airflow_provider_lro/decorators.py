@@ -78,7 +78,7 @@ class _LroDecoratedOperator(DecoratedOperator, StartOperationOperator):
         if self._wants_request_id:
             given[REQUEST_ID] = self.request_id
         elif REQUEST_ID not in parameters:
-            given.setdefault(REQUEST_ID, self.request_id)  # for who takes all there is, by **kwargs
+            given.setdefault(REQUEST_ID, self.request_id)  # for functions that take **kwargs
         kwargs = KeywordParameters.determine(self.python_callable, self.op_args, given).unpacking()
         started = self.python_callable(*self.op_args, **kwargs)
         return asyncio.run(started) if inspect.iscoroutine(started) else started
@@ -87,7 +87,7 @@ class _LroDecoratedOperator(DecoratedOperator, StartOperationOperator):
 def _is_left_out(
     name: str, function: Callable[..., Any], op_args: Collection[Any], op_kwargs: Mapping[str, Any]
 ) -> bool:
-    """Return whether a function has a parameter that its caller gives no value."""
+    """Return True if a function has a parameter to which its caller gives no value."""
     signature = inspect.signature(function)
     parameter = signature.parameters.get(name)
     if parameter is None or parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):

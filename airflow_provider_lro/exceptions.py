@@ -48,6 +48,8 @@ __all__ = [
 
 E = TypeVar("E", bound="LroError")
 
+REPORT_FAULT = "this is a fault of airflow-provider-lro: please report it with the log of this task"
+
 
 class Code(IntEnum):
     """The canonical status codes. Source: ``google/rpc/code.proto``."""

@@ -120,7 +120,7 @@ class _Operation:
 
         return metadata(self._state, message_type)
 
-    def _take(self, state: OperationState) -> None:
+    def _update(self, state: OperationState) -> None:
         """Make a polled state the current one. Its name stays ours if the service left it out of its answer."""
         self._state = state if state.name else replace(state, name=self.name)
 
@@ -152,7 +152,7 @@ class _Operation:
         from airflow_provider_lro._messages.results import result_of
 
         if outcome.operation is not None:
-            self._take(outcome.operation)
+            self._update(outcome.operation)
         return result_of(outcome, args, response_type, require_result=require_result)
 
 
@@ -198,7 +198,7 @@ class Operation(_Operation):
         """
         response_type = _type_of(response_type)
         if not self.done:
-            self._take(self._client.get_operation(self.name, **options))
+            self._update(self._client.get_operation(self.name, **options))
         return self._result(response_type, require_result=require_result)
 
     def wait(self, response_type: Any = None, **options: Any) -> Any:
@@ -279,7 +279,7 @@ class AsyncOperation(_Operation):
         """Fetch the latest state, unless the operation is known to be done; see ``Operation.poll``."""
         response_type = _type_of(response_type)
         if not self.done:
-            self._take(await self._client.get_operation(self.name, **options))
+            self._update(await self._client.get_operation(self.name, **options))
         return self._result(response_type, require_result=require_result)
 
     async def wait(self, response_type: Any = None, **options: Any) -> Any:

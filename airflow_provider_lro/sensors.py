@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_lro._core.checks import one_line
 from airflow_provider_lro._core.names import are_many, names_of, parent_of, unpack
 from airflow_provider_lro.exceptions import (
+    REPORT_FAULT,
     LroError,
     MalformedOperation,
     OperationCancelled,
@@ -30,7 +31,7 @@ from airflow_provider_lro.version_compat import (
     BaseSensorOperator,
     conf,
     first_poke,
-    triggers_hear_kills,
+    triggers_have_on_kill,
     why_worker_is_needed,
 )
 
@@ -205,7 +206,7 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
             )
         if end_from_trigger and not deferrable:
             raise ValueError("end_from_trigger=True needs deferrable=True")
-        if end_from_trigger and not triggers_hear_kills():  # which came with the XComs of triggers
+        if end_from_trigger and not triggers_have_on_kill():  # which came with the XComs of triggers
             raise ValueError(f"end_from_trigger=True needs Airflow 3.3 or newer, and this is {AIRFLOW_VERSION}")
         self._wanted()
         self._check_names(operation_name)
@@ -266,10 +267,10 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
         from airflow_provider_lro._messages.events import MAX_OPERATIONS
 
         if len(names) < wanted:
-            raise ValueError(
-                f"wait_for={self.wait_for!r}, but there are only {len(names)} operations: give a number from 1 to"
-                f' {len(names)}, "all" or "any"'
-            )
+            there = f'only {len(names)} operations: give a number from 1 to {len(names)}, "all" or "any"'
+            if not names:
+                there = f'no operations (filter={self.filter!r}): give "all" if none are a success, or widen the filter'
+            raise ValueError(f"wait_for={self.wait_for!r}, but there are {there}")
         if len(names) > MAX_OPERATIONS:
             raise ValueError(
                 f"{len(names):,} operations are more than one task can wait for ({MAX_OPERATIONS:,}): narrow them with"
@@ -285,17 +286,17 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
 
     def execute(self, context: Context) -> Any:
         """Poll once; then return, defer, reschedule, or go on polling."""
-        return self._settle(lambda: self._start(context, time.time()))
+        return self._map_errors(lambda: self._start(context, time.time()))
 
     def execute_complete(
         self, context: Context, event: Mapping[str, Any] | None = None, *, names: str | None = None, **_: Any
     ) -> Any:
         """Turn the trigger's event into the result, or into the error."""
-        return self._settle(lambda: self._resume(context, event, names))
+        return self._map_errors(lambda: self._resume(context, event, names))
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume, by the same rules for skipping where no event came: a trigger that crashed, or none that ran."""
-        return self._settle(
+        return self._map_errors(
             lambda: super(LongRunningOperationSensor, self).resume_execution(next_method, next_kwargs, context)
         )
 
@@ -332,12 +333,13 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
             return self._start(context, event["started_at"])
         if names is None:
             raise OperationTimeout(
-                f"no triggerer has reported on the operations under {self.parent!r}, nor which they were"
+                f"the triggerer has not reported by the deadline, and the XCom {NAMES!r} of the operations under"
+                f" {self.parent!r} is missing: check whether a triggerer runs, then clear the task"
             )
         return self._result(context, names, self.outcomes_of(context, event, names))
 
     def _names_again(self, context: Context, packed: str | None) -> list[str] | None:
-        """Return the names of before the deferral; None if that cannot be told. A listing would find others."""
+        """Return the names that were waited for before the deferral; None: not known. A new listing finds others."""
         if packed is not None:
             return unpack(packed)
         if self.parent is None:
@@ -399,7 +401,7 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
         if self._is_many:
             return self._results(context, names, outcomes, args)
         if outcomes[0] is None:
-            raise AssertionError(f"the wait for operation {names[0]!r} ended without an outcome")
+            raise AssertionError(f"the wait for operation {names[0]!r} ended without an outcome; {REPORT_FAULT}")
         return self.result(outcomes[0], args)
 
     def _results(
@@ -432,10 +434,10 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
             self.log.warning("enough have succeeded; of the others:%s", error_lines(errors.values()))
         return results
 
-    def _settle(self, attempt: Callable[[], Any]) -> Any:
-        """Make of an error a skip, a failure for good or one worth a retry; the same in all modes.
+    def _map_errors(self, attempt: Callable[[], Any]) -> Any:
+        """Turn an error into a skip, a failure without a retry, or one with; the same in all modes.
 
-        Airflow's own two paths, poke and deferred, differ in this, and neither knows what a broken connection is.
+        Airflow's own two paths, poke and deferred, differ in this, and neither distinguishes a connection that fails.
         """
         from airflow_provider_lro._core.outcome import is_skip
 

@@ -22,7 +22,7 @@ from airflow_provider_lro._runner.group import WaitGroup, run_group
 from airflow_provider_lro._runner.telemetry import reporter
 from airflow_provider_lro.exceptions import LroError
 from airflow_provider_lro.hooks import LongRunningOperationHook
-from airflow_provider_lro.version_compat import state_of, task_id_of, triggers_hear_kills
+from airflow_provider_lro.version_compat import state_of, task_id_of, triggers_have_on_kill
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LongRunningOperationTrigger"]
 
-AIRFLOW_TELLS_OF_KILLS = triggers_hear_kills()
+AIRFLOW_CALLS_ON_KILL = triggers_have_on_kill()
 NOT_KILLED = frozenset({"deferred", "up_for_retry", "up_for_reschedule"})
 """States that no user puts a task into: another trigger or another try has the operation."""
 CANCEL_TIMEOUT_IN_TRIGGERER = 20.0
@@ -144,12 +144,12 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
             while not waiting.done():
                 with suppress(asyncio.CancelledError):
                     await asyncio.wait([waiting])
-            if not AIRFLOW_TELLS_OF_KILLS:
+            if not AIRFLOW_CALLS_ON_KILL:
                 await self._on_stop()
             raise
         finally:
             if reports is not None:
-                reports.leave()
+                reports.remove_wait()
         # The channel was given back before the event is fired, not in cleanup(), which `dags test` never calls.
         try:
             return waiting.result()
@@ -160,7 +160,8 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
         try:
             await self.on_kill()
         except Exception:  # it must not take the place of the CancelledError: Airflow would fail the task for it
-            self.log.exception("%s: could not be asked to cancel", self._what())
+            advice = "if a user has killed the task: `python -m airflow_provider_lro cancel NAME`"
+            self.log.exception("%s: could not be asked to cancel; %s", self._what(), advice)
 
     async def on_kill(self) -> None:
         """Ask to cancel, if a user has taken the task away and ``cancel_on_kill`` is set."""
@@ -215,7 +216,7 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
         return killed
 
     def _what(self) -> str:
-        """Return what is waited for, for a log."""
+        """Return the name or the number of the operations, for a log."""
         names = self._names()
         return f"operation {names[0]!r}" + (f" and {len(names) - 1} others" if len(names) > 1 else "")
 
@@ -254,7 +255,7 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
         return group
 
     async def _load_types(self) -> bool:
-        """Import the types that a line of progress, or the end, needs; without them the wait goes on as well."""
+        """Import the types that a line of progress, or the end, needs; without them the wait still goes on."""
         response_type = self.response_type if self.end_from_trigger else None
         if response_type is self.metadata_type is self.type_modules is None:
             return True

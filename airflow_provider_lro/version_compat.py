@@ -41,18 +41,18 @@ except ImportError:  # below Airflow 3.3, where there is no store either
     FOR_EVER: dict[str, Any] = {}
 else:
     FOR_EVER = {"retention": NEVER_EXPIRE}
-"""How the task state store is told to keep a value."""
+"""Keyword arguments that make the task state store keep a value for ever."""
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
 AIRFLOW_VERSION: str = airflow.__version__
 TRIGGER_TIMEOUTS = ("Trigger timeout", "Trigger/execution timeout")
-"""What Airflow 3 and Airflow 2.11 say when ``defer(timeout=…)`` has run out."""
+"""The errors of Airflow 3 and of Airflow 2.11 when ``defer(timeout=…)`` has run out."""
 
 
 def task_id_of(ti: Any) -> dict[str, Any]:
-    """Return what identifies a task instance, as keyword arguments of ``XCom.set`` and the like."""
+    """Return the key of a task instance, as keyword arguments of ``XCom.set`` and the like."""
     map_index = -1 if ti.map_index is None else int(ti.map_index)
     return {"dag_id": ti.dag_id, "task_id": ti.task_id, "run_id": ti.run_id, "map_index": map_index}
 
@@ -60,11 +60,8 @@ def task_id_of(ti: Any) -> dict[str, Any]:
 def state_of(ti: Any) -> str | None:
     """Return the state of a task instance in the database; None also for one that was cleared. Blocks.
 
-    Workers are also told to stop when their machine goes away, and triggers when they move to another triggerer. Only
-    this state tells these apart from a user's kill.
-
-    Args:
-        ti: the task instance, as a task's context or a trigger has it.
+    Airflow also stops workers when their machine goes away, and triggers when they move to another triggerer. Only this
+    state distinguishes these cases from a user's kill.
     """
     key = task_id_of(ti)
     try:
@@ -105,7 +102,7 @@ def first_poke(context: Context, task: Any) -> float | None:
 def asset_state_stores(trigger: Any) -> list[Any]:
     """Return the stores of all assets that an event trigger serves; none below Airflow 3.3.
 
-    One trigger may serve several assets, and is not told which: the accessors' own methods refuse that.
+    One trigger may serve several assets, and does not know which: the accessors' own methods refuse that.
     """
     accessors = getattr(trigger, "asset_state_store", None)
     if accessors is None:
@@ -117,7 +114,7 @@ def asset_state_stores(trigger: Any) -> list[Any]:
 # ── ending a task from the triggerer ──
 
 
-def triggers_hear_kills() -> bool:
+def triggers_have_on_kill() -> bool:
     """Return True where Airflow calls a trigger's ``on_kill``, since 3.3; below, a kill looks like a shutdown."""
     from airflow.triggers.base import BaseTrigger
 
@@ -125,7 +122,7 @@ def triggers_hear_kills() -> bool:
 
 
 def why_worker_is_needed(task: Any) -> str | None:
-    """Return what a task has that Airflow does on a worker alone when the task ends; None if there is nothing."""
+    """Return the reason for which only a worker can end a task; None if there is none."""
     has: dict[str, bool] = {
         "outlets": bool(task.outlets),
         "an on_success_callback": bool(getattr(task, "has_on_success_callback", False)),

@@ -85,7 +85,7 @@ def service(*options: str) -> Iterator[Service]:
             result.stop()
 
 
-def told(spec: dict[str, Any]) -> dict[str, Any]:
+def service_counts(spec: dict[str, Any]) -> dict[str, Any]:
     """Ask the service what a system has done so far."""
     with socket.create_connection(("127.0.0.1", spec["control"])) as connection, connection.makefile("rwb") as file:
         file.write(b"\n")

@@ -154,11 +154,11 @@ def main(arguments: argparse.Namespace) -> None:
 
 def real_checks(real: dict[str, Found]) -> list[Check]:
     """Return what is wanted of long polls and of listings."""
-    held, listed, plain = real[HELD], real[LISTED], real[OURS]
+    long_polled, listed, plain = real[LONG_POLLED], real[LISTED], real[OURS]
     return [
-        Check(what="WaitOperation: mean lag / interval", value=held.lag / REAL_INTERVAL, limit=0.01),
+        Check(what="WaitOperation: mean lag / interval", value=long_polled.lag / REAL_INTERVAL, limit=0.01),
         # The first poll, and a call for each minute begun: none of these operations takes a whole one.
-        Check(what="WaitOperation: calls a wait, the first poll included", value=held.polls, limit=2.0),
+        Check(what="WaitOperation: calls a wait, the first poll included", value=long_polled.polls, limit=2.0),
         Check(what="ListOperations / GetOperation, mean lag", value=listed.lag / plain.lag, limit=1.1),
         Check(what="ListOperations / GetOperation, polls", value=listed.polls / plain.polls, limit=1.0),
     ]
@@ -166,8 +166,8 @@ def real_checks(real: dict[str, Found]) -> list[Check]:
 
 REAL_MEDIAN, REAL_SIGMA, REAL_INTERVAL = 10.0, 0.5, 4.0
 """Seconds, and the spread: 95 % of the operations take from 4 s to 27 s."""
-HELD, LISTED = 'ours, `poll_method="wait"`', 'ours, `poll_method="list"`'
-METHODS = {OURS: "get", HELD: "wait", LISTED: "list"}
+LONG_POLLED, LISTED = 'ours, `poll_method="wait"`', 'ours, `poll_method="list"`'
+METHODS = {OURS: "get", LONG_POLLED: "wait", LISTED: "list"}
 
 
 async def for_real(number: int) -> list[Found]:
@@ -179,8 +179,8 @@ async def for_real(number: int) -> list[Found]:
     with running_simulator() as simulator:
         async with AsyncOperationsClient.connect(simulator.endpoint, insecure=True) as client:
             # The first long poll of an endpoint is a probe, and for a second the others' polls are ordinary ones.
-            await real_wait(client, HELD, "projects/first/simulations/duration=1.5/operations/first")
-            systems = (OURS, HELD, LISTED, GO, FIXED)
+            await real_wait(client, LONG_POLLED, "projects/first/simulations/duration=1.5/operations/first")
+            systems = (OURS, LONG_POLLED, LISTED, GO, FIXED)
             lags = await asyncio.gather(*(real_waits(client, system, durations) for system in systems))
         calls = [call["name"] for call in simulator.calls()]
     return [

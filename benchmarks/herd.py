@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from common import Check, Children, Service, begin, plot, publish, run, service, spread, table, told, verdicts
+from common import Check, Children, Service, begin, plot, publish, run, service, service_counts, spread, table, verdicts
 from runner import ALONE, BARE_TRIGGER
 from systems import running
 
@@ -47,7 +47,7 @@ class Sleeper:
             await asyncio.sleep(NAP)
             self._lags.append(max(0.0, clock() - until))
 
-    def told(self) -> dict[str, float]:
+    def lag(self) -> dict[str, float]:
         """Return the lag in ms: p99 of the naps, p99 over time (a stall counts as long as it lasts), and the worst."""
         self._task.cancel()
         lags = sorted(self._lags, reverse=True)
@@ -96,8 +96,8 @@ async def child(spec: dict[str, Any]) -> dict[str, Any]:
             await system.herd()
         begun = loop.time() - origin
         await asyncio.sleep(max(0.0, origin + spec["watch"] - loop.time()))
-        lag, cpu = sleeper.told(), time.process_time() - cpu
-        seen, why = told(spec), dict(Counter(failed))
+        lag, cpu = sleeper.lag(), time.process_time() - cpu
+        seen, why = service_counts(spec), dict(Counter(failed))
     first = [moment - started for moment in seen.pop("first")]
     return {**seen, **lag, "cpu": cpu, "begun": begun, "first": first, "failed": sum(why.values()), "why": why}
 

@@ -16,7 +16,7 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import Check, Children, begin, plot, publish, run, service, spread, table, told, verdicts
+from common import Check, Children, begin, plot, publish, run, service, service_counts, spread, table, verdicts
 from runner import ALONE, RIVALS
 from systems import running
 
@@ -49,7 +49,7 @@ async def child(spec: dict[str, Any]) -> dict[str, Any]:
         await system.start(0)
         await begin(spec)
         # At most as long as an interval: our first pause.
-        while spec["system"] != ALONE and not told(spec)["calls"]:  # noqa: ASYNC110  (in another process)
+        while spec["system"] != ALONE and not service_counts(spec)["calls"]:  # noqa: ASYNC110  (in another process)
             await asyncio.sleep(0.1)
         before = resident()
         origin = loop.time()
@@ -58,10 +58,10 @@ async def child(spec: dict[str, Any]) -> dict[str, Any]:
             await asyncio.sleep(max(0.0, origin + number * ramp / spec["waits"] - loop.time()))
             await system.start(number)
         wanted, until = POLLS_EACH * spec["waits"] if spec["system"] != ALONE else 0, loop.time() + 60.0
-        while told(spec)["calls"] < wanted and loop.time() < until:  # noqa: ASYNC110  (in another process)
+        while service_counts(spec)["calls"] < wanted and loop.time() < until:  # noqa: ASYNC110  (in another process)
             await asyncio.sleep(0.2)
         after = resident()
-        seen = told(spec)
+        seen = service_counts(spec)
     return {"kb": (after - before) / spec["waits"], "connections": seen["connections"], "polls": seen["calls"]}
 
 

@@ -17,7 +17,7 @@ import statistics
 import time
 from typing import TYPE_CHECKING, Any
 
-from common import Check, Children, bars, begin, plot, publish, run, service, spread, table, told, verdicts
+from common import Check, Children, bars, begin, plot, publish, run, service, service_counts, spread, table, verdicts
 from runner import ALONE, BARE_TRIGGER, RIVALS
 from systems import running
 
@@ -49,10 +49,10 @@ async def child(spec: dict[str, Any]) -> dict[str, Any]:
             await system.start(number)
         await asyncio.sleep(max(0.0, origin + interval - loop.time()))
         gc.collect()
-        calls, cpu, wall = told(spec)["calls"], time.process_time(), time.monotonic()
+        calls, cpu, wall = service_counts(spec)["calls"], time.process_time(), time.monotonic()
         await asyncio.sleep(interval)
         cpu, wall = time.process_time() - cpu, time.monotonic() - wall
-        seen = told(spec)
+        seen = service_counts(spec)
     return {"polls": seen["calls"] - calls, "cpu": cpu, "wall": wall, "connections": seen["connections"]}
 
 

@@ -60,7 +60,7 @@ class Operations(grpc.GenericRpcHandler):
 
         return grpc.unary_unary_rpc_method_handler(get)
 
-    def told(self) -> dict[str, dict[str, Any]]:
+    def report(self) -> dict[str, dict[str, Any]]:
         """Return what each system did, in JSON's types."""
         return {
             system: {
@@ -89,7 +89,7 @@ async def serve(arguments: argparse.Namespace) -> None:
 
     async def tell(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while await reader.readline():
-            writer.write(json.dumps(operations.told()).encode() + b"\n")
+            writer.write(json.dumps(operations.report()).encode() + b"\n")
             await writer.drain()
         writer.close()
 

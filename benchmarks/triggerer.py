@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import Check, plot, publish, run, service, table, told, verdicts
+from common import Check, plot, publish, run, service, service_counts, table, verdicts
 from one_wait import TICKS, child, descendants, stat
 
 from scripts.children import Children
@@ -107,7 +107,7 @@ def measure(dag: str, waits: int, watch: float) -> dict[str, Any]:
             while ask(database, "SELECT count(*) FROM trigger WHERE triggerer_id IS NOT NULL") < waits:
                 assert time.monotonic() < began + LONGEST_START, "the scheduler does not get through"
                 look()
-            begun, calls, used = time.monotonic(), told(spec)["calls"], cpu(airflow)
+            begun, calls, used = time.monotonic(), service_counts(spec)["calls"], cpu(airflow)
             while time.monotonic() < begun + watch:
                 look()
             seconds = time.monotonic() - begun
@@ -117,9 +117,9 @@ def measure(dag: str, waits: int, watch: float) -> dict[str, Any]:
                 "worst": max(seconds for _, seconds in ages),
                 "begun": begun - began,
                 "waiting": ask(database, "SELECT count(*) FROM task_instance WHERE state = 'deferred'"),
-                "rate": (told(spec)["calls"] - calls) / seconds,
+                "rate": (service_counts(spec)["calls"] - calls) / seconds,
                 "cpu": 100.0 * (cpu(airflow) - used) / seconds,
-                "connections": told(spec)["connections"],
+                "connections": service_counts(spec)["connections"],
                 "blocked": said.count("async thread was blocked"),
             }
 

@@ -37,5 +37,5 @@ class CountingLocalExecutor(LocalExecutor):
         super().change_state(key, state, info, *args, **kwargs)
 
     def has_task(self, task_instance: Any) -> bool:
-        """Tell whether the task is queued here, or runs."""
+        """Return True if the task is queued here, or runs."""
         return super().has_task(task_instance) or self._unfinished[task_instance.key] > 0

@@ -103,7 +103,7 @@ def widgets() -> dict[str, Any]:  # pragma: no cover  (the newest Airflow has no
 
 
 def field_behaviour() -> dict[str, Any]:
-    """Return what the form makes of Airflow's own fields; the same for all versions."""
+    """Return the form's changes to Airflow's own fields; the same for all versions."""
     return {
         "hidden_fields": ["schema", "login", "extra"],
         "relabeling": {"host": "Endpoint", "password": "Bearer token"},

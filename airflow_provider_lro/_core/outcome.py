@@ -95,7 +95,7 @@ Outcome: TypeAlias = Succeeded | Failed | Cancelled | TimedOut | NotFound | Call
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quorum:
-    """How many of ``total`` operations must succeed. ``wanted`` 0: all, and each is waited for, come what may."""
+    """The number of ``total`` operations that must succeed. ``wanted`` 0: all, and each is waited for to its end."""
 
     total: int
     wanted: int = 0

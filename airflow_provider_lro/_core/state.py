@@ -1,4 +1,4 @@
-"""The state of an operation as a service told it, whatever the protocol: all that policy, events and operators see."""
+"""The state of an operation as a service returns it, whatever its protocol: policy, events, operators see only it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The policy of a wait: when to poll, how to read each answer, when to give up; and of the cancel after a kill.
 
 Generators that do no I/O and know no clock, like h11 and h2: they yield what is to be done (``Get``, ``Pause``,
-``Cancel``) and are sent an ``Answer`` with the time at which it came; the return value is the outcome. Whoever drives
-them does the I/O; the tests drive them in virtual time.
+``Cancel``) and are sent an ``Answer`` with the time at which it came; the return value is the outcome. The driver
+does the I/O; the tests drive them in virtual time.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Answer(NamedTuple):
 
 
 class Start(Enum):
-    """How a wait begins."""
+    """The ways to begin a wait."""
 
     FRESH = "the first poll is immediate, and an endpoint that cannot be right ends it at once"
     POLL = "the first poll is immediate, the pauses go by the time since started_at"
@@ -142,7 +142,7 @@ def wait(args: WaitArgs, *, now: float, start: Start = Start.FRESH) -> Generator
         get = _get(args, now=now, end=deadline, late=late, prompt=first, listed=listed)
         now, value = yield get
         strict = first and start is Start.FRESH
-        outcome = reading.take(value, now=now, asked=asked, cut=get.timeout < args.rpc_timeout, strict=strict)
+        outcome = reading.judge(value, now=now, asked=asked, cut=get.timeout < args.rpc_timeout, strict=strict)
         first = False
         if isinstance(outcome, Cancelled) and own_cancel:
             return TimedOut(operation=outcome.operation, cancel="took effect")
@@ -206,7 +206,7 @@ def _pause(
 
 
 def _cancel(args: WaitArgs, reading: _Reading, *, now: float) -> Generator[Command, Answer, Outcome]:
-    """Ask to cancel, then poll by a fresh schedule for the truth: it may have finished in spite of the cancel."""
+    """Ask to cancel, then poll by a fresh schedule for the outcome: it may have finished in spite of the cancel."""
     end = now + args.cancel_grace
     windows = args.schedule().windows()
     effect: CancelEffect = "none"
@@ -222,7 +222,7 @@ def _cancel(args: WaitArgs, reading: _Reading, *, now: float) -> Generator[Comma
         asked = now
         get = _get(args, now=now, end=end, late=late)
         now, value = yield get
-        outcome = reading.take(value, now=now, asked=asked, cut=get.timeout < args.rpc_timeout)
+        outcome = reading.judge(value, now=now, asked=asked, cut=get.timeout < args.rpc_timeout)
         if isinstance(outcome, Cancelled):
             return TimedOut(operation=outcome.operation, cancel="took effect")
         if outcome is not None:
@@ -246,8 +246,8 @@ class _Reading:
         self._errors_since = now
         self.delayed = 0.0
 
-    def take(self, value: Any, *, now: float, asked: float, cut: bool, strict: bool = False) -> Outcome | None:
-        """Take the answer to a Get; None means: go on.
+    def judge(self, value: Any, *, now: float, asked: float, cut: bool, strict: bool = False) -> Outcome | None:
+        """Return the outcome by the answer to a Get; None means: go on.
 
         ``cut``: the call had less time than the user gave it. ``strict``: an endpoint that cannot be right is the end.
         """
@@ -293,7 +293,7 @@ class _Reading:
 
 
 def cancel_after_kill(*, now: float, within: float) -> Generator[Command, Answer, bool]:
-    """Ask to cancel until the service has heard it, refused it, or ``within`` seconds are over; return True if it has.
+    """Ask to cancel until the service accepts or refuses it, or ``within`` seconds are over; return True if it accepts.
 
     The driver logs the service's answer; an operation that is gone or done, or a service that cannot cancel, is
     nothing to fail over. ``now``: epoch seconds, by the clock of the answers.

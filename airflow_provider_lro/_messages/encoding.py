@@ -43,12 +43,13 @@ def unpack(payload: Payload | JsonPayload, expected: MessageType | None, *, what
         known = parse_payload(payload)
         return _any(payload) if known is None else known
     name = expected.full_name
-    if type_of_payload(payload) != name:
-        raise PayloadTypeError(f"{what} is a {type_of_payload(payload)!r}, not the {name!r} that was asked for")
+    if (found := type_of_payload(payload)) != name:
+        raise PayloadTypeError(f"{what} is a {found!r}, but {name!r} was asked for: correct the type, or leave it out")
     try:
         return expected.parse(payload.value)
     except DecodeError as error:
-        raise PayloadTypeError(f"{what} calls itself {name!r}, but its bytes do not parse as one") from error
+        advice = "is another version of its library installed here than the service uses?"
+        raise PayloadTypeError(f"{what} says it is a {name!r}, but its bytes do not parse as one: {advice}") from error
 
 
 def parse_payload(payload: Payload | JsonPayload | None) -> Message | None:

@@ -53,9 +53,9 @@ _MAY_BE_CUT = {*_DONE, _TIMED_OUT["took effect"]}
 def event_from_outcomes(found: Sequence[Outcome | None], names: Sequence[str], *, started_at: float) -> dict[str, Any]:
     """Return the event, at most 64 KiB: ``{"name", "outcomes": letters, "known": {index: entry}, "started_at"}``.
 
-    ``name`` is that of the first operation. An entry has the fields of its outcome, and ``cut`` where a done operation
-    has more to tell. An error that is the same for all stands once, as ``error``. What cannot be read again comes
-    first: how a call failed, then errors of operations, then results.
+    ``name`` is that of the first operation. An entry has the fields of its outcome, and ``cut`` if the event does not
+    hold all of a done operation. An error that is the same for all stands once, as ``error``. The order of what goes in
+    first: how a call failed (it cannot be read again), then errors of operations, then results.
     """
     letters = "".join(map(_letter, found))
     event: dict[str, Any] = {"name": names[0], "outcomes": letters, "known": {}, "started_at": started_at}
@@ -88,7 +88,7 @@ def event_from_outcomes(found: Sequence[Outcome | None], names: Sequence[str], *
 
 
 def outcomes_from_event(event: Mapping[str, Any], names: Sequence[str]) -> list[Outcome | None]:
-    """Return the outcome of each operation; see ``to_read_again`` for those with more to tell.
+    """Return the outcome of each operation; see ``to_read_again`` for those that it does not hold completely.
 
     Raises:
         ValueError: it is not an event of this provider, or one about other operations.
@@ -96,7 +96,7 @@ def outcomes_from_event(event: Mapping[str, Any], names: Sequence[str]) -> list[
     try:
         letters, known = event["outcomes"], event["known"]
         if len(letters) != len(names):
-            raise ValueError(f"it is about {len(letters)} operations, and this task about {len(names)}")  # noqa: TRY301
+            raise ValueError(f"it has {len(letters)} outcomes, but this task waits for {len(names)}")  # noqa: TRY301
         error = _error_from_wire(event["error"]) if "error" in event else None
         return [_outcome(letter, known.get(str(index)), names[index], error) for index, letter in enumerate(letters)]
     except (KeyError, TypeError, AttributeError, ValueError) as error:

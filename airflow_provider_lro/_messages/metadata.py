@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MAX_PART = 200
 """Characters of one text in it, so that a long target leaves room for the message."""
 MAX_NESTING = 2
-"""How far below the metadata itself to look: ``common_metadata.progress.progress_percent``."""
+"""Levels below the metadata itself in which to look: ``common_metadata.progress.progress_percent``."""
 MAX_METADATA = 1024 * 1024
 """Bytes of metadata that are decoded for a line; the event loop of a triggerer waits meanwhile."""
 MAX_FIELDS = 200
@@ -43,7 +43,7 @@ TARGETS = ("target", "resource")
 MESSAGES = ("status_message", "status_detail", "state_message")
 CANCELS = ("requested_cancellation", "cancel_requested")
 WORK = (("work_completed", "work_estimated"), ("completed_work", "estimated_work"))
-"""How Datastore and Firestore count; the estimate may be exceeded, so this is no percentage."""
+"""Fields in which Datastore and Firestore count work; the estimate may be exceeded, so they are not a percentage."""
 COUNTED = "work done"
 """Where such a count is noted: a name that no field has."""
 
@@ -154,7 +154,7 @@ CREATED = ("create_time", "start_time", "insert_time", "request_time")
 ENDED = ("end_time", "finish_time", "complete_time", "completion_time")
 """Names of the moment at which an operation ended."""
 FINISHED = (*ENDED, "update_time", "last_update_time")
-"""By when it had ended. A time of the last change is no earlier than the end; one of creation says nothing about it."""
+"""Names of a moment at or after the end: the last change is not earlier than the end."""
 
 SHARED = ("generic_metadata", "common_metadata", "operation_metadata", "common", "progress")
 """Names of nested messages that services put into all their kinds of metadata."""

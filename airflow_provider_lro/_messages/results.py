@@ -16,6 +16,7 @@ from airflow_provider_lro._messages.encoding import details_to_json, operation_t
 from airflow_provider_lro._messages.metadata import describe
 from airflow_provider_lro._messages.types import message_type as type_of
 from airflow_provider_lro.exceptions import (
+    REPORT_FAULT,
     Code,
     MalformedOperation,
     NoMetadataError,
@@ -58,7 +59,7 @@ def result_of(outcome: Outcome, args: WaitArgs, response_type: Any = None, *, re
     if isinstance(outcome, outcomes.CallFailed):
         raise outcome.error
     if outcome.operation is None:
-        raise AssertionError(f"the state of operation {args.operation_name!r} was not kept")
+        raise AssertionError(f"the state of operation {args.operation_name!r} was not kept; {REPORT_FAULT}")
     if isinstance(outcome, outcomes.Succeeded):
         return response(outcome.operation, response_type, require_result=require_result)
     raise failure(outcome.operation)

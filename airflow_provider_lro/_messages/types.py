@@ -1,7 +1,4 @@
-"""Message types by class, import path or full name, and the modules that make them known to this process.
-
-Protobuf and proto-plus alike; the latter need not be installed.
-"""
+"""Types of protobuf and proto-plus messages by class, import path or full name, and the modules that bring them."""
 
 from __future__ import annotations
 
@@ -93,7 +90,7 @@ def _of_class(kind: Any, *, what: str) -> MessageType:
         why = f"{type(error).__name__}: {error}"
         raise ValueError(f"{what} is not a protobuf or proto-plus message class that can be used: {why}") from error
     if own is None:
-        raise ValueError(f"{what} must be a protobuf or proto-plus message class, not {kind!r}")
+        raise ValueError(f"{what} is {kind!r}, but it must be a protobuf or proto-plus message class")
     read = own.FromString
     parse = read if own is kind else lambda payload: kind.wrap(read(payload))
     return MessageType(full_name=own.DESCRIPTOR.full_name, parse=parse, empty=kind)
@@ -143,7 +140,7 @@ def _imported(text: str, *, what: str) -> Any:
             try:
                 found, why = getattr(found, part), ""
             except AttributeError:
-                # What is not in a package was meant to be a module of it, and that was missed before.
+                # A name that is missing in a package was meant as a module of it, whose import has failed before.
                 why = why or f"{found!r} has no {part!r}"
                 break
             except (Exception, SystemExit) as error:  # noqa: BLE001  (a module's __getattr__ runs whatever it likes)

@@ -1,4 +1,4 @@
-"""The drivers of the policy, sync and aio: they do what it says, and tell it the result and the time."""
+"""The drivers of the policy, sync and aio: they carry out its commands, and send it the result and the time."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Drive(Generic[T]):
         steps: from ``wait`` or ``cancel_after_kill``.
         poller: does the I/O.
         clock: epoch seconds; never steps back.
-        observer: hears of all that is done.
+        observer: records all that is done.
     """
 
     __slots__ = ("_clock", "_observer", "_poller", "_steps", "command")
@@ -92,7 +92,7 @@ class Drive(Generic[T]):
 
     @property
     def polls(self) -> int:
-        """How many polls it has made."""
+        """The number of polls that it has made."""
         return int(self._poller.polls)
 
     async def close(self) -> None:
@@ -146,12 +146,12 @@ class LogObserver:
 
     def _log_progress(self, state: OperationState) -> None:
         """Log how far it is, when its metadata has changed and says something new."""
-        seen = hash(getattr(state.metadata, "value", None) or repr(getattr(state.metadata, "json", "")).encode())
-        if state.metadata is None or seen == self._metadata:
+        digest = hash(getattr(state.metadata, "value", None) or repr(getattr(state.metadata, "json", "")).encode())
+        if state.metadata is None or digest == self._metadata:
             return
         from airflow_provider_lro._messages.metadata import describe
 
-        self._metadata = seen
+        self._metadata = digest
         line = describe(state)
         if line is not None and line != self._line:
             log.info("operation %r: %s", self._name, line)

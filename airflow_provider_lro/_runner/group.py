@@ -165,7 +165,8 @@ class WaitGroup:
                 async with asyncio.timeout(FIRST_POLLS_TIMEOUT):
                     await self._advance_all(others, start, to_pause=True, until_one_runs=not needs_all)
             except TimeoutError:
-                log.info("not all of %d operations could be polled in %g s", len(self.names), FIRST_POLLS_TIMEOUT)
+                text = "not all of %d operations were polled within %g s; the wait goes on"
+                log.info(text, len(self.names), FIRST_POLLS_TIMEOUT)
         if unreachable and not self._quorum.is_met(self._succeeded):
             raise next(iter(unreachable.values()))
 
@@ -233,7 +234,7 @@ class WaitGroup:
             self._telemetry.polls = drive.polls
         del self._drives[index]
         await drive.close()
-        self._take(index, outcome)
+        self._record(index, outcome)
         return True
 
     def _poller(self, index: int, args: WaitArgs, *, shared: bool = True) -> AsyncPoller:
@@ -249,7 +250,7 @@ class WaitGroup:
                 self._telemetry.polls = drive.polls
             await drive.close()
 
-    def _take(self, index: int, outcome: Outcome) -> None:
+    def _record(self, index: int, outcome: Outcome) -> None:
         succeeded = isinstance(outcome, Succeeded)
         state = outcome.operation
         if succeeded and self._require_result and state is not None and not state.has_result:

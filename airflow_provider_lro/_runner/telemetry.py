@@ -110,13 +110,13 @@ class _Reporter:
         self._timer: asyncio.TimerHandle | None = None
         self._hostname = socket.gethostname()
 
-    def join(self) -> None:
+    def add_wait(self) -> None:
         """Count one wait more."""
         self._waits += 1
         if self._timer is None:
             self._timer = self._loop.call_later(PERIOD, self._tick)
 
-    def leave(self) -> None:
+    def remove_wait(self) -> None:
         """Count one wait less; with the last, report."""
         self._waits -= 1
         if not self._waits and self._timer is not None:
@@ -146,7 +146,7 @@ def _counters() -> Iterator[tuple[str, str, float, dict[str, str]]]:
 
     for target, limiter in limiters().items():
         tags = {"endpoint": endpoint_tag(target)}
-        yield from (("incr", name, number, tags | more) for name, number, more in limiter.stats.take())
+        yield from (("incr", name, number, tags | more) for name, number, more in limiter.stats.drain())
 
 
 def send_counters() -> None:
@@ -168,7 +168,7 @@ def reporter() -> _Reporter | None:
 
         forget_closed(_reporters)
         _reporters[loop] = _Reporter(loop)
-    _reporters[loop].join()
+    _reporters[loop].add_wait()
     return _reporters[loop]
 
 

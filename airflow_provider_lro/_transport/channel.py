@@ -1,7 +1,7 @@
 """Endpoints, TLS, and the channels with the transport over them: the only place that opens and shares them.
 
 One channel serves all waits of a process that agree in event loop, endpoint, credentials and TLS; it is counted, and
-closed when its last holder has given it back.
+closed when its last user has given it back.
 """
 
 from __future__ import annotations
@@ -158,9 +158,9 @@ class ChannelConfig:
         if self.insecure and tls:
             raise EndpointError(f"{', '.join(tls)} and insecure (plaintext) contradict each other; take one out")
         if bool(self.client_certificate) != bool(self.client_key):
-            raise EndpointError("client_certificate and client_key go together; one of them is missing")
+            raise EndpointError(f"{tls[-1]} is given, but client_certificate and client_key go together: give both")
         if not is_whole(self.max_message_mb, least=1, most=2047):
-            raise EndpointError(f"max_message_mb must be a whole number from 1 to 2047, not {self.max_message_mb!r}")
+            raise EndpointError(f"max_message_mb={self.max_message_mb!r}, but it must be a whole number from 1 to 2047")
 
     def open(self, module: Any, *, number: int = 0) -> Any:
         """Open a channel with ``grpc`` or ``grpc.aio``; a number above 0 gives it a connection of its own."""
@@ -236,16 +236,16 @@ class AsyncTransport(Transport):
 
 
 class _Shared:
-    """A channel with its tokens and its queue, and the number of its holders."""
+    """A channel with its tokens and its queue, and the number of its users."""
 
-    __slots__ = ("gate", "holders", "key", "tokens", "transport")
+    __slots__ = ("gate", "key", "tokens", "transport", "users")
 
     def __init__(self, key: _Key, config: ChannelConfig, transport: Any) -> None:
         self.key = key
         self.gate = asyncio.Semaphore(MAX_CALLS_IN_FLIGHT)  # for the calls of an event loop
         self.transport = transport
         self.tokens = None if config.insecure else Tokens(config.credentials)
-        self.holders = 0
+        self.users = 0
 
 
 _lock = threading.Lock()
@@ -254,22 +254,22 @@ _shared: dict[_Key, _Shared] = {}
 
 
 class Lease:
-    """One holder's share in a channel."""
+    """One user's lease of a channel."""
 
-    __slots__ = ("_held", "shared")
+    __slots__ = ("_is_released", "shared")
 
     def __init__(self, shared: _Shared) -> None:
         self.shared = shared
-        self._held = True
+        self._is_released = False
 
     def release(self) -> Any:
-        """Give the channel back, once. Return its transport when nobody else holds it: the caller is to close it."""
+        """Give the channel back, once. Return its transport when it has no other user: the caller is to close it."""
         with _lock:
-            held, self._held = self._held, False
-            if not held:
+            if self._is_released:
                 return None
-            self.shared.holders -= 1
-            if self.shared.holders:
+            self._is_released = True
+            self.shared.users -= 1
+            if self.shared.users:
                 return None
             del _shared[self.shared.key]
             return self.shared.transport
@@ -280,16 +280,16 @@ def acquire(
     to_error: ToError,
     *,
     loop: asyncio.AbstractEventLoop | None = None,
-    max_holders: int | None = None,
+    max_users: int | None = None,
 ) -> Lease:
-    """Take a share in the channel for ``config``; the first holder opens it.
+    """Lease the channel for ``config``; the first user opens it.
 
-    ``loop``: the running one, for an aio channel; None for a sync one. ``max_holders`` of one channel, where each has a
+    ``loop``: the running one, for an aio channel; None for a sync one. ``max_users`` of one channel, where each has a
     call on its way all the time: others get another channel.
     """
-    number = 0 if max_holders is None else 1
+    number = 0 if max_users is None else 1
     with _lock:
-        while max_holders is not None and (full := _shared.get((loop, config, number))) and full.holders >= max_holders:
+        while max_users is not None and (full := _shared.get((loop, config, number))) and full.users >= max_users:
             number += 1
         key = (loop, config, number)
         shared = _shared.get(key)
@@ -297,7 +297,7 @@ def acquire(
             channel = config.open(grpc if loop is None else grpc.aio, number=number)
             transport = (Transport if loop is None else AsyncTransport)(channel, config.target, to_error)
             shared = _shared[key] = _Shared(key, config, transport)
-        shared.holders += 1
+        shared.users += 1
         return Lease(shared)
 
 

@@ -89,7 +89,7 @@ class AsyncOperationsPager(_Pager):
 
 
 class _Client:
-    """The part that both clients share: a share in a channel, and the arguments of a call."""
+    """The part that both clients share: their lease of a channel, and the arguments of a call."""
 
     def __init__(
         self,
@@ -97,11 +97,11 @@ class _Client:
         *,
         rpc_timeout: float = DEFAULT_RPC_TIMEOUT,
         loop: asyncio.AbstractEventLoop | None = None,
-        max_holders: int | None = None,
+        max_users: int | None = None,
     ) -> None:
         self.config = config
         self.rpc_timeout = rpc_timeout
-        self._lease = acquire(config, rpc_error, loop=loop, max_holders=max_holders)
+        self._lease = acquire(config, rpc_error, loop=loop, max_users=max_users)
         self._tokens = self._lease.shared.tokens  # None in plaintext
         self._transport = self._lease.shared.transport
 
@@ -165,10 +165,11 @@ class _Client:
         given = options.get("rpc_timeout")
         return given if given is not None else call.timeout or self.rpc_timeout
 
-    def _late_token_error(self, call: Call) -> RpcError:
+    def _late_token_error(self, call: Call, options: CallOptions) -> RpcError:
         """Return the error of a call whose time is up before it has a token: an endpoint may never answer."""
-        text = f"{call.rpc} of {call.name!r} at {self.config.target}: the token endpoint takes too long"
-        return RpcError(text, code=Code.DEADLINE_EXCEEDED)
+        late = f"no token after {self._timeout(call, options):g} s, as {self.config.credentials.whose} are still being"
+        text = f"{call.rpc} of {call.name!r} at {self.config.target}: {late} refreshed: check the token endpoint"
+        return RpcError(f"{text}, or raise rpc_timeout", code=Code.DEADLINE_EXCEEDED)
 
     def _forget_refused_token(self, error: LroError) -> None:
         if self._tokens is not None and isinstance(error, CredentialsError) and error.code == Code.UNAUTHENTICATED:
@@ -233,7 +234,7 @@ class OperationsClient(_Client):
             try:
                 tokens = self._tokens.refresh(self._timeout(call, options))
             except TimeoutError:
-                raise self._late_token_error(call) from None
+                raise self._late_token_error(call, options) from None
             spent = time.monotonic() - began
         try:
             raw = self._transport.send(call, **self._arguments(call, tokens, options, spent))
@@ -250,7 +251,7 @@ class AsyncOperationsClient(_Client):
         config: the channel.
         rpc_timeout: seconds a call may take.
         max_concurrent_cancels: requests to cancel that this client has on their way at a time; None: no limit.
-        max_holders: clients of one channel, for calls that last long; None: any number.
+        max_users: clients of one channel, for calls that last long; None: any number.
     """
 
     def __init__(
@@ -259,10 +260,10 @@ class AsyncOperationsClient(_Client):
         *,
         rpc_timeout: float = DEFAULT_RPC_TIMEOUT,
         max_concurrent_cancels: int | None = None,
-        max_holders: int | None = None,
+        max_users: int | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
-        super().__init__(config, rpc_timeout=rpc_timeout, loop=loop, max_holders=max_holders)
+        super().__init__(config, rpc_timeout=rpc_timeout, loop=loop, max_users=max_users)
         self._cancels = None if max_concurrent_cancels is None else asyncio.Semaphore(max_concurrent_cancels)
 
     async def __aenter__(self) -> Self:
@@ -320,13 +321,13 @@ class AsyncOperationsClient(_Client):
         arguments = self._arguments(call, tokens, options, spent)
         queue: asyncio.Semaphore | None = None
         if call.rpc in POLLS:
-            queue, patience = self._lease.shared.gate, options.get("queue")
+            queue, timeout = self._lease.shared.gate, options.get("queue")
         elif call.rpc == "CancelOperation":
-            queue, patience = self._cancels, self._timeout(call, options)
+            queue, timeout = self._cancels, self._timeout(call, options)
         if queue is None:
             return await self._send(call, arguments)
         if queue.locked():
-            await self._acquire(queue, call, patience)
+            await self._acquire(queue, call, timeout)
         else:
             await queue.acquire()
         try:
@@ -340,7 +341,7 @@ class AsyncOperationsClient(_Client):
             async with asyncio.timeout(self._timeout(call, options)):
                 return await tokens.arefresh()
         except TimeoutError:
-            raise self._late_token_error(call) from None
+            raise self._late_token_error(call, options) from None
 
     async def _send(self, call: Call, arguments: dict[str, Any]) -> Any:
         try:

@@ -23,7 +23,7 @@ CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
 
 _SOURCES = ("key_path", "keyfile", "config_file", "token", "given", "google")
 _UNUSABLE = (ValueError, TypeError, AttributeError, KeyError)
-"""What google-auth raises for JSON that is not what it expects."""
+"""Errors of google-auth for JSON that it does not expect."""
 
 _PASSING_STATUS = frozenset({408, 429, *range(500, 600)})
 
@@ -234,7 +234,7 @@ def _from_config_file(text: str | None, scopes: Sequence[str], supplier: Any = N
 
 
 def _supplier(base: Any, wanted: Mapping[str, str]) -> Any:
-    """Return what fetches the identity of a client, by the Google provider's class for it."""
+    """Return the supplier of a client's identity, derived from the Google provider's class."""
     import requests
 
     class Supplier(base):  # type: ignore[misc]

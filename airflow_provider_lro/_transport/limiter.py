@@ -40,11 +40,7 @@ MIN_DELAY = 0.001
 
 
 def forget_closed(kept: dict[Any, Any]) -> None:
-    """Delete the values of closed event loops.
-
-    Args:
-        kept: by the loop, or by a tuple that begins with it.
-    """
+    """Delete the values of closed event loops; a key is the loop, or a tuple that begins with it."""
     for key in list(kept):
         loop: asyncio.AbstractEventLoop = key[0] if isinstance(key, tuple) else key
         if loop.is_closed():
@@ -140,12 +136,12 @@ def pause(window: Window) -> Awaitable[None]:
 class EndpointStats:
     """Numbers of one endpoint since they were sent the last time. Not for several threads."""
 
-    __slots__ = ("delays", "ended", "errors", "gets", "held", "lists", "slow_downs", "waits")
+    __slots__ = ("delays", "ended", "errors", "gets", "lists", "long_polls", "slow_downs", "waits")
 
     def __init__(self) -> None:
         self.waits = 0  # how many there are; all others are since the last time
         self.gets = 0
-        self.held = 0
+        self.long_polls = 0
         self.lists = 0
         self.slow_downs = 0
         self.ended: dict[str, int] = {}  # by outcome
@@ -166,14 +162,14 @@ class EndpointStats:
             number, total = self.delays.get(reason, (0, 0.0))
             self.delays[reason] = (number + 1, total + seconds)
 
-    def take(self) -> Iterator[tuple[str, int, dict[str, str]]]:
+    def drain(self) -> Iterator[tuple[str, int, dict[str, str]]]:
         """Yield the numbers as counters, with their tags, and begin anew."""
-        for method, number in (("get", self.gets), ("wait", self.held), ("list", self.lists)):
+        for method, number in (("get", self.gets), ("wait", self.long_polls), ("list", self.lists)):
             if number:
                 yield "lro.polls", number, {"method": method}
         if self.slow_downs:
             yield "lro.slow_downs", self.slow_downs, {}
-        self.gets = self.held = self.lists = self.slow_downs = 0
+        self.gets = self.long_polls = self.lists = self.slow_downs = 0
         ended, self.ended = self.ended, {}
         for outcome, number in ended.items():
             yield "lro.waits_ended", number, {"outcome": outcome}
@@ -208,14 +204,14 @@ class RateLimiter:
         self._gap = 0.0
 
     def add_limits(self, limits: Iterable[float]) -> None:
-        """Take limits in polls a second for as long as a wait lasts; of several the lowest holds."""
+        """Add limits in polls a second for as long as a wait lasts; of several the lowest applies."""
         self._limits.update(limits)
         self._least = 1.0 / min(self._limits, default=math.inf)
 
     def remove_limits(self, limits: Iterable[float]) -> None:
         """Give limits back."""
         self._limits.subtract(limits)
-        self._limits = +self._limits  # those that somebody holds
+        self._limits = +self._limits  # those that are still in use
         self._least = 1.0 / min(self._limits, default=math.inf)
 
     @property
@@ -233,7 +229,7 @@ class RateLimiter:
             asked, reason = self._loop.time(), self._reason()
             try:
                 async with asyncio.timeout(within), self._order:
-                    # What holds may change meanwhile: nothing is booked ahead.
+                    # The spacing may change meanwhile, so no turn is booked ahead.
                     while (left := self._left()) > 0.0:  # noqa: ASYNC110  (it sleeps for as long as it knows)
                         await asyncio.sleep(min(left, MAX_NAP))
                     self._polls()

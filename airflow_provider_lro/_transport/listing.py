@@ -86,9 +86,9 @@ class SharedListing:
 
     async def _once(self, client: Any) -> None:
         """List, and notify all; only those who were notified keep what was found."""
-        told = list(self.subscriptions)
-        names = {each.name for each in told}
-        finished = any(each.is_watcher for each in told)
+        notified = list(self.subscriptions)
+        names = {each.name for each in notified}
+        finished = any(each.is_watcher for each in notified)
         found: dict[str, OperationState] = {}
         failed: LroError | None = None
         try:
@@ -98,10 +98,10 @@ class SharedListing:
         if failed is None:
             self.refused = False
         elif not failed.is_transient:
-            if not self.refused and not all(each.is_watcher for each in told):
+            if not self.refused and not all(each.is_watcher for each in notified):
                 log.warning("operations under %r cannot be listed, so each is polled: %s", self._parent, failed)
             self.refused = True
-        for each in told:
+        for each in notified:
             each.notify(found, failed)
 
     async def _pause(self, took: float) -> None:
@@ -177,7 +177,7 @@ class Subscription:
         return not self.name
 
     def notify(self, found: dict[str, OperationState], failed: BaseException | None) -> None:
-        """Take a listing, and wake who waits for it; one that was not read before the next is forgotten."""
+        """Keep a listing until the next one, and wake the coroutine that waits for it."""
         if self.is_watcher:
             self._found = [state for state in found.values() if state.done]
         else:
@@ -200,7 +200,7 @@ class Subscription:
         except TimeoutError:
             return
 
-    def take(self) -> OperationState | None:
+    def pop(self) -> OperationState | None:
         """Return the operation as the last listing has it; None where it has to be polled.
 
         A finished one is polled, too: some services list less of an operation than Get gives.
@@ -233,7 +233,7 @@ class Subscription:
         return found
 
     def unsubscribe(self) -> None:
-        """Give the share back."""
+        """Leave the listing."""
         listing, self._listing = self._listing, None
         if listing is None:
             return

@@ -72,12 +72,12 @@ class AsyncPoller:
         "_client",
         "_limiter",
         "_limits",
-        "_listed",
         "_long_poller",
         "_loop",
         "_max_metadata",
         "_metadata",
         "_shared",
+        "_subscription",
         "polls",
     )
 
@@ -103,9 +103,9 @@ class AsyncPoller:
         self._limits = tuple(limit for limit in limits if limit is not None)
         method = args.poll_method if shared else "get"
         self._long_poller = LongPoller(client, args.operation_name) if method in ("wait", "auto") else None
-        self._listed: Subscription | None = None
+        self._subscription: Subscription | None = None
         if method == "list" and (parent := parent_in(args.operation_name, args.list_parent)):
-            self._listed = Subscription(
+            self._subscription = Subscription(
                 type(client), client.config, parent, interval=args.interval, name=args.operation_name
             )
         self._limiter.add_limits(self._limits)
@@ -113,7 +113,7 @@ class AsyncPoller:
 
     async def get(self, command: Get) -> OperationState:
         """Poll; return the OperationState, or raise LroError."""
-        if self._listed is not None and command.listed and (listed := self._listed.take()) is not None:
+        if self._subscription is not None and command.listed and (listed := self._subscription.pop()) is not None:
             return self._read(listed)
         began = self._loop.time()
         self.polls += 1
@@ -143,11 +143,11 @@ class AsyncPoller:
         return found if found.name and self._max_metadata is None else self._read(found)
 
     def pause(self, command: Pause) -> Awaitable[None]:
-        """Return what lets time pass, when awaited, to some moment of the window."""
+        """Return an awaitable that lets time pass, to some moment of the window."""
         if command.delayed:
             self._limiter.stats.delayed("retry_info", command.delayed)
-        if self._listed is not None and command.listed:
-            return self._listed.pause(command.window)
+        if self._subscription is not None and command.listed:
+            return self._subscription.pause(command.window)
         return pause(command.window) if self._shared else sleep(command.window)
 
     async def cancel(self, command: Cancel) -> None:
@@ -161,8 +161,8 @@ class AsyncPoller:
         """Give back what is shared."""
         self._limiter.stats.waits -= 1
         self._limiter.remove_limits(self._limits)
-        if self._listed is not None:
-            self._listed.unsubscribe()
+        if self._subscription is not None:
+            self._subscription.unsubscribe()
         if self._long_poller is not None:
             await self._long_poller.close()
 
@@ -175,7 +175,7 @@ class AsyncPoller:
 class LongPoller:
     """The long polls of one wait, ``WaitOperation``, on channels of their own: there they starve no other polls."""
 
-    _support: dict[str, bool | float] = {}  # noqa: RUF012  (of the process: one answer holds for all waits)
+    _support: dict[str, bool | float] = {}  # noqa: RUF012  (of the process: one answer is for all waits)
     """By endpoint: whether it has the method, or until when the first long poll is a probe for it."""
 
     __slots__ = ("_failed", "_limiter", "_long_client", "_name", "_own_client", "_target")
@@ -205,11 +205,11 @@ class LongPoller:
             self._failed = False
             return None
         if not is_probe and self._long_client is None:
-            self._long_client = type(self._own_client)(self._own_client.config, max_holders=MAX_LONG_POLLS)
-        held: CallOptions = {**options, "rpc_timeout": seconds + LONG_POLL_MARGIN}
-        self._limiter.stats.held += 1
+            self._long_client = type(self._own_client)(self._own_client.config, max_users=MAX_LONG_POLLS)
+        long_options: CallOptions = {**options, "rpc_timeout": seconds + LONG_POLL_MARGIN}
+        self._limiter.stats.long_polls += 1
         try:
-            found = await (self._long_client or self._own_client).send(wait_call(self._name, seconds), held)
+            found = await (self._long_client or self._own_client).send(wait_call(self._name, seconds), long_options)
         except UnimplementedError:
             if self._support.get(self._target) is not False:
                 log.info("%s does not have WaitOperation: it is polled by GetOperation from here on", self._target)

@@ -1,9 +1,9 @@
 """The authorization headers of one channel: fetched once for all its calls, and again ahead of expiry.
 
-Tokens travel as per-call metadata, not through grpc's call-credentials plugin, which costs a thread per call. What
-blocks (files, the metadata server, a token endpoint) blocks in a refresh alone, which has a thread of its own: it may
-last for minutes, and nobody need wait so long, nor meet in the middle of it what a signal handler raises. However many
-calls need one, there is one refresh at a time.
+Tokens travel as per-call metadata, not through grpc's call-credentials plugin, which costs a thread per call. All
+that blocks (files, the metadata server, a token endpoint) blocks in the refresh alone, which has a thread of its own.
+It may last for minutes; no caller waits so long, and no exception of a signal handler can strike in the middle of it.
+However many calls need a token, there is one refresh at a time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MAX_MARGIN = 225.0
 SHARE_OF_LIFE = 0.25
 """… but not before the last quarter of a token's life."""
 PAUSE_AFTER_FAILURE = 30.0
-"""Seconds until a refresh is tried again that failed while its token still held."""
+"""Seconds until a refresh is tried again that failed while its token was still valid."""
 MAX_START = 5.0
 """Seconds after which a refresh counts as never begun, as its thread has not run."""
 RETRYABLE_STATUS = frozenset({408, 429})
@@ -61,7 +61,7 @@ class Tokens:
         now = time.monotonic()
         if now < self._refresh_at:
             return self._headers
-        # The first call after its time begins a refresh; all go on with the token that still holds.
+        # The first call after its time begins a refresh; all go on with the token that is still valid.
         return self._headers if self._refresh is not None and now < self._expires_at else None
 
     def forget(self) -> None:
@@ -72,7 +72,7 @@ class Tokens:
     def refresh(self, timeout: float | None = None) -> Headers:
         """Return valid headers. Callers that come at once share one refresh, and its error.
 
-        It blocks, ``timeout`` seconds at most, only where there is no token that still holds.
+        It blocks, ``timeout`` seconds at most, only where no token is still valid.
 
         Raises:
             CredentialsError: for good.
@@ -80,14 +80,14 @@ class Tokens:
             TimeoutError: it takes longer; the refresh itself goes on.
         """
         refresh = self._join_refresh()
-        held = self.headers()
-        return refresh.result(timeout) if held is None else held
+        valid = self.headers()
+        return refresh.result(timeout) if valid is None else valid
 
     async def arefresh(self) -> Headers:
         """Do as ``refresh`` does, off the event loop; the caller's own timeout ends it."""
         refresh = self._join_refresh()
-        held = self.headers()
-        return await asyncio.wrap_future(refresh) if held is None else held
+        valid = self.headers()
+        return await asyncio.wrap_future(refresh) if valid is None else valid
 
     def _join_refresh(self) -> Future[Headers]:
         """Return the refresh that is under way, begun now if there is none."""
@@ -131,11 +131,11 @@ class Tokens:
             refresh.set_exception(failed)
 
     def _keep_on_failure(self, error: BaseException) -> Headers | None:
-        """Return the token that still holds, where a refresh ahead of expiry has failed; None without one."""
+        """Return the token that is still valid, where a refresh ahead of expiry has failed; None without one."""
         now = time.monotonic()
         if self._headers is None or now >= self._expires_at:
             return None
-        log.warning("%s; the present token holds for %.0f s more", error, self._expires_at - now)
+        log.warning("%s; the present token is valid for %.0f s more", error, self._expires_at - now)
         self._refresh_at = now + min(PAUSE_AFTER_FAILURE, (self._expires_at - now) / 2)
         return self._headers
 

@@ -66,14 +66,14 @@ class LongRunningOperationEventTrigger(BaseEventTrigger):
     Airflow 3.3 or newer each operation is announced at least once: after a triggerer has died, the same operations may
     come again. All watchers of one parent in a triggerer share one listing an interval.
 
-    The arguments are stored in plain text, so give no secret. They are checked when Airflow reads the DAG file. What
-    goes wrong afterwards is logged by the triggerer and tried again, without end.
+    The arguments are stored in plain text, so give no secret. They are checked when Airflow reads the DAG file. The
+    triggerer logs later errors and tries again, without end.
 
     :param parent: the parent of the operations to list, such as ``projects/p/locations/l``.
     :param filter: which operations to watch, in the service's own syntax.
     :param outcomes: which of ``Succeeded``, ``Failed``, ``Cancelled`` to announce, with commas between.
     :param interval: seconds between two listings.
-    :param announce_existing: announce also what has finished before the parent was watched for the first time.
+    :param announce_existing: also announce the operations that had finished before the parent was watched first.
     :param lro_conn_id: connection of type ``lro``.
     :param endpoint: host or host:port of the service, instead of the connection's.
     :param impersonation_chain: service account to impersonate, or several with commas between.
@@ -176,7 +176,7 @@ class LongRunningOperationEventTrigger(BaseEventTrigger):
             return await read_finished(client, name)
 
     def _watched(self) -> tuple[str | None, ...]:
-        """Return what decides which operations are listed: where, which, and with whose credentials."""
+        """Return the arguments of the listing: where, which operations, and with whose credentials."""
         who = (self.lro_conn_id, self.endpoint, self.impersonation_chain, self.quota_project_id)
         return (self.parent, self.filter, *who)
 

@@ -1,4 +1,4 @@
-"""The memory of what a watcher has announced, so that each finished operation is announced at least once.
+"""The store of announced operations, so that each finished operation is announced at least once.
 
 An event that a trigger yields is not stored at once: the supervisor of the triggerer takes events from the trigger's
 process about once a second. Nothing tells the trigger when that has happened. So an operation is stored as announced
@@ -21,7 +21,7 @@ from airflow_provider_lro.exceptions import LroError, OperationNotFound
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-SETTLE = 10.0
+EVENT_SPACING = 10.0
 """Seconds from one event of a watcher to the next, and until an event counts as stored.
 
 Airflow 3.3 still needs the distance: while an asset is queued for a run (``AssetDagRunQueue``), a second event does not
@@ -62,7 +62,7 @@ class SeenStore:
 
     Args:
         stores: Airflow's ``AssetStateStoreAccessor`` of each; none below Airflow 3.3, where nothing is remembered.
-        watched: the arguments that make a watcher another one, with a memory of its own.
+        watched: the arguments that make a watcher another one, with a store of its own.
     """
 
     def __init__(self, stores: Iterable[Any], watched: Iterable[object]) -> None:
@@ -71,7 +71,7 @@ class SeenStore:
         self._key = f"lro:{blake2b(text, digest_size=8).hexdigest()}:seen"
 
     async def load(self) -> set[bytes] | None:
-        """Return what was announced; None if nothing was ever stored.
+        """Return the digests of the announced operations; None if nothing was ever stored.
 
         Raises:
             ValueError: something else is stored under our key.
@@ -80,7 +80,7 @@ class SeenStore:
         return set().union(*map(self._unpack, texts)) if texts else None
 
     async def save(self, seen: set[bytes]) -> None:
-        """Store what was announced: eight characters for each operation."""
+        """Store the digests of the announced operations: eight characters for each."""
         text = base64.b64encode(b"".join(sorted(seen))).decode("ascii")
         for store in self._stores:
             await store.aset(self._key, text)
@@ -98,12 +98,12 @@ class SeenStore:
 
 
 class EventDeduplicator:
-    """The choice of what the next event announces.
+    """The choice of the operations that the next event announces.
 
     Args:
-        store: what was announced.
+        store: the announced operations.
         outcomes: those that are announced.
-        announce_existing: announce also what had finished when the parent was listed for the first time ever.
+        announce_existing: also announce the operations that had finished at the first listing ever.
         read: gets an operation whose outcome the listing does not say; returns None, or raises an LroError, if that
             is not possible now.
         max_sleep: seconds that ``next_event`` may sleep to keep events apart.
@@ -164,7 +164,7 @@ class EventDeduplicator:
         self._seen, self._announced, self._waiting = seen, set(event), waiting
         self._unreadable &= self._waiting.keys()
         if event:
-            self._quiet_until = self._clock() + SETTLE
+            self._quiet_until = self._clock() + EVENT_SPACING
         return list(event.values())
 
     async def _begin(self, finished: Mapping[bytes, Finished]) -> set[bytes]:
@@ -174,7 +174,7 @@ class EventDeduplicator:
             # So that the next start is not taken for the first one. It also fails where the store only seems empty.
             await self._store.save(stored)
         else:  # the last event of another process may have been yielded a moment ago
-            self._quiet_until = self._clock() + SETTLE
+            self._quiet_until = self._clock() + EVENT_SPACING
         return stored
 
     async def _choose(self, seen: set[bytes], finished: Mapping[bytes, Finished]) -> dict[bytes, dict[str, Any]]:

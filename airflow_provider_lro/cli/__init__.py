@@ -87,9 +87,16 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _run(command: str, prog: str, args: argparse.Namespace) -> NoReturn:
-    from airflow_provider_lro.cli.commands import run
+    """Run a command; Airflow's logs and warnings, also those of its import, are shown only with ``--verbose``."""
+    from airflow.utils.cli import suppress_logs_and_warning
 
-    run(command, args, prog=prog)
+    def execute(args: argparse.Namespace) -> None:
+        from airflow_provider_lro.cli.commands import run
+
+        run(command, args, prog=prog)
+
+    suppress_logs_and_warning(execute)(args)
+    raise AssertionError("run() always exits")
 
 
 # ── the types of arguments ──

@@ -81,23 +81,17 @@ class CommandHook(LongRunningOperationHook):
 
 
 def run(command: str, args: argparse.Namespace, *, prog: str) -> NoReturn:
-    """Run a command to its end; Airflow's logs are shown only with ``--verbose``.
+    """Run a command to its end.
 
     Raises:
         SystemExit: always, with the exit code.
     """
-    from airflow.utils.cli import suppress_logs_and_warning
-
-    def execute(args: argparse.Namespace) -> None:
-        try:
-            code = _execute(command, args, prog)
-        except BrokenPipeError:
-            _discard_output()
-            code = ExitCode.BROKEN_PIPE
-        sys.exit(code)
-
-    suppress_logs_and_warning(execute)(args)
-    raise AssertionError("unreachable")
+    try:
+        code = _execute(command, args, prog)
+    except BrokenPipeError:
+        _discard_output()
+        code = ExitCode.BROKEN_PIPE
+    sys.exit(code)
 
 
 def _execute(command: str, args: argparse.Namespace, prog: str) -> ExitCode:

@@ -81,16 +81,16 @@ class LongRunningOperationHook(BaseHook):
         self._clients: dict[ChannelConfig, OperationsClient] = {}
 
     @classmethod
-    def of(cls, holder: Any, *, endpoint: str | None = None) -> Self:
+    def of(cls, owner: Any, *, endpoint: str | None = None) -> Self:
         """Return the hook of an operator or a trigger, whose attributes are called as the arguments are.
 
-        :param endpoint: where the holder itself names none.
+        :param endpoint: where the owner itself names none.
         """
         return cls(
-            holder.lro_conn_id,
-            endpoint=holder.endpoint or endpoint,
-            impersonation_chain=holder.impersonation_chain,
-            quota_project_id=holder.quota_project_id,
+            owner.lro_conn_id,
+            endpoint=owner.endpoint or endpoint,
+            impersonation_chain=owner.impersonation_chain,
+            quota_project_id=owner.quota_project_id,
         )
 
     def __enter__(self) -> Self:
@@ -125,7 +125,7 @@ class LongRunningOperationHook(BaseHook):
 
         Returns True if it is known where to call.
 
-        :param endpoint_follows: the endpoint may come to be known later: that there is none yet is no error.
+        :param endpoint_follows: the endpoint may become known later, so a missing one is not an error.
         """
         if self._settings is None:
             self._settings = self._read_connection(endpoint_follows=endpoint_follows)
@@ -206,7 +206,7 @@ class LongRunningOperationHook(BaseHook):
     def link(self, name: str) -> str | None:
         """Return the link to an operation, by the template of the connection; None where there is none.
 
-        A template that is wrong is a warning, no error: no wait fails for the sake of a link. A client is taken first.
+        A wrong template is only a warning: no wait fails because of a link. Call ``get_conn`` or ``channels`` first.
         """
         try:
             template = None if self._settings is None else self._settings.extra.get("link_template")

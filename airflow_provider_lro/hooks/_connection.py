@@ -58,7 +58,8 @@ class ConnectionSettings:
         """
         extra = connection.extra_dejson
         if not isinstance(extra, Mapping):
-            raise EndpointError(f"the extra of connection {connection.conn_id!r} must be a JSON object")
+            what = f"the extra of connection {connection.conn_id!r} is a {type(extra).__name__}"
+            raise EndpointError(f'{what}, but it must be a JSON object such as {{"key_path": "/keys/k.json"}}')
         extra = _unprefixed(extra)
         if connection.conn_type == GOOGLE_CONNECTION:
             return cls(conn_id=connection.conn_id, extra=extra)
@@ -162,7 +163,7 @@ class TaskSettings:
         for name, kind in (("endpoint", EndpointError), ("quota_project_id", CredentialsError)):
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
-                raise kind(f"{name} must be text, not a {type(value).__name__}")
+                raise kind(f"{name}={value!r}, but it must be None or a text")
 
 
 def chain_of(value: object) -> tuple[str, ...]:
@@ -174,7 +175,7 @@ def chain_of(value: object) -> tuple[str, ...]:
     accounts = value.split(",") if isinstance(value, str) else value or ()
     if not isinstance(accounts, Sequence) or not all(isinstance(account, str) for account in accounts):
         raise CredentialsError(
-            f"impersonation_chain must be a service account, several with commas between, or a list, not {value!r}"
+            f"impersonation_chain={value!r}, but it must be a service account, several with commas between, or a list"
         )
     return tuple(account.strip() for account in accounts if account.strip())
 
@@ -210,7 +211,7 @@ def _string(extra: Mapping[str, Any], key: str) -> str | None:
     value = extra.get(key)
     if value is None or isinstance(value, str):
         return value or None
-    raise EndpointError(f"{key} in the connection's extra must be text, not a {type(value).__name__}")
+    raise EndpointError(f"{key} in the connection's extra is a {type(value).__name__}, but it must be text")
 
 
 def _boolean(extra: Mapping[str, Any], key: str) -> bool:
@@ -224,7 +225,7 @@ def _boolean(extra: Mapping[str, Any], key: str) -> bool:
         return True
     if isinstance(value, str) and value.lower() in ("false", "0", "no"):
         return False
-    raise EndpointError(f"{key} in the connection's extra must be true or false, not {value!r}")
+    raise EndpointError(f"{key}={value!r} in the connection's extra, but it must be true or false")
 
 
 def _number(
@@ -238,5 +239,5 @@ def _number(
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not is_number(number, least=least):
-        raise EndpointError(f"{key} in the connection's extra must be {what}, not {value!r}")
+        raise EndpointError(f"{key}={value!r} in the connection's extra, but it must be {what}")
     return number

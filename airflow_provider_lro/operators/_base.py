@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow_provider_lro._core.args import WaitArgs
 from airflow_provider_lro._core.checks import check_choice
 from airflow_provider_lro._core.names import check_literal, module_names, pack, parent_in, type_name
-from airflow_provider_lro.exceptions import LroError, OperationTimeout, PayloadTypeError, ResultGone
+from airflow_provider_lro.exceptions import REPORT_FAULT, LroError, OperationTimeout, PayloadTypeError, ResultGone
 from airflow_provider_lro.links import XCOM_KEY, OperationLink, other_links, write_link
 from airflow_provider_lro.version_compat import (
     TRIGGER_TIMEOUTS,
@@ -210,7 +210,7 @@ class WaitOperator(LroOperator):
         if pause is not None and args.max_consecutive_errors is not None:
             args.consecutive_errors = pause.errors
         self._defer(names, args, hook, wanted=wanted, kwargs=defer_kwargs or {}, trigger_kwargs=trigger_kwargs or {})
-        raise AssertionError("defer() returned")  # it never does; type checkers of Airflow 2 do not know
+        raise AssertionError(f"defer() returned; {REPORT_FAULT}")  # for the type checkers of Airflow 2
 
     def before_wait(self, context: Context, hook: LongRunningOperationHook, names: Sequence[str]) -> None:
         """Prepare the wait for operations that may run already; raises nothing."""
@@ -253,7 +253,7 @@ class WaitOperator(LroOperator):
             what = f"{len(names)} operations are"
         self.log.info("%s not done yet: the triggerer waits from here on", what)
         if args.poll_method == "list" and not parent_in(names[0], args.list_parent):
-            self.log.warning("the name %r does not say under which parent it is listed: it is polled", names[0])
+            self.log.warning("the name %r has no /operations/ in it: it is polled; give list_parent", names[0])
         self.defer(
             trigger=LongRunningOperationTrigger(**values, **trigger_kwargs),
             method_name="execute_complete",
@@ -266,7 +266,7 @@ class WaitOperator(LroOperator):
     def outcomes_of(
         self, context: Context, event: Mapping[str, Any] | None, names: Sequence[str], **args: Any
     ) -> list[Outcome | None]:
-        """Return the outcomes in the trigger's event; those with more to tell are rechecked, with these ``args``."""
+        """Return the outcomes in the trigger's event; with ``args``, recheck those that it does not hold completely."""
         from airflow_provider_lro._messages.events import outcomes_from_event, to_read_again
 
         if event is None:  # each is polled once
@@ -328,14 +328,14 @@ class WaitOperator(LroOperator):
                 known[index] = found if outcome is None else merge_outcomes(outcome, found, names[index])
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Resume, unless Airflow's own timeout ended the deferral: then no triggerer told us, and we look ourselves."""
+        """Resume; if Airflow's own timeout has ended the deferral, no event has come, so poll on the worker."""
         if next_method == "__fail__" and (next_kwargs or {}).get("error") in TRIGGER_TIMEOUTS:
             return self.execute_complete(context)
-        # Not super(): BaseSensorOperator's would apply soft_fail to a broken connection, too.
+        # Not super(): BaseSensorOperator's would apply soft_fail to a failed connection, too.
         return BaseOperator.resume_execution(self, next_method, next_kwargs, context)
 
     def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None, **_: Any) -> Any:
-        """Go on after the event; without one, by the deadline no triggerer has told anything."""
+        """Go on after the event; without one, none has come by the deadline, so poll each once."""
         raise NotImplementedError
 
     # ── kills and timeouts ──
@@ -354,8 +354,8 @@ class WaitOperator(LroOperator):
         """Return True if a user has killed the task, and ``cancel_on_kill`` is to heed it."""
         if not args.cancel_on_kill:
             return False
-        if state_of(context["ti"]) not in USERS_STATES:
-            self.log.info("operation %r: the worker is told to stop; the operation is left alone", args.operation_name)
+        if (state := state_of(context["ti"])) not in USERS_STATES:
+            self.log.info("the worker stops, but the task is %s: no user has killed it, so nothing is cancelled", state)
             return False
         return True
 
@@ -386,7 +386,7 @@ class WaitOperator(LroOperator):
             return self.timeout_error(error)
         except LroError as error:
             return error
-        raise AssertionError(f"{outcome.word} is not an error")
+        raise AssertionError(f"{outcome.word} is not an error; {REPORT_FAULT}")
 
 
 def _airflow_timeout(args: WaitArgs) -> timedelta | None:

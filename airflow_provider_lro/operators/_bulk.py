@@ -70,12 +70,12 @@ def act_on_each(names: Sequence[str], act: Callable[[str], T]) -> tuple[list[T |
 
 
 def failed_entry(name: str, error: LroError) -> dict[str, Any]:
-    """Return what stands for an operation in an XCom where something about it failed."""
+    """Return the entry of an operation in an XCom where something about it failed."""
     return {"name": name, "error": {"code": error.code, "message": one_line(error.message, MAX_ERROR_TEXT)}}
 
 
 def errors_in(results: Iterable[Mapping[str, Any]]) -> dict[str, LroError]:
-    """Return the errors of the entries that ``failed_entry`` has made, by name: after a deferral there is no more."""
+    """Return the errors in entries of ``failed_entry``, by name: after a deferral only the entries are left."""
     return {
         one["name"]: RpcError(one["error"]["message"], code=one["error"]["code"]) for one in results if "error" in one
     }

@@ -35,12 +35,7 @@ MAX_MESSAGE = 500
 
 
 class Report:
-    """The number of operations of each kind, and their names; a kind that is only counted has no list.
-
-    Args:
-        counted: kinds without names.
-        named: kinds with names.
-    """
+    """The number of operations of each kind, ``counted`` or ``named``, and the names of those of a ``named`` kind."""
 
     def __init__(self, *, counted: Iterable[str] = (), named: Iterable[str] = ()) -> None:
         self._named: dict[str, list[Any]] = {kind: [] for kind in named}
@@ -86,7 +81,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """An operation that is old enough, by its time in epoch seconds, and who has listed it."""
+    """An operation that is old enough: its time in epoch seconds, and the client that has listed it."""
 
     time: float
     name: str
@@ -116,14 +111,14 @@ class CleanupOperator(LroOperator):
     would: ClassVar[str]
     """The kind of those that a dry run leaves alone."""
     max_argument: ClassVar[str]
-    """The argument that says how many to act on at most; None: all."""
+    """The name of the argument for the maximum number of operations to act on; None: all."""
 
     def __init__(self, **kwargs: Any) -> None:
         dry_run = kwargs.pop("dry_run")
         super().__init__(**kwargs)
         self.is_dry = check_flag(dry_run, what="dry_run")  # BaseOperator has a method dry_run
         self.type_modules = ",".join(module_names(self.type_modules)) or None  # as text, which may cross to a trigger
-        self._told_to_stop = False
+        self._is_stopping = False
         most = getattr(self, self.max_argument)
         if most is not None and not is_whole(most, least=1):
             what = f"{self.max_argument}={most!r}"
@@ -152,7 +147,7 @@ class CleanupOperator(LroOperator):
 
     def on_kill(self) -> None:
         """Begin nothing new; called from a signal handler."""
-        self._told_to_stop = True
+        self._is_stopping = True
         super().on_kill()
 
     def clean_up(self, context: Context) -> Report:
@@ -181,10 +176,11 @@ class CleanupOperator(LroOperator):
                 self._act_on(chosen, report, errors)
         self.log.info("%s", report)
         unsupported = chosen and report.counts["unimplemented"] == len(chosen)
-        if errors or self._told_to_stop or unsupported:
+        if errors or self._is_stopping or unsupported:
             self.push_result(context, report.as_json())
-        if self._told_to_stop:
-            raise LroError(f"told to stop: {report.counts['remaining']} operations remain")
+        if self._is_stopping:
+            what = f"{report.counts['remaining']} operations were not {self.verb}; a retry lists again"
+            raise LroError(f"the worker was told to stop (a kill, or a machine that goes away): {what}")
         what, verb = ("parents and operations", f"listed or {self.verb}") if unlisted else ("operations", self.verb)
         total = unlisted + len(chosen)
         raise_together(errors, total=total, text=f"{len(errors)} of {total} {what} could not be {verb} ({report})")
@@ -255,7 +251,7 @@ class CleanupOperator(LroOperator):
         return moment
 
     def _time(self, operation: OperationState) -> float | None:
-        """Return the time that an operation's age counts from; None where it cannot be told."""
+        """Return the time from which the age of an operation counts; None if it is not known."""
         from airflow_provider_lro._messages.metadata import as_seconds, time_at, time_in
         from airflow_provider_lro.operation import Operation
 
@@ -275,7 +271,7 @@ class CleanupOperator(LroOperator):
         is_blocked = False
 
         def act(name: str) -> str:
-            return "remaining" if self._told_to_stop or is_blocked else self.act(clients[name], name)
+            return "remaining" if self._is_stopping or is_blocked else self.act(clients[name], name)
 
         with closing(for_each(list(clients), act)) as outcomes:
             for name, outcome in outcomes:

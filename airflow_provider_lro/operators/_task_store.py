@@ -44,7 +44,7 @@ class StartedOperation:
 class TaskStore:
     """The operation that a task has started, and the number of those that are over.
 
-    Below Airflow 3.3 there is no place for it: nothing is kept, and each try is a start of its own.
+    Below Airflow 3.3 there is no store: nothing is kept, and each try is a start of its own.
     """
 
     OPERATION = "lro_operation"
@@ -80,7 +80,7 @@ class TaskStore:
         return StartedOperation(**known)
 
     def was_cleared(self, known: StartedOperation) -> bool:
-        """Whether a user has cleared the task since it has started this operation."""
+        """Return True if a user has cleared the task since it started this operation."""
         return known.max_tries is not None and known.max_tries != self._ti.max_tries
 
     def keep(self, known: StartedOperation) -> None:
@@ -111,8 +111,8 @@ class TaskStore:
             return
         try:
             self._store.set(self.NAMELESS, self._ti.max_tries, **FOR_EVER)
-        except Exception:  # it is no more than a request id that would be used once more
-            log.exception("the return of the operation could not be stored")
+        except Exception:  # only a request id would be used once more
+            log.exception("not stored: that the task has returned; if it is cleared, it uses the same request_id again")
 
     def renew(self) -> None:
         """Begin with another request id, if a user has cleared the task since a result without a name was returned."""

@@ -186,7 +186,7 @@ class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
         args, kwargs = self.wait_args(waiting[0], **times), {"report": report.as_json(), **times}
         with self._published_on_failure(context, report), self.hook() as hook:
             outcomes = self.await_outcomes(context, hook, waiting, args, start=Start.POLL, defer_kwargs=kwargs)
-            return self._take(report, waiting, outcomes)
+            return self._finish(report, waiting, outcomes)
 
     def execute_complete(
         self,
@@ -205,7 +205,8 @@ class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
         if known is None:
             if event is None:
                 raise OperationTimeout(
-                    "no triggerer has reported on the operations that were asked to cancel, nor which they were"
+                    "the triggerer has not reported by the deadline, and the XCom 'return_value' does not say which"
+                    " operations were asked to cancel: check whether a triggerer runs; a retry lists again"
                 )
             known = self.empty_report()
             known.add("asked", event["name"])
@@ -213,9 +214,9 @@ class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
             known.restore("asked", unpack(names))
         waiting = known.names("asked")
         with self._published_on_failure(context, known):
-            told = None if names is None else event  # without them it is not known which operations it is about
-            outcomes = self.outcomes_of(context, told, waiting, started_at=started_at, deadline=deadline)
-            return self._take(known, waiting, outcomes)
+            event = None if names is None else event  # without them it is not known which operations it is about
+            outcomes = self.outcomes_of(context, event, waiting, started_at=started_at, deadline=deadline)
+            return self._finish(known, waiting, outcomes)
 
     @contextmanager
     def _published_on_failure(self, context: Context, report: Report) -> Iterator[None]:
@@ -226,7 +227,7 @@ class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
             self.push_result(context, report.as_json())
             raise
 
-    def _take(self, report: Report, waiting: Sequence[str], outcomes: Sequence[Outcome | None]) -> Any:
+    def _finish(self, report: Report, waiting: Sequence[str], outcomes: Sequence[Outcome | None]) -> Any:
         """Return the report; raise where it does not say of all that were asked how they ended."""
         from airflow_provider_lro._core.outcome import CallFailed
 

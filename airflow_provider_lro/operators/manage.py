@@ -129,7 +129,7 @@ class CancelOperationOperator(WaitOperator):
         kwargs = {"results": results, **times}
         with self.hook() as hook:
             outcomes = self.await_outcomes(context, hook, waiting, args, start=Start.POLL, defer_kwargs=kwargs)
-        return self._take(context, results, errors, outcomes, args)
+        return self._finish_wait(context, results, errors, outcomes, args)
 
     def execute_complete(
         self,
@@ -142,7 +142,7 @@ class CancelOperationOperator(WaitOperator):
         **_: Any,
     ) -> Any:
         """Record what the trigger found."""
-        if results is None:  # nobody told, or `airflow dags test` drops the arguments; to ask again changes nothing
+        if results is None:  # no event, or `airflow dags test` drops the arguments; to ask again changes nothing
             (results, errors), event, deadline = self._ask_all(), None, time.time()
             started_at = deadline - (self.limit or 0.0)
         else:
@@ -150,7 +150,7 @@ class CancelOperationOperator(WaitOperator):
         waiting = [result["name"] for result in results if result.get("outcome") == "running"]
         times = {"started_at": started_at, "deadline": deadline}
         outcomes = self.outcomes_of(context, event, waiting, **times)
-        return self._take(context, results, errors, outcomes, self.wait_args("", **times))
+        return self._finish_wait(context, results, errors, outcomes, self.wait_args("", **times))
 
     def _ask_all(self) -> tuple[list[dict[str, Any]], dict[str, LroError]]:
         names = names_of(self.operation_name)
@@ -169,7 +169,7 @@ class CancelOperationOperator(WaitOperator):
     def _ignored(self, error: LroError) -> str:
         return word_of(error, ignore_missing=self.ignore_missing, ignore_unimplemented=self.ignore_unimplemented)
 
-    def _take(
+    def _finish_wait(
         self,
         context: Context,
         results: list[dict[str, Any]],

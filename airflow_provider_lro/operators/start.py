@@ -1,4 +1,4 @@
-"""``StartOperationOperator``: starts an operation once, whatever dies, and waits for it."""
+"""``StartOperationOperator``: starts an operation once, whichever process dies, and waits for it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_lro._core.checks import check_wait_timeout
 from airflow_provider_lro._core.names import name_of
 from airflow_provider_lro.exceptions import (
+    REPORT_FAULT,
     EndpointError,
     LroError,
     MalformedOperation,
@@ -122,9 +123,9 @@ class StartOperationOperator(ResultOperator):
 
     @property
     def infers_endpoint(self) -> bool:
-        """Whether the client that ``start`` has used may tell the endpoint, where the task names none.
+        """Whether the endpoint may be read from the client that ``start`` has used, where the task names none.
 
-        It goes before the connection's host; none need be known before the start.
+        It goes before the connection's host, and need not be known before the start.
         """
         return False
 
@@ -145,7 +146,7 @@ class StartOperationOperator(ResultOperator):
             The client's answer: a ``google.longrunning.Operation`` (the message, google-api-core's or this provider's
             ``Operation``), a mapping with a ``name``, or the name.
         """
-        raise NotImplementedError(f"{type(self).__name__} must override start()")
+        raise NotImplementedError(f"{type(self).__name__} must override start(context) and return the operation")
 
     def execute(self, context: Context) -> Any:
         """Start, or find what an earlier try has started; then return, defer, or wait."""
@@ -177,7 +178,8 @@ class StartOperationOperator(ResultOperator):
         known = store.operation()
         if event is None:
             if known is None:
-                raise LroError("no triggerer has reported in time, and the name of the operation is not stored")
+                advice = "find it in the log of this task, and check whether a triggerer runs"
+                raise LroError(f"no triggerer has reported in time, and the operation's name is not stored: {advice}")
             deadline = time.time()
         else:
             name = event["name"]
@@ -212,7 +214,8 @@ class StartOperationOperator(ResultOperator):
             if outcome is None:
                 raise problem
         if outcome is None:
-            raise LroError(f"the trigger's event does not tell the outcome of operation {name!r}")
+            advice = "do the workers and the triggerer have the same version of airflow-provider-lro?"
+            raise LroError(f"the trigger's event has no outcome of operation {name!r}: {advice}")
         return outcome
 
     def _start(self, context: Context, store: TaskStore) -> Any:
@@ -284,7 +287,7 @@ class StartOperationOperator(ResultOperator):
             store.record_kill()
             raise
         if outcome is None:
-            raise AssertionError(f"the wait for operation {known.name!r} ended without an outcome")
+            raise AssertionError(f"the wait for operation {known.name!r} ended without an outcome; {REPORT_FAULT}")
         if known.returned and isinstance(outcome, NotFound):
             why = f"operation {known.name!r} has succeeded, and the service does not know it any more: {outcome.error}"
             raise outcome.error.as_type(FinalResultGone, text=f"{why}; {NO_RETRY}") from outcome.error
@@ -339,9 +342,9 @@ def _operation_of(started: Any, starter: str) -> OperationState:
     from airflow_provider_lro._messages.protocol import is_operation, state_from_message
 
     # google-api-core's Operation and AsyncOperation hold it as `operation`, ours as `proto`, proto-plus as `_pb`.
-    for held in (started, *(getattr(started, attribute, None) for attribute in ("operation", "proto", "_pb"))):
-        if is_operation(held):
-            return state_from_message(held)
+    for message in (started, *(getattr(started, attribute, None) for attribute in ("operation", "proto", "_pb"))):
+        if is_operation(message):
+            return state_from_message(message)
     goes_on = f"what it has started goes on, and {NO_RETRY}"
     if isinstance(started, str | Mapping):
         try:
@@ -409,7 +412,7 @@ def _of_stub(stub: Any) -> str | None:
 
 
 def _of_url(host: Any) -> str | None:
-    """Return the endpoint of a REST transport; one without TLS is no service that answers gRPC next to it."""
+    """Return the endpoint of a REST transport; one without TLS does not answer gRPC beside it, so it has none."""
     return _of_target(host.removeprefix("https://").removesuffix("/")) if isinstance(host, str) else None
 
 

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING
 import grpc
 
 from airflow_provider_lro.simulator.script import KEYS
-from airflow_provider_lro.simulator.server import Door, build_server
+from airflow_provider_lro.simulator.server import Gate, build_server
 from airflow_provider_lro.simulator.service import Service
 from airflow_provider_lro.simulator.state import StateError, Store
 
@@ -120,7 +120,7 @@ async def _serve(args: argparse.Namespace, store: Store, log: IO[bytes] | None) 
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    server = build_server(Service(store), Door(token=args.token, log=log, closed=args.unimplemented_service))
+    server = build_server(Service(store), Gate(token=args.token, log=log, closed=args.unimplemented_service))
     host = f"[{args.host}]" if ":" in args.host else args.host
     address = f"{host}:{args.port}"
     try:

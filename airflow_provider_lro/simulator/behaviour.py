@@ -1,4 +1,4 @@
-"""What a simulated operation answers: pure functions of (script, facts, now).
+"""The answers of a simulated operation: pure functions of (script, facts, now).
 
 No clock, no I/O, no grpc, no protobuf: tests pass any `now` they like.
 """
@@ -35,7 +35,7 @@ class CallError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What happened to one operation so far, all that its name cannot say. Times are epoch seconds."""
+    """The past of one operation, all that its name cannot say. Times are epoch seconds."""
 
     first_seen: float
     gets: int = 0
@@ -67,7 +67,7 @@ class Snapshot:
 
 
 def started_at(script: Script, facts: Facts) -> float:
-    """Tell when the operation's clock started, in epoch seconds."""
+    """Return the time at which the operation's clock started, in epoch seconds."""
     return facts.first_seen if script.start is None else script.start
 
 

@@ -40,7 +40,7 @@ class Filter:
     substrings: tuple[str, ...] = ()
 
     def lets_through(self, name: str, *, done: bool) -> bool:
-        """Tell whether an operation belongs to the answer."""
+        """Return True if an operation belongs to the answer."""
         return all(wanted == done for wanted in self.done) and all(text in name for text in self.substrings)
 
 
@@ -74,7 +74,7 @@ def parse_filter(text: str) -> Filter:
 
 
 def is_below(name: str, parent: str) -> bool:
-    """Tell whether a List of `parent` covers `name`; `simulations` covers every name, whatever its prefix."""
+    """Return True if a List of `parent` covers `name`; `simulations` covers every name, whatever its prefix."""
     return parent == "simulations" or name.startswith(parent + "/")
 
 

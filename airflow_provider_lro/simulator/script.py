@@ -156,7 +156,7 @@ _COUNT: Final = "a whole number of 0 or more"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
-    """What an operation does, one field a key; every field says how its text is read and what it accepts."""
+    """The behaviour of an operation, one field a key; every field says how its text is read and what it accepts."""
 
     duration: float = _key(1.0, _seconds, _SECONDS)
     start: float | None = _key(None, _seconds, "epoch seconds, a number from 0 to 1e10")
@@ -192,7 +192,7 @@ class Script:
 
     @property
     def counted_gets(self) -> int:
-        """How many Gets of an operation must be counted to know what the next one answers."""
+        """The number of Gets of an operation that must be counted to know the answer to the next one."""
         return self.not_found + self.fault_after + sum(run.count or 0 for run in self.fault)
 
 

@@ -46,8 +46,8 @@ _Behaviour = Callable[[Any, _Context], Awaitable["Message"]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Door:
-    """What every call passes, whatever its method.
+class Gate:
+    """The checks and the log that every call passes, whatever its method.
 
     Attributes:
         token: The bearer token every call needs, or None.
@@ -76,7 +76,7 @@ class Door:
 
 
 def _handler(
-    door: Door,
+    gate: Gate,
     service: str,
     method: str,
     request_type: type[Message],
@@ -94,10 +94,10 @@ def _handler(
                 entry["done"] = answer.done
             # Whether there was a token, never what it was.
             logged = {key: value for key, value in headers.items() if key in _LOGGED_HEADERS}
-            door.write({**entry, "headers": {**logged, "authorization": "authorization" in headers}})
+            gate.write({**entry, "headers": {**logged, "authorization": "authorization" in headers}})
 
         try:
-            door.admit(headers.get("authorization"), service=service)
+            gate.admit(headers.get("authorization"), service=service)
             answer = await behaviour(request, context)
         except CallError as error:
             log(error.code)
@@ -120,7 +120,7 @@ def _handler(
     )
 
 
-def build_server(service: Service, door: Door) -> grpc.aio.Server:
+def build_server(service: Service, gate: Gate) -> grpc.aio.Server:
     """Make a server with both services, without a port yet."""
     pb = operations_pb2
     methods: dict[str, tuple[type[Message], _Behaviour]] = {
@@ -133,8 +133,8 @@ def build_server(service: Service, door: Door) -> grpc.aio.Server:
             lambda request, context: service.wait(request, context.time_remaining()),
         ),
     }
-    operations = {name: _handler(door, OPERATIONS, name, *how) for name, how in methods.items()}
-    start = _handler(door, SIMULATIONS, "Start", struct_pb2.Struct, lambda request, _: service.start(request))
+    operations = {name: _handler(gate, OPERATIONS, name, *how) for name, how in methods.items()}
+    start = _handler(gate, SIMULATIONS, "Start", struct_pb2.Struct, lambda request, _: service.start(request))
     server = grpc.aio.server(options=_OPTIONS)
     server.add_generic_rpc_handlers(
         (

@@ -76,7 +76,7 @@ class Service:
     async def get(self, request: operations_pb2.GetOperationRequest) -> operations_pb2.Operation:
         """Answer GetOperation, after the scripted latency and with the scripted faults."""
         simulation = self._simulation(request.name, "get")
-        return operation(simulation, await self._look(simulation))
+        return operation(simulation, await self._answer_get(simulation))
 
     async def wait(
         self, request: operations_pb2.WaitOperationRequest, time_remaining: float | None = None
@@ -92,7 +92,7 @@ class Service:
         if time_remaining is not None:
             timeout = min(timeout, time_remaining - _DEADLINE_MARGIN)
         until = self._clock() + timeout
-        seen = await self._look(simulation)
+        seen = await self._answer_get(simulation)
         while not seen.done and (now := self._clock()) < until:
             pause = until - now if seen.ends_at is None else min(until, seen.ends_at) - now
             await self._pause(simulation.name, pause)
@@ -167,7 +167,7 @@ class Service:
             raise _unimplemented(name, method)
         return simulation
 
-    async def _look(self, simulation: Simulation) -> Snapshot:
+    async def _answer_get(self, simulation: Simulation) -> Snapshot:
         name, script = simulation.name, simulation.script
         now = self._clock()
         facts = self._store.see(name, now)

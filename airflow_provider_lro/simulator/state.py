@@ -1,4 +1,4 @@
-"""What the server remembers: facts per operation and request ids, kept in an append-only file of JSON lines.
+"""The store of the server: facts per operation and request ids, kept in an append-only file of JSON lines.
 
 Everything is an event, and one function applies events, live and at start, so a restarted server cannot disagree with
 itself. No clock and no grpc: callers pass the time.

@@ -101,7 +101,7 @@ def deferred(task: LongRunningOperationSensor) -> tuple[str, dict[str, Any]]:
 
 def test_end_is_refused_below_3_3(monkeypatch: pytest.MonkeyPatch) -> None:
     """A trigger can neither write an XCom there nor end a task well."""
-    monkeypatch.setattr(sensors, "triggers_hear_kills", lambda: False)
+    monkeypatch.setattr(sensors, "triggers_have_on_kill", lambda: False)
     with pytest.raises(ValueError, match=r"needs Airflow 3\.3"):
         sensor(**ENDED)
 

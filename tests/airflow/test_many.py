@@ -123,7 +123,7 @@ def test_none_to_wait_for_is_success(mode: dict[str, Any], parent: str) -> None:
     """All of no operations have succeeded; one of none cannot."""
     assert run(sensor([], **mode)).result == []
     assert run(sensor(parent=parent, **mode)).result == []
-    with pytest.raises(ValueError, match="wait_for='any', but there are only 0 operations"):
+    with pytest.raises(ValueError, match="wait_for='any', but there are no operations"):
         run(sensor([], wait_for="any", **mode))
 
 
@@ -400,7 +400,7 @@ def test_parent_is_not_listed_again_where_no_trigger_has_reported(name: Callable
     waiting = sensor(parent=parent, deferrable=True)
     ti = FakeTaskInstance(xcoms={"operation_names": [name(duration=0, response={"n": 0})]})
     assert waiting.resume_execution("__fail__", late, {"ti": ti}) == [{"n": 0.0}]
-    with pytest.raises(OperationTimeout, match="nor which they were"):
+    with pytest.raises(OperationTimeout, match="the XCom 'operation_names' of the operations under"):
         waiting.resume_execution("__fail__", late, {"ti": FakeTaskInstance()})
 
 
@@ -514,7 +514,7 @@ def test_dags_test_drops_the_names(name: Callable[..., str], parent: str) -> Non
 def test_event_about_others_is_refused(name: Callable[..., str]) -> None:
     """An event that has not one letter for each name is not understood."""
     event = {"outcomes": "SS", "known": {}, "started_at": 0.0}
-    with pytest.raises(ValueError, match="is about 2 operations, and this task about 1"):
+    with pytest.raises(ValueError, match="it has 2 outcomes, but this task waits for 1"):
         sensor([name()], deferrable=True).execute_complete({"ti": FakeTaskInstance()}, event, names=pack(["a"]))
     event = {"outcomes": "?", "known": {}, "started_at": 0.0}
     with pytest.raises(ValueError, match="it says"):
@@ -802,6 +802,7 @@ def test_refused_at_construction(why: str) -> None:
         (["operations/a", "None"], {}, "has no value"),
         (None, {}, "there is neither of operation_name and parent, perhaps after rendering: give operation_name"),
         (["a", "b"], {"wait_for": 3}, "wait_for=3, but there are only 2 operations: give a number from 1 to 2"),
+        ([], {"wait_for": "any"}, 'there are no operations .*: give "all" if none are a success'),
         (["a", "a", "b"], {"wait_for": 2}, "an operation that is named twice would count twice"),
         (["a", "b"], {"mode": "reschedule"}, "for many use deferrable=True"),
     ],

@@ -280,13 +280,13 @@ def test_metrics_reach_a_real_statsd(name: Callable[..., str], simulator: Simula
     ]
     quota = [name(duration=0.4) for _ in range(4)]
     faulty = name(duration=0.3, fault="UNAVAILABLE*2,RESOURCE_EXHAUSTED", retry_info=0.4)
-    held = name(duration=0.4)
+    long_polled = name(duration=0.4)
     listed = name(duration=0.5)
     short = {"interval": 0.1, "initial_delay": 0.1}
     together = [
         *({"operation_name": each, "max_polls_per_second": 20, **short} for each in quota),
         {"operation_name": faulty, **short},
-        {"operation_name": held, "poll_method": "wait", **short},
+        {"operation_name": long_polled, "poll_method": "wait", **short},
         {"operation_name": listed, "poll_method": "list", **short},
     ]
     before = Counter(call["method"] for call in simulator.calls())

@@ -163,7 +163,7 @@ class World:
 
     def keeps_distance(self) -> bool:
         pairs = zip(self.yielded_at, self.yielded_at[1:], strict=False)
-        return all(later - earlier > _seen.SETTLE - 1e-6 for earlier, later in pairs)
+        return all(later - earlier > _seen.EVENT_SPACING - 1e-6 for earlier, later in pairs)
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ def test_dead_between_event_and_store_announces_again(world: World) -> None:
     world.kill()  # and its event never reaches the database
 
     world.finish("b")
-    world.look(wait=_seen.SETTLE + 2 * SYNC)
+    world.look(wait=_seen.EVENT_SPACING + 2 * SYNC)
     assert world.named == ["a", "b"]
     world.kill()  # the database has the event, but the asset's store does not say so yet
 

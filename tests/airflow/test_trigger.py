@@ -282,7 +282,7 @@ async def test_kill_outlives_a_slow_tear_down(
             await asyncio.sleep(0.3)
 
     monkeypatch.setattr(triggers, "WaitGroup", SlowGroup)
-    monkeypatch.setattr(triggers, "AIRFLOW_TELLS_OF_KILLS", False)
+    monkeypatch.setattr(triggers, "AIRFLOW_CALLS_ON_KILL", False)
     monkeypatch.setattr(triggers, "state_of", lambda _: "failed")
     operation = name(outcome="never")
     killed = trigger(operation, interval=0.1, cancel_on_kill=True)

@@ -197,14 +197,14 @@ def failures() -> Iterator[Row]:
     yield Row(title="neither, but required", script={"outcome": "neither"}, **malformed)
 
     kind = {"response_type": "google.protobuf.Duration"}
-    says = r"is a 'google\.protobuf\.Struct', not the 'google\.protobuf\.Duration' that was asked for$"
+    says = r"is a 'google\.protobuf\.Struct', but 'google\.protobuf\.Duration' was asked for: correct the type"
     other: Part = {"error": PayloadTypeError, "says": says, "options": kind}
     yield Row(title="of another type", **other)
     yield Row(title="of another type, at once", script={"duration": 0}, at_once=True, **other)
     yield Row(title="of another type, more than an event holds", script={"response_bytes": BIG}, **other)
     yield Row(title="failed, with a type asked for", script=script, **{**failed, "options": kind})
     asked = {"response_type": "google.protobuf.Struct"}
-    says = "do not parse as one$"
+    says = "do not parse as one: is another version"
     broken: Part = {"script": {"response_type": "malformed"}, "options": asked, "says": says}
     yield Row(title="of the type asked for, malformed", error=PayloadTypeError, **broken)
 

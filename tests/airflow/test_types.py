@@ -121,7 +121,7 @@ def test_class_itself_is_a_type(server: FakeServer) -> None:
     """A response of another type than the class is an error; a class crosses as its import path."""
     task = sensor(response_type=Lake, metadata_type=Metadata, deferrable=True)
     assert deferred(task)[1]["metadata_type"] == "tests.plus:Metadata"
-    with pytest.raises(PayloadTypeError, match=r"not the 'lro_tests\.plus\.Lake'"):
+    with pytest.raises(PayloadTypeError, match=r"but 'lro_tests\.plus\.Lake'"):
         run(task)
 
 
@@ -160,7 +160,7 @@ def test_another_type_is_never_retried(server: FakeServer, late: LateModule, def
     store = FakeStore()
     starter = Fill(deferrable=deferrable, response_type="tests.plus.Lake")
     for task in (sensor(deferrable=deferrable, response_type=Lake, soft_fail=True), starter):
-        with pytest.raises(PayloadTypeError, match=rf"is a '{late.lake}', not the 'lro_tests\.plus\.Lake'") as caught:
+        with pytest.raises(PayloadTypeError, match=rf"is a '{late.lake}', but 'lro_tests\.plus\.Lake'") as caught:
             run(task, store=store)
         assert isinstance(caught.value, AirflowFailException)
     # Once it is corrected, and the task cleared, the result of that very operation is the task's.

@@ -1146,9 +1146,9 @@ def test_every_poll_but_the_first_is_a_long_poll(method: str) -> None:
     assert all(get.long_poll <= 90.0 for get in gets)
     late = wait(wait_args(poll_method=method, timeout=5.0), now=EPOCH, start=Start.RESUME)
     next(late)
-    held = late.send(Answer(now=EPOCH + 1.0))
-    assert isinstance(held, Get)
-    assert held.long_poll == pytest.approx(4.0)
+    long_poll = late.send(Answer(now=EPOCH + 1.0))
+    assert isinstance(long_poll, Get)
+    assert long_poll.long_poll == pytest.approx(4.0)
 
 
 def test_a_long_poll_is_a_pause() -> None:

@@ -66,8 +66,8 @@ def test_rows_of_the_first_version_inflate_unchanged(title: str) -> None:
 
 def test_rows_hold_every_argument() -> None:
     """An argument that is added gets a row, of the version that brings it."""
-    held = {name for row in ROWS.values() for name in row["kwargs"]}
-    assert held == {field.name for field in fields(LongRunningOperationTrigger)}
+    names = {name for row in ROWS.values() for name in row["kwargs"]}
+    assert names == {field.name for field in fields(LongRunningOperationTrigger)}
 
 
 def test_a_row_of_defaults_holds_the_name_alone() -> None:

@@ -98,9 +98,9 @@ for name in {names}:
         (":", "Empty module name"),
         ("a:", "No module named 'a'"),
         (".a.b", "relative import"),
-        ("os.path.join", "protobuf or proto-plus message class, not <function"),
-        ("os.path", "message class, not <module"),
-        (int, "message class, not <class 'int'>"),
+        ("os.path.join", "is <function .*, but it must be a protobuf or proto-plus message class"),
+        ("os.path", "is <module .*message class"),
+        (int, "is <class 'int'>, but it must be .*message class"),
         (Message, "message class"),
         (proto.Message, "message class"),
         ("", "='', but it must be a message class"),
@@ -280,10 +280,10 @@ async def test_wrong_type_names_both(server: FakeServer, shell: Shell) -> None:
     """A response or metadata of another type is an error with both names; the operation is done all the same."""
     async with shell.connect(server.endpoint, insecure=True) as client:
         polled = shell.operation_type.from_name(client, "operations/o")
-        with pytest.raises(PayloadTypeError, match=r"is a 'lro_tests\.plus\.Lake', not the 'lro_tests\.plus\.Pond'"):
+        with pytest.raises(PayloadTypeError, match=r"is a 'lro_tests\.plus\.Lake', but 'lro_tests\.plus\.Pond'"):
             await shell.do(polled.poll(Pond))
         assert polled.done
-        with pytest.raises(PayloadTypeError, match=r"'lro_tests\.plus\.Metadata', not the 'lro_tests\.plus\.Pond'"):
+        with pytest.raises(PayloadTypeError, match=r"'lro_tests\.plus\.Metadata', but 'lro_tests\.plus\.Pond'"):
             polled.metadata("tests.plus.Pond")
 
 

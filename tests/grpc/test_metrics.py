@@ -26,7 +26,7 @@ def test_numbers_are_sent_once() -> None:
     """Each number with its tags, of delays how many and how long; afterwards there is nothing to send."""
     stats = EndpointStats()
     stats.waits = 3
-    stats.gets, stats.held, stats.lists, stats.slow_downs = 5, 2, 1, 1
+    stats.gets, stats.long_polls, stats.lists, stats.slow_downs = 5, 2, 1, 1
     for error in (
         RpcError("", code=14),
         RpcError("", code=14),
@@ -39,7 +39,7 @@ def test_numbers_are_sent_once() -> None:
     stats.delayed("quota", 0.25)
     stats.delayed("slow_down", 0.0)  # its turn came at once
     stats.ended["succeeded"] = 4
-    assert list(stats.take()) == [
+    assert list(stats.drain()) == [
         ("lro.polls", 5, {"method": "get"}),
         ("lro.polls", 2, {"method": "wait"}),
         ("lro.polls", 1, {"method": "list"}),
@@ -51,7 +51,7 @@ def test_numbers_are_sent_once() -> None:
         ("lro.polls_delayed", 2, {"reason": "quota"}),
         ("lro.poll_delay_ms", 750, {"reason": "quota"}),
     ]
-    assert list(stats.take()) == []
+    assert list(stats.drain()) == []
     assert stats.waits == 3
 
 

@@ -40,7 +40,7 @@ class Pair:
     def states(self) -> list[str | None]:
         return [task.state for task in tasks(self._airflow, DAG, self.run).values()]
 
-    def holder(self, task: str) -> str | None:
+    def owner(self, task: str) -> str | None:
         return tasks(self._airflow, DAG, self.run)[task, -1].triggerer
 
     def polls(self, task: str) -> int:
@@ -51,7 +51,7 @@ class Pair:
         return {task: len(self._service.calls("CancelOperation", name)) for task, name in self.names.items()}
 
     def left_alone(self, task: str) -> int:
-        """How often a trigger of a task was told of a kill that is none."""
+        """Return the number of times that a trigger of a task ignored a kill that was not one."""
         return self._airflow.task_log(DAG, self.run, task).count("deferred: the operation is left alone")
 
     def go_on(self, who: str) -> None:
@@ -66,7 +66,7 @@ class Pair:
 
     def move(self, heir: str) -> None:
         """Wait until a triggerer has both."""
-        until(lambda: {self.holder(task) for task in TASKS} == {heir}, f"{heir} to have both")
+        until(lambda: {self.owner(task) for task in TASKS} == {heir}, f"{heir} to have both")
 
     def kill(self, *killed: str) -> None:
         """Kill tasks as a user does, and wait for the cancels, and then for a second one that must not come."""
@@ -102,7 +102,7 @@ def stop(airflow: AirflowStack, triggerer: str, number: signal.Signals) -> None:
 def test_stalled_triggerer_cancels_nothing(airflow: AirflowStack, service: Simulator) -> None:
     """One that comes to when another has its waits is told of kills and cancels nothing; a user's kill does, once."""
     pair = Pair(airflow, service)
-    victim, before = pair.holder("starts"), pair.left_alone("starts")
+    victim, before = pair.owner("starts"), pair.left_alone("starts")
     assert victim is not None
     with stalled(airflow, victim):
         pair.move(other(airflow, victim))
@@ -123,7 +123,7 @@ def test_stopped_triggerer_cancels_nothing(airflow: AirflowStack, service: Simul
     """One that is told to stop, by either signal, hands over and cancels nothing; a user's kill does, once."""
     pair = Pair(airflow, service)
     for number in (signal.SIGINT, signal.SIGTERM):
-        victim = pair.holder("starts")
+        victim = pair.owner("starts")
         assert victim is not None
         stop(airflow, victim, number)
         pair.move(other(airflow, victim))

@@ -128,7 +128,7 @@ def deferred(airflow: AirflowStack, run: str) -> int:
     return Counter(task.state for task in airflow.task_states(DAG, run))["deferred"]
 
 
-def holders(airflow: AirflowStack, run: str) -> Counter[str | None]:
+def owners(airflow: AirflowStack, run: str) -> Counter[str | None]:
     """How many waits each triggerer has, as the API tells it."""
     return Counter(task.triggerer for task in airflow.task_states(DAG, run) if task.state == "deferred")
 
@@ -190,7 +190,7 @@ def test_triggerers_die_and_no_wait_notices(
     earlier = len(service.calls())  # of other tests
     run = airflow.trigger(DAG, asked)
     all_deferred = until(lambda: deferred(airflow, run) == WAITS, "all tasks to be deferred", 240)
-    until(lambda: holders(airflow, run)[None] == 0, "all triggers to be taken")
+    until(lambda: owners(airflow, run)[None] == 0, "all triggers to be taken")
 
     def note_rows() -> None:
         rows = read_rows(airflow, DAG, run)
@@ -202,11 +202,11 @@ def test_triggerers_die_and_no_wait_notices(
             if wait.rows[-1]["triggerer"] == victim:
                 wait.takeovers.append(time.time())
         airflow.kill(victim)
-        return until(lambda: holders(airflow, run) == {heir: WAITS}, f"{heir} to take over from {victim}")
+        return until(lambda: owners(airflow, run) == {heir: WAITS}, f"{heir} to take over from {victim}")
 
     note_rows()
     # They share as chance has it, often unevenly: whoever has more dies first, and then its heir, who has all.
-    heir, victim = sorted(airflow.triggerers, key=lambda name: holders(airflow, run)[name])
+    heir, victim = sorted(airflow.triggerers, key=lambda name: owners(airflow, run)[name])
     first = kill(victim, heir)
     note_rows()
     airflow.start(victim)
