@@ -576,7 +576,7 @@ def test_nothing_is_made_up_without_the_report(start: Any) -> None:
     event, _ = deferred(operator, ti)
     assert ti.xcoms == {}
     assert operator.execute_complete({"ti": ti}, event)["cancelled"] == names[:1]
-    with pytest.raises(OperationTimeout, match="no triggerer"):
+    with pytest.raises(OperationTimeout, match="the triggerer has not reported"):
         operator.resume_execution("__fail__", {"error": "Trigger timeout"}, {"ti": ti})
 
 
