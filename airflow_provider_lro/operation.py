@@ -114,7 +114,7 @@ class _Operation:
         Raises:
             NoMetadataError: the operation has none.
             PayloadTypeError: it is of another type than ``message_type``.
-            ValueError: there is no such type here.
+            ValueError: the type is not known here.
         """
         from airflow_provider_lro._messages.results import metadata
 
@@ -194,7 +194,7 @@ class Operation(_Operation):
             RpcError: the call failed (also ``CredentialsError``, ``EndpointError``); the operation is unmodified.
             PayloadTypeError: the response is of another type than ``response_type``.
             MalformedOperation: it has no result, and one is required.
-            ValueError: it has no name, or there is no such type here.
+            ValueError: it has no name, or the type is not known here.
         """
         response_type = _type_of(response_type)
         if not self.done:

@@ -254,7 +254,7 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
                 " or a sequence of them), or a parent to list"
             )
         if self.filter and self.parent is None:
-            raise ValueError(f"filter={self.filter!r}, but there is no parent whose operations it would choose from")
+            raise ValueError(f"filter={self.filter!r}, but it chooses from the operations of a parent: give parent")
         if not self._is_many:
             return
         if self._reschedules:

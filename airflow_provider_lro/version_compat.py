@@ -37,7 +37,7 @@ except ImportError:  # Airflow 2, which reads links by way of the backend, if th
 
 try:
     from airflow.sdk.execution_time.context import NEVER_EXPIRE
-except ImportError:  # below Airflow 3.3, where there is no store either
+except ImportError:  # below Airflow 3.3, which has no store either
     FOR_EVER: dict[str, Any] = {}
 else:
     FOR_EVER = {"retention": NEVER_EXPIRE}

@@ -125,7 +125,7 @@ def response(state: OperationState, response_type: Any = None, *, require_result
     Raises:
         PayloadTypeError: the response is of another type than ``response_type``.
         MalformedOperation: there is none, and one is required.
-        ValueError: there is no such type here.
+        ValueError: the type is not known here.
     """
     expected = None if response_type is None else type_of(response_type)
     if state.response is not None:

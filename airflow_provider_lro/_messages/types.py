@@ -54,7 +54,7 @@ def message_type(value: Any, *, what: str = "response_type") -> MessageType | No
     An import path (``package.module.Class``, ``module:Class``) is imported. None for None.
 
     Raises:
-        ValueError: there is no such type here. ``what``: the argument's name.
+        ValueError: the type is not known here. ``what``: the argument's name.
     """
     if value is None or isinstance(value, MessageType):
         return value
@@ -150,7 +150,7 @@ def _imported(text: str, *, what: str) -> Any:
             return found
         break
     raise ValueError(
-        f"{what}={text!r} is not a type that is known here: there is no message of this full name (is the module that"
+        f"{what}={text!r} is not a type that is known here: no message has this full name (is the module that"
         f" brings it in type_modules?), and as an import path it fails: {why or 'it is one word'}; {_ADVICE}"
     )
 

@@ -61,7 +61,7 @@ class LongRunningOperationHook(BaseHook):
     conn_type = "lro"
     hook_name = "Long-running operations"
     _no_host = "give the task endpoint="
-    """The advice where there is no connection."""
+    """The advice without a connection."""
 
     def __init__(
         self,

@@ -452,7 +452,7 @@ class ResultOperator(WaitOperator):
         With outcomes, it is raised only where a type is needed: a failure is not to be hidden by another one.
 
         Raises:
-            ValueError: a module cannot be imported, or there is no such type.
+            ValueError: a module cannot be imported, or the type is not known.
         """
         if self.response_type is self.metadata_type is None and not self.type_modules:
             return

@@ -44,7 +44,7 @@ class StartedOperation:
 class TaskStore:
     """The operation that a task has started, and the number of those that are over.
 
-    Below Airflow 3.3 there is no store: nothing is kept, and each try is a start of its own.
+    Airflow below 3.3 has no store: nothing is kept, and each try is a start of its own.
     """
 
     OPERATION = "lro_operation"

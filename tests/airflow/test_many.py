@@ -778,7 +778,7 @@ def test_end_of_the_work_is_not_a_stop() -> None:
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "nothing": ({}, "give operation_name"),
     "both": ({"operation_name": "a", "parent": "b"}, "there is both of operation_name and parent"),
-    "filter of nothing": ({"operation_name": "a", "filter": "done=true"}, "there is no parent"),
+    "filter of nothing": ({"operation_name": "a", "filter": "done=true"}, "give parent"),
     "wait_for": ({"operation_name": ["a"], "wait_for": "some"}, "wait_for=.*, but it must be"),
     "wait_for 0": ({"operation_name": ["a"], "wait_for": 0}, "wait_for=.*, but it must be"),
     "wait_for True": ({"operation_name": ["a"], "wait_for": True}, "wait_for=.*, but it must be"),

@@ -93,7 +93,7 @@ for name in {names}:
         ("google.protobuf.struct_pb2.Nothing", r"struct_pb2.* has no 'Nothing'"),
         ("google.protobuf.struct_pb2:Nothing", r"struct_pb2.* has no 'Nothing'"),
         ("no_such_package:Lake", "No module named 'no_such_package'"),
-        ("lro_tests.plus.Ocean", "no message of this full name.*type_modules"),
+        ("lro_tests.plus.Ocean", "no message has this full name.*type_modules"),
         ("Lake", "one word"),
         (":", "Empty module name"),
         ("a:", "No module named 'a'"),
