@@ -182,11 +182,14 @@ class WaitGroup:
         if isinstance(self._observer, GroupLog):
             self._observer.log_now()
 
-    async def poll_last(self, deadline: float) -> None:
+    async def poll_last(self) -> None:
         """Poll those that are not done for the last time, as the time is up."""
         await self._close_drives()
-        self.args.deadline = deadline
-        await self.run(Start.POLL)
+        now = self._clock()
+        # Before their own deadline they have asked for no cancel: one that is found now is somebody else's.
+        start = Start.POLL if now >= (self.args.deadline or math.inf) else Start.POKE
+        self.args.deadline = now
+        await self.run(start)
 
     async def cancel(self, *, within: float) -> None:
         """Ask to cancel all that are not done, as their task was killed."""

@@ -14,7 +14,6 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Self
 
-from airflow_provider_lro._runner.driver import steady_clock
 from airflow_provider_lro._runner.telemetry import send_counters
 from airflow_provider_lro.version_compat import AirflowTaskTerminated, AirflowTaskTimeout
 
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
 
 CANCEL_TIMEOUT_ON_WORKER = 4.0
 """Seconds that a cancel may take that a kill on a worker asks for: Airflow 3 ends the process 5 s after its signal."""
-LAST_MOMENT = 0.001
-"""Seconds that are left when ``execution_timeout`` is over, for the policy to see the deadline come: a wait taken up
-after its deadline would take somebody else's cancel for its own."""
 
 
 class KilledByUser(AirflowTaskTerminated):
@@ -170,7 +166,7 @@ class WorkerWait:
                     break
         except AirflowTaskTimeout:
             self._loop.stop(done)
-            self._finish(self._group.poll_last(steady_clock()() + LAST_MOMENT))
+            self._finish(self._group.poll_last())
         except AirflowTaskTerminated:  # Airflow 2 raises it out of its signal handler
             if self._was_killed():
                 self._cancel(done)

@@ -97,6 +97,20 @@ def test_booleans_may_be_text(store: Callable[..., LongRunningOperationHook]) ->
             assert hook.get_conn().config.insecure is plaintext
 
 
+@pytest.mark.parametrize(("stored", "limit"), [(5, 5.0), ("0.5", 0.5), (None, None)])
+async def test_limit_of_the_connection_goes_to_its_channels(
+    store: Callable[..., LongRunningOperationHook], stored: Any, limit: float | None
+) -> None:
+    """`max_polls_per_second` in the extra holds for every wait, on a worker and in a triggerer, whatever the task."""
+    hook = store(host="a.example", extra={"insecure": True, "max_polls_per_second": stored})
+    with hook:
+        assert hook.get_conn("operations/x").config.max_polls_per_second == limit
+    for endpoint in (None, "b.example"):
+        hook = LongRunningOperationHook("stored", endpoint=endpoint)
+        for channel in (*hook.channels(["operations/x"]), *await hook.async_channels(["operations/x"])):
+            assert channel.max_polls_per_second == limit
+
+
 @pytest.mark.parametrize(
     ("uri", "target", "insecure", "token"),
     [

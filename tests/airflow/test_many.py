@@ -43,6 +43,7 @@ from airflow_provider_lro.exceptions import (
     OperationTimeout,
     RpcError,
 )
+from airflow_provider_lro.hooks import LongRunningOperationHook
 from airflow_provider_lro.operators import CancelOperationOperator, _base
 from airflow_provider_lro.operators._base import FinalResultGone
 from airflow_provider_lro.sensors import LongRunningOperationSensor
@@ -763,6 +764,63 @@ def test_execution_timeout_finds_what_is_done_by_then(running: list[str], name: 
     waiting = sensor(names, mode="poke", poke_interval=30, initial_delay=30, execution_timeout=timedelta(seconds=1))
     with alarm(AirflowTaskTimeout, 3.0):
         assert run(waiting).result == [{"n": float(number)} for number in range(len(names))]
+
+
+class Alarm(WakeEvent):
+    """Airflow's alarm of `execution_timeout`, which comes in a pause, right after something has happened in it.
+
+    It stands in for the operator's wake event.
+    """
+
+    def __init__(self, happens: Callable[[], None]) -> None:
+        super().__init__()
+        self._happens = happens
+        self._polled = False
+
+    def nudge(self) -> None:
+        """Learn that all were polled once."""
+        self._polled = True
+        super().nudge()
+
+    def wait(self, seconds: float) -> bool:
+        if not self._polled:
+            return super().wait(seconds)
+        self._happens()
+        raise AirflowTaskTimeout("Timeout, PID: 1")
+
+
+def test_cancel_before_execution_timeout_is_somebody_elses(running: list[str], simulator: Simulator) -> None:
+    """What the last poll finds cancelled was not cancelled by the wait, which asks only after that poll."""
+
+    def happens() -> None:
+        with LongRunningOperationHook() as hook:
+            for operation in running:
+                hook.cancel_operation(operation)
+
+    waiting = sensor(running, mode="poke", on_timeout="cancel", poke_interval=30, initial_delay=30)
+    waiting._wake = Alarm(happens)
+    assert [type(each) for each in failure(waiting).errors.values()] == [OperationCancelled] * len(running)
+    assert cancelled(simulator, running) == sorted(running)
+
+
+def test_cancel_before_execution_timeout_is_our_own_after_the_deadline(
+    name: Callable[..., str], simulator: Simulator
+) -> None:
+    """An alarm in ``cancel_grace`` finds the effect of the cancel that the wait has asked for."""
+    operation = name(outcome="never", cancel_delay=0.2)
+
+    def happens() -> None:
+        with LongRunningOperationHook() as hook:
+            while not hook.get_operation(operation).done:
+                time.sleep(0.05)
+
+    waiting = sensor(
+        operation, mode="poke", timeout=0.1, on_timeout="cancel", cancel_grace=60, poke_interval=30, initial_delay=30
+    )
+    waiting._wake = Alarm(happens)
+    with pytest.raises(OperationTimeout, match="is cancelled"):
+        run(waiting)
+    assert cancelled(simulator, [operation]) == [operation]
 
 
 def test_end_of_the_work_is_not_a_stop() -> None:

@@ -7,6 +7,7 @@ import math
 import selectors
 from collections import Counter
 from concurrent import futures
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from airflow_provider_lro._transport.limiter import (
     limiter_of,
     pause,
 )
+from airflow_provider_lro._transport.poller import AsyncPoller
 from airflow_provider_lro.exceptions import Code, RpcError
 
 if TYPE_CHECKING:
@@ -347,17 +349,57 @@ async def test_call_that_gets_no_turn_says_so(busy: Any) -> None:
     assert (await client.get_operation("operations/x")).done
 
 
-async def test_limit_of_a_wait_ends_with_it(busy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`max_polls_per_second` holds while its wait lasts, for everybody, and no longer."""
+async def test_clients_share_the_places_of_their_channel(busy: Any) -> None:
+    """Two clients of one channel have no more calls on their way than one: a thousand waits have a client each."""
+    handler, client = busy
+    async with AsyncOperationsClient(client.config) as other:
+        clients = [client, other] * (MAX_CALLS_IN_FLIGHT // 2 + 8)
+        calls = [asyncio.ensure_future(each.get_operation("operations/x", rpc_timeout=20.0)) for each in clients]
+        await handler.until(MAX_CALLS_IN_FLIGHT)
+        assert not (await client.wait_operation("operations/x")).done  # by now the server has all that was sent
+        assert handler.calls == MAX_CALLS_IN_FLIGHT
+        handler.go.set()
+        await asyncio.gather(*calls)
+    assert (handler.calls, handler.most) == (len(calls), MAX_CALLS_IN_FLIGHT)
+
+
+@pytest.mark.parametrize(
+    ("of_wait", "of_connection", "spacing"),
+    [(50.0, None, 0.02), (None, 50.0, 0.02), (50.0, 20.0, 0.05), (20.0, 50.0, 0.05)],
+)
+async def test_limit_holds_while_a_group_waits(
+    busy: Any, monkeypatch: pytest.MonkeyPatch, of_wait: float | None, of_connection: float | None, spacing: float
+) -> None:
+    """`max_polls_per_second`, of the task or of its connection, holds for the endpoint as long as the waits last.
+
+    Of both the lower one holds.
+    """
     monkeypatch.setattr(limiter, "TICK", 0)
     handler, client = busy
     of_endpoint = limiter_of(client.config.target)
-    args = WaitArgs(operation_name="operations/x", interval=0.1, max_polls_per_second=50.0)
-    async with WaitGroup(args, ["operations/x"], [client.config]) as group:
+    args = WaitArgs(operation_name="operations/x", interval=0.1, max_polls_per_second=of_wait)
+    names = ["operations/x", "operations/y", "operations/z"]
+    config = replace(client.config, max_polls_per_second=of_connection)
+    async with WaitGroup(args, names, [config] * len(names)) as group:
         waiting = asyncio.ensure_future(group.run(Start.RESUME))
-        await handler.until(1)
-        assert of_endpoint.spacing == pytest.approx(0.02)
-        assert of_endpoint.stats.waits == 1
+        await handler.until(len(names))
+        assert of_endpoint.spacing == pytest.approx(spacing)
+        assert of_endpoint.stats.waits == len(names)
         handler.go.set()
         await waiting
     assert (of_endpoint.spacing, of_endpoint.stats.waits) == (0.0, 0)
+
+
+async def test_wait_that_ends_leaves_the_limit_to_the_others() -> None:
+    """A limit that several waits hold is kept until the last of them has ended."""
+    config = ChannelConfig(target="127.0.0.1:1", insecure=True, max_polls_per_second=50.0)
+    limited = WaitArgs(operation_name="operations/x", max_polls_per_second=20.0)
+    free = WaitArgs(operation_name="operations/x")
+    of_endpoint = limiter_of(config.target)
+    async with AsyncOperationsClient(config) as client:
+        waits = [AsyncPoller(each, client, shared=True) for each in (limited, limited, free)]
+        spacings = [of_endpoint.spacing]
+        for each in waits:
+            await each.close()
+            spacings.append(of_endpoint.spacing)
+    assert spacings == pytest.approx([0.05, 0.05, 0.02, 0.0])
