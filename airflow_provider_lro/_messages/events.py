@@ -47,7 +47,6 @@ _LETTERS: dict[type[Any], str] = {
 _TIMED_OUT: dict[CancelEffect, str] = {"none": "T", "took effect": "K", "asked": "A", "refused": "R"}
 _EFFECTS = {letter: effect for effect, letter in _TIMED_OUT.items()}
 _DONE = {letter: kind for kind, letter in _LETTERS.items() if letter in "SFC"}
-_MAY_BE_CUT = {*_DONE, _TIMED_OUT["took effect"]}
 
 
 def event_from_outcomes(found: Sequence[Outcome | None], names: Sequence[str], *, started_at: float) -> dict[str, Any]:
@@ -112,7 +111,7 @@ def to_read_again(event: Mapping[str, Any]) -> list[int]:
     return [
         index
         for index, letter in enumerate(event["outcomes"])
-        if letter in _MAY_BE_CUT and known.get(str(index), {"cut": True}).get("cut")
+        if known.get(str(index), {"cut": letter in _DONE}).get("cut")
     ]
 
 

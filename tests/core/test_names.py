@@ -149,7 +149,16 @@ def packed(value: Any) -> str:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "operations/o", "AAAA", "é", base64.b64encode(zlib.compress(b"[")).decode(), packed([""]), packed([5])],
+    [
+        "",
+        "operations/o",
+        "AAAA",
+        "é",
+        base64.b64encode(zlib.compress(b"[")).decode(),
+        packed([""]),
+        packed([5]),
+        packed(5),
+    ],
 )
 def test_text_that_is_not_packed_is_refused(text: str) -> None:
     """Each is a ValueError, which the trigger's task reports as it is."""
