@@ -342,6 +342,6 @@ def test_types_in_a_real_airflow(airflow: AirflowStack, service: Simulator, run_
         said = re.findall(r"-%s': (\d+) %%, simulate" % task, airflow.task_log("typed", run_id, task))  # noqa: UP031
         assert (int(said[0]) < 100, said[-1]) == (True, "100")
         assert airflow.xcom("typed", run_id, task) == {"id": f"{run_id}-{task}"}
-    assert "not the 'google.protobuf.Duration'" in airflow.task_log("typed", run_id, "wrong")
+    assert "'google.protobuf.Duration' was asked for" in airflow.task_log("typed", run_id, "wrong")
     assert "type_modules: 'no_such_module' cannot be imported" in airflow.task_log("typed", run_id, "missing")
     assert service.calls(name=f"simulations/duration=5/operations/{run_id}-missing") == []
