@@ -23,12 +23,12 @@ def test_deferred_waits_outlive_their_triggerer(airflow: AirflowStack, service: 
     # The first poll is the worker's; from the second on the triggerer polls.
     until(lambda: all(len(service.calls("GetOperation", name)) >= 2 for name in names), "the triggerer to poll")
     airflow.kill("triggerer")
-    polls = len(service.calls("GetOperation"))
+    polls = [len(service.calls("GetOperation", name)) for name in names]
     airflow.start("triggerer")
     assert airflow.wait_for_run("smoke", run) == "failed"
-    assert len(service.calls("GetOperation")) > polls
+    assert all(len(service.calls("GetOperation", name)) > before for name, before in zip(names, polls, strict=True))
     came = {task: (state.state, state.try_number) for (task, _), state in tasks(airflow, "smoke", run).items()}
     assert came == {"succeeds": ("success", 1), "fails": ("failed", 1)}
     assert airflow.xcom("smoke", run, "succeeds") == {"id": f"{run}-succeeds"}
     assert "FAILED_PRECONDITION (9)" in airflow.task_log("smoke", run, "fails")
-    assert service.calls("CancelOperation") == []
+    assert [service.calls("CancelOperation", name) for name in names] == [[], []]
