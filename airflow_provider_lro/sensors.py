@@ -344,9 +344,7 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
             return unpack(packed)
         if self.parent is None:
             return names_of(self.operation_name)
-        ti: Any = context["ti"]
-        map_index = -1 if ti.map_index is None else ti.map_index
-        names = ti.xcom_pull(task_ids=ti.task_id, key=NAMES, map_indexes=map_index)
+        names = self.pull_result(context, key=NAMES)
         return None if names is None else list(names)
 
     def _list(self, context: Context, hook: LongRunningOperationHook) -> list[str]:

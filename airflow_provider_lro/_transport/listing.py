@@ -208,9 +208,7 @@ class Subscription:
         Raises:
             LroError: the listing has failed, and may succeed the next time.
         """
-        self._arrived.clear()
-        found, failed = self._found, self._failed
-        self._found, self._failed = [], None
+        found, failed = self._drain()
         if failed is not None and self._listing is not None and not self._listing.refused:
             raise failed
         return None if not found or found[0].done else found[0]
@@ -225,12 +223,16 @@ class Subscription:
             self._listing = self._shared()
         self._listing.add(self)
         await self._arrived.wait()
-        self._arrived.clear()
-        found, failed = self._found, self._failed
-        self._found, self._failed = [], None
+        found, failed = self._drain()
         if failed is not None:
             raise failed
         return found
+
+    def _drain(self) -> tuple[list[OperationState], BaseException | None]:
+        self._arrived.clear()
+        found, failed = self._found, self._failed
+        self._found, self._failed = [], None
+        return found, failed
 
     def unsubscribe(self) -> None:
         """Leave the listing."""

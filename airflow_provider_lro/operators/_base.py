@@ -25,6 +25,7 @@ from airflow_provider_lro.version_compat import (
     conf,
     is_mapped_copy,
     state_of,
+    task_id_of,
 )
 
 if TYPE_CHECKING:
@@ -127,6 +128,11 @@ class LroOperator(BaseOperator):
         """Push an XCom, unless the task pushes none; for a task that fails, or has several."""
         if self.do_xcom_push:
             context["ti"].xcom_push(key=key, value=value)
+
+    def pull_result(self, context: Context, key: str = "return_value") -> Any:
+        """Return an XCom that this task pushed before its deferral; None without one."""
+        own = task_id_of(context["ti"])
+        return context["ti"].xcom_pull(task_ids=own["task_id"], key=key, map_indexes=own["map_index"])
 
 
 class WaitOperator(LroOperator):
@@ -369,6 +375,11 @@ class WaitOperator(LroOperator):
         """Seconds to the deadline. Airflow itself does not look at ``execution_timeout`` while a task is deferred."""
         limits = (self.own_timeout, seconds(self.execution_timeout))
         return min((limit for limit in limits if limit is not None), default=None)
+
+    def times_from_now(self) -> dict[str, float | None]:
+        """Return beginning and deadline, in epoch seconds, of a wait that begins now."""
+        now = time.time()
+        return {"started_at": now, "deadline": None if self.limit is None else now + self.limit}
 
     def timeout_error(self, error: OperationTimeout) -> OperationTimeout:
         """Return a timeout as ``ExecutionTimeout`` where the time of one try is the shorter one: retries apply."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -180,8 +179,7 @@ class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
         waiting = report.names("asked")
         if not self.wait or not waiting:
             return report.as_json()
-        now = time.time()
-        times = {"started_at": now, "deadline": None if self.limit is None else now + self.limit}
+        times = self.times_from_now()
         self.push_result(context, report.as_json())
         args, kwargs = self.wait_args(waiting[0], **times), {"report": report.as_json(), **times}
         with self._published_on_failure(context, report), self.hook() as hook:
@@ -201,8 +199,10 @@ class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
     ) -> Any:
         """Report the outcomes that the trigger found."""
         # `airflow dags test` drops the arguments. Nothing is asked again: max_cancel would not hold.
-        known = Report.of(report) if report is not None else self._published(context)
-        if known is None:
+        published = self.pull_result(context) if report is None else report
+        if published:
+            known = Report.of(published)
+        else:
             if event is None:
                 raise OperationTimeout(
                     "the triggerer has not reported by the deadline, and the XCom 'return_value' does not say which"
@@ -249,12 +249,6 @@ class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
         total = len(waiting)
         raise_together(errors, total=total, text=f"{len(errors)} of {total} operations could not be read ({report})")
         return report.as_json()
-
-    def _published(self, context: Context) -> Report | None:
-        """Return the report that was the XCom before the deferral."""
-        ti = context["ti"]
-        published = ti.xcom_pull(task_ids=ti.task_id, key="return_value", map_indexes=ti.map_index)
-        return Report.of(published) if published else None
 
 
 class DeleteFinishedOperationsOperator(CleanupOperator):

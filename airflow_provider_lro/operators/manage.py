@@ -123,8 +123,7 @@ class CancelOperationOperator(WaitOperator):
         waiting = [result["name"] for result in results if result.get("outcome") == "running"]
         if not self.wait or not waiting:
             return self._finish(context, results, errors)
-        now = time.time()
-        times = {"started_at": now, "deadline": None if self.limit is None else now + self.limit}
+        times = self.times_from_now()
         args = self.wait_args(waiting[0], **times)
         kwargs = {"results": results, **times}
         with self.hook() as hook:
