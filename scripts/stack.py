@@ -98,9 +98,9 @@ class AirflowStack:
         elif with_ui:
             self._commands["webserver"] = ["webserver", "--hostname", _HOST, "--port", str(self.api_port)]
         self._rest = Rest(self.url, self.user, lambda: self.password, triggerers=self.triggerers)
-        self._answers: Answers = (
-            self._rest if self.is_3 else Database(self.home / "airflow.db", self.url if with_ui else None)
-        )
+        file = self.home / "airflow.db"
+        self.database = database or f"sqlite:///{file}"
+        self._answers: Answers = self._rest if self.is_3 else Database(file, self.url if with_ui else None)
         self.env = airflow_environment(
             self.home,
             dags_folder.resolve(),

@@ -35,5 +35,9 @@ from tests.shared_airflow import *  # noqa: E402, F403  (its fixtures)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the audit last: it ends the Airflow that it shares with the others, and searches what is left of it."""
-    items.sort(key=lambda item: "audited" in getattr(item, "fixturenames", ()))
+    """Put the smoke test first: it takes longest. Put the audit last: it searches what the Airflow of all has left."""
+
+    def place(item: pytest.Item) -> tuple[bool, bool]:
+        return "audited" in getattr(item, "fixturenames", ()), item.get_closest_marker("smoke") is None
+
+    items.sort(key=place)

@@ -11,12 +11,15 @@ import contextlib
 import secrets
 import shutil
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from scripts.children import Children
 from scripts.environment import as_variables
+from scripts.postgres import start_postgres
 from scripts.stack import AirflowError, AirflowStack
 from tests.airflow.running import connect
 from tests.airflow.telemetry import Collector, StatsD, collecting
@@ -65,6 +68,20 @@ def collector() -> Iterator[Collector]:
     """Give the OpenTelemetry collector that the running Airflow sends to."""
     with collecting() as server:
         yield server
+
+
+@contextlib.contextmanager
+def running_airflow(home: Path, dags: Path, *, env: Mapping[str, str], triggerers: int = 1) -> Iterator[AirflowStack]:
+    """Run an Airflow on PostgreSQL; 2.11, of which the scripts know SQLite only, on that.
+
+    SQLite lets one write at a time, and a scheduler of Airflow 3 that finds it locked on a busy machine ends.
+    """
+    with Children() as children:
+        database = None if version("apache-airflow").startswith("2.") else start_postgres(children)
+        with AirflowStack(
+            home, dags, env=env, database=database, triggerers=triggerers, timeout=240, children=children
+        ) as running:
+            yield running
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +151,7 @@ def airflow(
     if is_used(request, "cloud"):
         env |= request.getfixturevalue("google").env
         shutil.copy(ROOT / "example_dags" / "cookbook_google.py", home / "dags")
-    with AirflowStack(home / "home", home / "dags", env=env, timeout=240) as running:
+    with running_airflow(home / "home", home / "dags", env=env) as running:
         connect(running, "lro_default", host="127.0.0.1", port=service.port, extra={"insecure": True})
         connect(running, "nameless", extra={"insecure": True})
         yield running

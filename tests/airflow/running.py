@@ -67,6 +67,14 @@ def resize(airflow: AirflowStack, pool: str, slots: int) -> None:
         cli(airflow, "pools", "set", pool, str(slots), "changed")
 
 
+def rows(airflow: AirflowStack, query: str, *values: str) -> list[tuple[Any, ...]]:
+    """Ask the database of an Airflow 3 itself."""
+    import psycopg
+
+    with psycopg.connect(airflow.database.replace("+psycopg", ""), autocommit=True) as database:
+        return database.execute(query.encode(), values or None).fetchall()
+
+
 def started(service: Simulator, run: str) -> list[str]:
     """The names that a run's calls of Start were given, in order; its operations have the run for a message."""
     names = [call["name"] for call in service.calls("Start")]

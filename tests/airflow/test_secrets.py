@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import re
 import secrets
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -23,11 +21,11 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from tests.airflow.running import rows
 from tests.simulator_fixture import running_simulator
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-    from pathlib import Path
 
     from scripts.stack import AirflowStack
 
@@ -117,16 +115,14 @@ def search(places: Iterable[tuple[str, bytes]], canaries: Canaries) -> set[tuple
     return {(where, place) for place, content in words for where, needle in needles if needle in content}
 
 
-def places(home: Path) -> Iterator[tuple[str, bytes]]:
-    """Give all that Airflow left: each file whole, and the rows of the database, which its file may hold in pieces."""
-    for file in home.rglob("*"):
+def places(airflow: AirflowStack) -> Iterator[tuple[str, bytes]]:
+    """Give all that Airflow left: each file, and the values of each table of its database."""
+    for file in airflow.home.rglob("*"):
         if file.is_file():
-            yield str(file.relative_to(home)), file.read_bytes()
-    with contextlib.closing(sqlite3.connect(f"{(home / 'airflow.db').as_uri()}?mode=ro", uri=True)) as database:
-        for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
-            rows = database.execute(f'SELECT * FROM "{table}"')  # noqa: S608  (Airflow's own names)
-            values = (value for row in rows for value in row if isinstance(value, str | bytes))
-            yield f"table {table}", b"\n".join(v.encode() if isinstance(v, str) else v for v in values)
+            yield str(file.relative_to(airflow.home)), file.read_bytes()
+    for (table,) in rows(airflow, "select tablename from pg_tables where schemaname = 'public'"):
+        values = [value for row in rows(airflow, f'select * from "{table}"') for value in row]  # noqa: S608  (its own)
+        yield f"table {table}", b"\n".join(v if isinstance(v, bytes) else str(v).encode() for v in values)
 
 
 # ── the services ──
@@ -314,7 +310,7 @@ def audited(
     logs = {task: airflow.task_log(DAG_ID, run, task) for task in states}
     airflow.close()
     expected = dict.fromkeys(SUCCEED, "success") | dict.fromkeys(FAIL, "failed")
-    left = dict(places(airflow.home))
+    left = dict(places(airflow))
     return Audited(expected, states, logs, search(left.items(), canaries), search(left.items(), planted))
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections import Counter
-from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +13,13 @@ import pytest
 from airflow_provider_lro.operation import OperationsClient
 from airflow_provider_lro.simulator import operation_name
 from scripts.environment import as_variables
-from scripts.stack import AirflowStack
-from tests.airflow.running import cli, until
+from tests.airflow.running import cli, rows, until
+from tests.shared_airflow import running_airflow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from scripts.stack import AirflowStack
     from tests.simulator_fixture import Simulator
 
 pytestmark = [
@@ -41,20 +40,14 @@ def watching(service: Simulator, tmp_path_factory: pytest.TempPathFactory) -> It
     home, dags = tmp_path_factory.mktemp("watching"), Path(__file__).parent / "dags_watched"
     with OperationsClient.connect(service.endpoint, insecure=True) as client:
         client.get_operation(f"{PARENT}/{operation_name('before', duration=0)}")
-    with AirflowStack(home, dags, env=env) as running:
+    with running_airflow(home, dags, env=env) as running:
         cli(running, "connections", "add", "lro_default", "--conn-json", json.dumps(stored))
         yield running
 
 
-def rows(airflow: AirflowStack, query: str, *values: str) -> list[tuple[Any, ...]]:
-    """Ask the database itself: a moment after an event was stored is what a test wants to hit."""
-    with closing(sqlite3.connect(f"file:{airflow.home / 'airflow.db'}?mode=ro", uri=True, timeout=30)) as database:
-        return database.execute(query, values).fetchall()
-
-
 def stored(airflow: AirflowStack, asset: str) -> list[dict[str, Any]]:
     """The operations that the events of an asset name, in order."""
-    query = "select e.extra from asset_event e join asset a on a.id = e.asset_id where a.name = ? order by e.id"
+    query = "select e.extra::text from asset_event e join asset a on a.id = e.asset_id where a.name = %s order by e.id"
     extras = [json.loads(extra) for (extra,) in rows(airflow, query, asset)]
     return [operation for extra in extras for operation in extra["payload"]["operations"]]
 
@@ -65,7 +58,7 @@ def fired(airflow: AirflowStack) -> int:
 
 def reacted(airflow: AirflowStack, dag: str) -> set[str]:
     """The operations that successful runs of a DAG were given."""
-    runs = rows(airflow, "select run_id from dag_run where state = 'success' and dag_id = ?", dag)
+    runs = rows(airflow, "select run_id from dag_run where state = 'success' and dag_id = %s", dag)
     return {name for (run,) in runs for name in airflow.xcom(dag, run, "react")}
 
 

@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from scripts.children import Children
 from scripts.environment import as_variables
-from scripts.postgres import start_postgres
-from scripts.stack import AirflowStack
+from tests.shared_airflow import running_airflow
 from tests.simulator_fixture import running_simulator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from scripts.stack import AirflowStack
     from tests.simulator_fixture import Simulator
 
 collect_ignore_glob = [] if os.environ.get("LRO_HA_TESTS") == "1" else ["test_*.py"]
@@ -47,12 +46,10 @@ def stack(service: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Itera
     )
     stored = {"conn_type": "lro", "host": "127.0.0.1", "port": service.port, "extra": {"insecure": True}}
     home, dags = tmp_path_factory.mktemp("airflow"), Path(__file__).parent / "dags"
-    with Children() as children:
-        database = start_postgres(children)
-        with AirflowStack(home, dags, env=env, database=database, triggerers=2, children=children) as running:
-            add = ["connections", "add", "lro_default", "--conn-json", json.dumps(stored)]
-            subprocess.run([sys.executable, "-m", "airflow", *add], check=True, env=running.env, capture_output=True)
-            yield running
+    with running_airflow(home, dags, env=env, triggerers=2) as running:
+        add = ["connections", "add", "lro_default", "--conn-json", json.dumps(stored)]
+        subprocess.run([sys.executable, "-m", "airflow", *add], check=True, env=running.env, capture_output=True)
+        yield running
 
 
 @pytest.fixture
