@@ -429,7 +429,7 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
             # One of a sequence of one comes with its name, like one of many.
             raise_together(errors, total=max(len(names), 2), text=text)
         if errors:
-            self.log.warning("enough have succeeded; of the others:%s", error_lines(errors.values()))
+            self.log.warning("%d have succeeded: enough; of the others:%s", succeeded, error_lines(errors.values()))
         return results
 
     def _map_errors(self, attempt: Callable[[], Any]) -> Any:

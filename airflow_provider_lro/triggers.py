@@ -175,7 +175,7 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([killing], timeout=left)
         if killing.cancel():
-            raise TimeoutError(f"{self._what()} could not be asked to cancel in {KILL_TIMEOUT} s")
+            raise TimeoutError(f"{self._what()} could not be asked to cancel in {KILL_TIMEOUT} s, and may go on")
         killing.result()
 
     def _is_overdue(self) -> bool:

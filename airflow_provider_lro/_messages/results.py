@@ -144,7 +144,7 @@ def metadata(state: OperationState, message_type: Any = None) -> Any:
     """Return the metadata of an operation, unpacked; see ``Operation.metadata``."""
     expected = type_of(message_type, what="message_type")
     if state.metadata is None:
-        raise NoMetadataError(f"operation {state.name!r} has no metadata")
+        raise NoMetadataError(f"operation {state.name!r} has no metadata, as of its last poll")
     return unpack(state.metadata, expected, what=f"the metadata of operation {state.name!r}")
 
 
