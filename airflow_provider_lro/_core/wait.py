@@ -101,7 +101,7 @@ class Start(Enum):
 
     FRESH = "the first poll is immediate, and an endpoint that cannot be right ends it at once"
     POLL = "the first poll is immediate, the pauses go by the time since started_at"
-    POKE = "as POLL, by what has never asked to cancel before"
+    POKE = "as POLL; no earlier try of this wait has asked to cancel"
     RESUME = "a pause comes first, so that waits that restart together do not poll together"
 
 

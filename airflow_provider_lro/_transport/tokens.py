@@ -61,7 +61,7 @@ class Tokens:
         now = time.monotonic()
         if now < self._refresh_at:
             return self._headers
-        # The first call after its time begins a refresh; all go on with the token that is still valid.
+        # The first call after its time is told to refresh; all others go on with the token that is still valid.
         return self._headers if self._refresh is not None and now < self._expires_at else None
 
     def forget(self) -> None:
