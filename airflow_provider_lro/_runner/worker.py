@@ -158,12 +158,11 @@ class WorkerWait:
         self._do(self._group.run(start))
 
     def _do(self, work: Coroutine[Any, Any, None], meanwhile: Callable[[], None] = lambda: None) -> None:
-        done = self._loop.start(work, self._wake.nudge)
+        done, killed = self._loop.start(work, self._wake.nudge), False
         try:
             meanwhile()
-            while not done.done():
-                if self._wake.wait(1.0) and not done.done() and self._was_killed():
-                    break
+            while not (done.done() or killed):
+                killed = self._wake.wait(1.0) and self._was_killed()
         except AirflowTaskTimeout:
             self._loop.stop(done)
             self._finish(self._group.poll_last())
@@ -172,7 +171,7 @@ class WorkerWait:
                 self._cancel(done)
             raise
         else:
-            if done.done():
+            if not killed:
                 done.result()
                 return
             self._cancel(done)

@@ -710,6 +710,23 @@ def test_kill_on_a_worker_cancels_what_is_not_done(
     assert sorted(fake.acted("CancelOperation")) == sorted(killed.names)
 
 
+def test_kill_that_the_end_of_a_poll_overtakes_is_heeded(fake: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the time at which the task's thread has woken for it, the first poll is over, and its end has been told."""
+    wait = WakeEvent.wait
+
+    def overtaken(wake: WakeEvent, seconds: float) -> bool:
+        return wait(wake, seconds) and not wait(wake, 10)
+
+    monkeypatch.setattr(WakeEvent, "wait", overtaken)
+    monkeypatch.setattr(_base, "state_of", lambda ti: "failed")
+    name = fake.add("o")
+    waiting = sensor(name, mode="poke", cancel_on_kill=True, timeout=2)
+    fake.before = lambda method, name: waiting.on_kill() if len(fake.calls) == 1 else None
+    with pytest.raises(KilledByUser):
+        run(waiting)
+    assert fake.acted("CancelOperation") == [name]
+
+
 def test_kill_without_cancel_on_kill_leaves_the_operations_alone(
     killed: Any, fake: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
