@@ -31,7 +31,7 @@ MAX_EPOCH = 1e11
 """Epoch seconds, in the year 5138: no time beyond it makes sense."""
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
+@dataclass(kw_only=True, eq=False, repr=False, slots=True)  # with the trigger's own, too many for a small dict
 class WaitArgs:
     """The arguments of a wait that cross to its trigger: JSON scalars, stored in plain text, so never a secret.
 

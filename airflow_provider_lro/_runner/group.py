@@ -83,7 +83,7 @@ class WaitGroup:
         self._channels = channels
         self._quorum = Quorum(total=len(names), wanted=wanted)
         self._require_result = require_result
-        self._room = {True: keep, False: keep}
+        self._room = [keep, keep]  # by whether it succeeded
         self._succeeded = 0
         self._failed = 0
         self._is_single = len(names) == 1
