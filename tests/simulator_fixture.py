@@ -71,8 +71,9 @@ class Simulator:
             method: Only calls of this method, such as "GetOperation".
             name: Only calls with exactly this name.
         """
-        lines = self.log.read_text(encoding="utf-8").splitlines() if self.log.exists() else []
-        calls = [json.loads(line) for line in lines]
+        text = self.log.read_text(encoding="utf-8") if self.log.exists() else ""
+        whole = text[: text.rfind("\n") + 1]  # what follows is a line that is being written
+        calls = [json.loads(line) for line in whole.splitlines()]
         return [call for call in calls if method in {None, call["method"]} and name in {None, call["name"]}]
 
     def stderr(self) -> str:

@@ -157,7 +157,7 @@ async def test_deadline_holds(parent: str, simulator: Simulator) -> None:
     operation = name(parent, 0, outcome="never")
     began = time.monotonic()
     assert await outcome(trigger(parent, operation, deadline=time.time() + 1.0)) == "T"
-    assert 0.9 < time.monotonic() - began < 3.0
+    assert 0.9 < time.monotonic() - began < 15.0
     assert simulator.calls("GetOperation", operation)
 
 

@@ -434,13 +434,13 @@ def test_metadata_may_be_missing_or_unknown(stub: Stub) -> None:
 
 def test_latency_delays_each_get_and_no_other_call(stub: Stub) -> None:
     """A Get takes as long as its latency; two at once do not add up; and its deadline can strike first."""
-    name = fresh(latency=0.8)
+    name = fresh(latency=1.5)
     started = time.monotonic()
     stub.cancel(name)
-    assert time.monotonic() - started < 0.8
+    assert time.monotonic() - started < 1.5
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(stub.get, [name] * 4))
-    assert 0.8 <= time.monotonic() - started < 2.4
+    assert 1.5 <= time.monotonic() - started < 5
     assert code_of(stub.get, name, timeout=0.1) == 4
 
 
@@ -507,8 +507,8 @@ def test_unimplemented_methods(stub: Stub) -> None:
 def test_wait_answers_when_done_or_at_its_timeout(stub: Stub) -> None:
     """A Wait ends with the operation, or with the latest state of one that runs on."""
     started = time.monotonic()
-    assert stub.wait(fresh(duration=0.3), seconds=5).done
-    assert 0.3 <= time.monotonic() - started < 2
+    assert stub.wait(fresh(duration=0.3), seconds=30).done
+    assert 0.3 <= time.monotonic() - started < 15
     assert not stub.wait(fresh(duration=60), seconds=0.2).done
     assert stub.wait(fresh(duration=0.2)).done
 
@@ -535,7 +535,7 @@ def test_wait_sees_a_cancel_and_a_deletion_at_once(stub: Stub, method: str, code
         time.sleep(0.2)
         getattr(stub, method)(name)
         assert waiting.result() == code
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 15
 
 
 def test_cancel_ends_an_operation_with_code_1(stub: Stub) -> None:
