@@ -220,7 +220,7 @@ def failures() -> Iterator[Row]:
 
     gone: Part = {"error": OperationNotFound, "code": 5, "options": {"not_found_grace": 0}}
     yield Row(title="never there", script={"not_found_for": 60}, at_once=True, **gone)
-    grace: Part = {**gone, "options": {"not_found_grace": DURATION}}
+    grace: Part = {**gone, "options": {"not_found_grace": SHORT}}
     yield Row(title="never there, grace", script={"not_found_for": 60}, says="not visible yet", **grace)
     yield Row(title="expired", script={"expire": 0}, says="it expired", **gone)
     yield Row(title="deleted", script={"duration": 3600}, meanwhile=delete, says="it was deleted", **gone)
