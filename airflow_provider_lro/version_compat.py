@@ -5,35 +5,55 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import airflow
-from airflow.exceptions import AirflowRescheduleException
-from airflow.providers.common.compat.sdk import (
-    AirflowException,
-    AirflowFailException,
-    AirflowNotFoundException,
-    AirflowSensorTimeout,
-    AirflowSkipException,
-    AirflowTaskTimeout,
-    BaseHook,
-    BaseOperator,
-    BaseOperatorLink,
-    BaseSensorOperator,
-    DecoratedOperator,
-    KeywordParameters,
-    XCom,
-    conf,
-    mask_secret,
-    task_decorator_factory,
-)
 
 try:
-    from airflow.sdk.exceptions import AirflowTaskTerminated
-except ImportError:  # Airflow 2
-    from airflow.exceptions import AirflowTaskTerminated  # type: ignore[no-redef]
+    from airflow.sdk.exceptions import (
+        AirflowException,
+        AirflowFailException,
+        AirflowNotFoundException,
+        AirflowRescheduleException,
+        AirflowSensorTimeout,
+        AirflowSkipException,
+        AirflowTaskTerminated,
+        AirflowTaskTimeout,
+    )
+except ImportError:  # below Airflow 3.2
+    from airflow.exceptions import (
+        AirflowException,
+        AirflowFailException,
+        AirflowNotFoundException,
+        AirflowRescheduleException,
+        AirflowSensorTimeout,
+        AirflowSkipException,
+        AirflowTaskTerminated,
+        AirflowTaskTimeout,
+    )
 
 try:
+    from airflow.sdk.bases.decorator import KeywordParameters
+    from airflow.sdk.configuration import conf
+except ImportError:  # below Airflow 3.2
+    from airflow.configuration import conf
+    from airflow.utils.operator_helpers import KeywordParameters
+
+try:
+    from airflow.sdk import BaseHook
+except ImportError:  # below Airflow 3.1
+    from airflow.hooks.base import BaseHook
+
+try:
+    from airflow.sdk import BaseOperator, BaseOperatorLink, BaseSensorOperator
+    from airflow.sdk.bases.decorator import DecoratedOperator, task_decorator_factory
     from airflow.sdk.bases.xcom import BaseXCom
-except ImportError:  # Airflow 2, which reads links by way of the backend, if there is one
-    BaseXCom = XCom  # type: ignore[misc]
+    from airflow.sdk.execution_time.xcom import XCom
+    from airflow.sdk.log import mask_secret
+except ImportError:  # Airflow 2
+    from airflow.decorators.base import DecoratedOperator, task_decorator_factory
+    from airflow.models import BaseOperator, BaseOperatorLink, XCom
+    from airflow.sensors.base import BaseSensorOperator
+    from airflow.utils.log.secrets_masker import mask_secret
+
+    BaseXCom = XCom  # type: ignore[misc]  # it reads links by way of the backend, if there is one
 
 try:
     from airflow.sdk.execution_time.context import NEVER_EXPIRE
@@ -44,7 +64,7 @@ else:
 """Keyword arguments that make the task state store keep a value for ever."""
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.sdk import Context
 
 AIRFLOW_VERSION: str = airflow.__version__
 TRIGGER_TIMEOUTS = ("Trigger timeout", "Trigger/execution timeout")
@@ -109,6 +129,15 @@ def asset_state_stores(trigger: Any) -> list[Any]:
         return []
     each = [*getattr(accessors, "_by_name", {}).values(), *getattr(accessors, "_by_uri", {}).values()]
     return each or [accessors]
+
+
+def stats() -> Any:
+    """Return what sends Airflow's metrics; not imported before there is one to send."""
+    try:
+        from airflow.sdk.observability.stats import Stats
+    except ImportError:  # below Airflow 3.2
+        from airflow.stats import Stats
+    return Stats
 
 
 # ── ending a task from the triggerer ──

@@ -23,7 +23,7 @@ PROGRAM = """
 import gc, json, sys, time, warnings
 warnings.simplefilter("ignore")
 import airflow.models
-from airflow.providers.common.compat.sdk import (
+from tests.versions import (
     DAG, BaseHook, BaseOperator, BaseSensorOperator, DecoratedOperator, XCom, conf, task
 )
 before = set(sys.modules)

@@ -15,7 +15,7 @@ import json
 import resource
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +43,9 @@ LONGEST_START = 900.0
 
 def ask(database: Any, query: str) -> Any:
     """Return the one value that a query of Airflow's database gives."""
-    return database.execute(query).fetchone()[0]
+    with database.cursor() as cursor:
+        cursor.execute(query)
+        return cursor.fetchone()[0]
 
 
 def age(database: Any) -> float:
@@ -61,7 +63,7 @@ def cpu(airflow: AirflowStack) -> float:
 @contextmanager
 def airflow_for(waits: int, spec: dict[str, Any]) -> Iterator[tuple[AirflowStack, Any]]:
     """Run an Airflow whose triggerer takes so many triggers; gives it, and a connection to its database."""
-    import psycopg
+    import psycopg2
     from cryptography.fernet import Fernet
 
     stored = {
@@ -81,8 +83,9 @@ def airflow_for(waits: int, spec: dict[str, Any]) -> Iterator[tuple[AirflowStack
         url = start_postgres(children)
         with (
             AirflowStack(Path(home), dags, env=options, database=url, children=children) as airflow,
-            psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as database,
+            closing(psycopg2.connect(url.replace("+psycopg2", ""))) as database,
         ):
+            database.autocommit = True
             cli(airflow, "connections", "add", "lro_default", "--conn-json", json.dumps(stored))
             yield airflow, database
 

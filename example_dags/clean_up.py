@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow.providers.common.compat.sdk import DAG, task
+try:
+    from airflow.sdk import DAG, task
+except ImportError:  # Airflow 2
+    from airflow import DAG
+    from airflow.decorators import task
 
 from airflow_provider_lro.operators import DeleteOperationOperator, ListOperationsOperator
 from airflow_provider_lro.sensors import LongRunningOperationSensor

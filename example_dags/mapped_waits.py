@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from airflow.providers.common.compat.sdk import DAG
+try:
+    from airflow.sdk import DAG
+except ImportError:  # Airflow 2
+    from airflow import DAG
 
 from airflow_provider_lro.sensors import LongRunningOperationSensor
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow.providers.common.compat.sdk import DAG, BaseHook, task
+try:
+    from airflow.sdk import DAG, task
+except ImportError:  # Airflow 2
+    from airflow import DAG
+    from airflow.decorators import task
 
+from airflow_provider_lro.hooks import LongRunningOperationHook
 from airflow_provider_lro.sensors import LongRunningOperationSensor
 
 with DAG("lro_start_wait_use", schedule=None, tags=["lro"]):
@@ -15,7 +20,7 @@ with DAG("lro_start_wait_use", schedule=None, tags=["lro"]):
         # Your service's client goes here; all that the sensor needs is the operation's name.
         from airflow_provider_lro.simulator import SimulatorClient
 
-        connection = BaseHook.get_connection("lro_default")
+        connection = LongRunningOperationHook.get_connection("lro_default")
         with SimulatorClient(f"{connection.host}:{connection.port}") as client:
             return client.start(duration=15, response={"rows": 42}).name
 

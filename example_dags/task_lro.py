@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import DAG, BaseHook, task
+try:
+    from airflow.sdk import DAG, task
+except ImportError:  # Airflow 2
+    from airflow import DAG
+    from airflow.decorators import task
 
 from airflow_provider_lro.decorators import lro_task
+from airflow_provider_lro.hooks import LongRunningOperationHook
 
 if TYPE_CHECKING:
     from google.longrunning.operations_pb2 import Operation
@@ -18,7 +23,7 @@ with DAG("lro_task", schedule=None, tags=["lro"]):
         # Your service's client goes here; return what it gives you.
         from airflow_provider_lro.simulator import SimulatorClient
 
-        connection = BaseHook.get_connection("lro_default")
+        connection = LongRunningOperationHook.get_connection("lro_default")
         with SimulatorClient(f"{connection.host}:{connection.port}") as client:
             return client.start(duration=8, response={"table": table, "rows": 5}, request_id=request_id)
 

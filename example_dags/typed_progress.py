@@ -7,7 +7,10 @@ are Structs, which every process knows; of a service's own types, say which they
 
 from __future__ import annotations
 
-from airflow.providers.common.compat.sdk import DAG
+try:
+    from airflow.sdk import DAG
+except ImportError:  # Airflow 2
+    from airflow import DAG
 
 from airflow_provider_lro.sensors import LongRunningOperationSensor
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from airflow.providers.common.compat.sdk import DAG, task
+try:
+    from airflow.sdk import DAG, task
+except ImportError:  # Airflow 2
+    from airflow import DAG
+    from airflow.decorators import task
 
 from airflow_provider_lro.sensors import LongRunningOperationSensor
 

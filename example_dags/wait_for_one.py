@@ -6,7 +6,10 @@ name does as well.
 
 from __future__ import annotations
 
-from airflow.providers.common.compat.sdk import DAG
+try:
+    from airflow.sdk import DAG
+except ImportError:  # Airflow 2
+    from airflow import DAG
 
 from airflow_provider_lro.sensors import LongRunningOperationSensor
 

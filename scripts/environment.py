@@ -80,7 +80,7 @@ def airflow_environment(
         "usage_data_collection": {"enabled": False},
     }
     if database is not None:
-        options["database"] = {"sql_alchemy_conn": database, "sql_alchemy_conn_async": database}
+        options["database"] = {"sql_alchemy_conn": database}
     return env | as_variables(options)
 
 

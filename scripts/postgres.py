@@ -51,7 +51,7 @@ def start_postgres(children: Children, *, timeout: float = 60.0) -> str:
         timeout: Seconds that it may take to start.
 
     Returns:
-        The URL of the database, for SQLAlchemy with psycopg, both sync and async.
+        The URL of the database, for SQLAlchemy with psycopg2; Airflow makes of it the one for asyncpg.
 
     Raises:
         PostgresError: With its log.
@@ -78,7 +78,7 @@ def start_postgres(children: Children, *, timeout: float = 60.0) -> str:
         if time.monotonic() > until:
             raise PostgresError(f"waited {timeout:.0f} s for PostgreSQL:\n{log.read_text(errors='replace')}")
         time.sleep(0.05)
-    return f"postgresql+psycopg://{_OWNER}@/postgres?host={directory}"
+    return f"postgresql+psycopg2://{_OWNER}@/postgres?host={directory}"
 
 
 def _installation() -> Path:

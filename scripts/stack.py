@@ -47,7 +47,7 @@ class AirflowStack:
         api_port: Of the API server (3.x) or webserver (2.11); a free one unless given.
         with_ui: On 2.11, start the webserver too. On 3.x the API server is always there and has the UI.
         serve_logs: Let scheduler and triggerer serve the logs of tasks that still run to the UI.
-        database: SQLAlchemy URL for a driver that is both sync and async; SQLite in `home` unless given. Only on 3.x.
+        database: SQLAlchemy URL; SQLite in `home` unless given. Only on 3.x.
         triggerers: How many; several, only on 3.x, are the components `triggerer-1`, `triggerer-2`, ….
         parallelism: How many tasks run at once.
         timeout: Seconds that Airflow may take to start.

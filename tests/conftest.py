@@ -29,7 +29,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import airflow.models
     import airflow.triggers.base  # noqa: F401
-    from airflow.providers.common.compat.sdk import BaseHook, BaseSensorOperator  # noqa: F401
+
+    from tests.versions import BaseHook, BaseSensorOperator  # noqa: F401
 
 from tests.shared_airflow import *  # noqa: E402, F403  (its fixtures)
 

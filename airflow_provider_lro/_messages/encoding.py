@@ -7,6 +7,7 @@ A payload is unpacked where its type is known to the process; where it is not, o
 from __future__ import annotations
 
 import base64
+import inspect
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 _UNSAYABLE = (ValueError, TypeError, DecodeError, json_format.Error, RecursionError)
 """The errors of json_format for an unknown Any, for bytes that do not parse, for a value that ProtoJSON cannot say (a
 timestamp beyond the year 9999), and for messages in messages without end."""
+# protobuf 4 has another word for it, and prints the absent optional fields of proto2, too.
+_PRINT_DEFAULTS: dict[str, Any] = {
+    "always_print_fields_with_no_presence"
+    if "always_print_fields_with_no_presence" in inspect.signature(json_format.MessageToDict).parameters
+    else "including_default_value_fields": True
+}
 _JSON = (dict, list, str, int, float, bool, type(None))
 
 
@@ -155,9 +162,7 @@ def _message_to_json(message: Message) -> Any:
 
 
 def _plain_to_json(message: Message) -> Any:
-    return json_format.MessageToDict(
-        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-    )
+    return json_format.MessageToDict(message, preserving_proto_field_name=True, **_PRINT_DEFAULTS)
 
 
 def _hide_unknown(message: Message, hidden: dict[str, dict[str, Any]]) -> None:

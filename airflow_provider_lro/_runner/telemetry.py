@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from airflow_provider_lro._core import outcome as outcomes
 from airflow_provider_lro.exceptions import Code
-from airflow_provider_lro.version_compat import conf
+from airflow_provider_lro.version_compat import conf, stats
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -173,11 +173,9 @@ def reporter() -> _Reporter | None:
 
 
 def _send(values: Iterable[tuple[str, str, float, dict[str, str]]]) -> None:
-    from airflow.providers.common.compat.sdk import Stats
-
     try:
         for method, name, value, tags in values:
-            getattr(Stats, method)(name, value, tags=tags)
+            getattr(stats(), method)(name, value, tags=tags)
     except Exception:  # whatever a backend for metrics may raise, no wait ends by it
         log.warning("metrics could not be sent", exc_info=True)
 

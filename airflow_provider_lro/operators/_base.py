@@ -31,7 +31,7 @@ from airflow_provider_lro.version_compat import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.sdk import Context
 
     from airflow_provider_lro._core.outcome import Outcome
     from airflow_provider_lro._core.wait import Start

@@ -19,7 +19,7 @@ from airflow_provider_lro.version_compat import AirflowSkipException
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.sdk import Context
 
     from airflow_provider_lro._core.state import OperationState
     from airflow_provider_lro._transport.client import OperationsClient

@@ -14,7 +14,7 @@ from airflow_provider_lro._core.checks import is_number
 from airflow_provider_lro.version_compat import FOR_EVER
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.sdk import Context
 
 REQUEST_NAMESPACE = uuid.UUID("5b6c8a57-3f0e-4d0c-9d6e-1f3b0c1d2a77")
 """Of the request ids, and of nothing else."""
@@ -42,14 +42,13 @@ class StartedOperation:
 
 
 class TaskStore:
-    """The operation that a task has started, and the number of those that are over.
+    """The operation that a task has started, and the request id that it is started with.
 
     Airflow below 3.3 has no store: nothing is kept, and each try is a start of its own.
     """
 
     OPERATION = "lro_operation"
-    OVER = "lro_operations_over"
-    NAMELESS = "lro_returned_nameless"
+    REQUEST = "lro_request"
 
     def __init__(self, context: Context) -> None:
         self._ti: Any = context["ti"]
@@ -105,35 +104,27 @@ class TaskStore:
         """Record that the result is known. A retry finds it again; only a clear from now on starts anew."""
         self._record(returned=True, max_tries=self._ti.max_tries)
 
-    def record_nameless_return(self) -> None:
-        """Record that a result was returned of an operation that has no name."""
-        if self._store is None:
-            return
-        try:
-            self._store.set(self.NAMELESS, self._ti.max_tries, **FOR_EVER)
-        except Exception:  # only a request id would be used once more
-            log.exception("not stored: that the task has returned; if it is cleared, it uses the same request_id again")
-
-    def renew(self) -> None:
-        """Begin with another request id, if a user has cleared the task since a result without a name was returned."""
-        if self._store is None or (known := self._store.get(self.NAMELESS)) is None:
-            return
-        if known != self._ti.max_tries:
-            self.forget()  # first: to begin with the old id would start nothing
-            self._store.delete(self.NAMELESS)
-
     def forget(self) -> None:
-        """Record that the operation is over. The count rises first, lest a later start look like this one."""
+        """Record that the operation is over. The id goes first, lest a later start be taken for this one."""
         if self._store is not None:
-            self._store.set(self.OVER, self._count() + 1, **FOR_EVER)
+            self._store.delete(self.REQUEST)
             self._store.delete(self.OPERATION)
 
     def request_id(self) -> str:
-        """Return an id that is the same until the operation that it starts is over (without a store: for this try)."""
+        """Return an id that is the same until the operation that it starts is over, or a user clears the task.
+
+        It is stored before it is used: where that fails, nothing may be started. Without a store it is this try's.
+        """
         ti = self._ti
-        number = ti.try_number if self._store is None else self._count()
-        which = (ti.dag_id, ti.run_id, ti.task_id, ti.map_index, number)
-        return str(uuid.uuid5(REQUEST_NAMESPACE, "\n".join(map(str, which))))
+        if self._store is None:
+            which = (ti.dag_id, ti.run_id, ti.task_id, ti.map_index, ti.try_number)
+            return str(uuid.uuid5(REQUEST_NAMESPACE, "\n".join(map(str, which))))
+        known = self._store.get(self.REQUEST)
+        # A clear raises max_tries, a retry does not; since Airflow 3.4 it empties the store, too.
+        if not isinstance(known, Mapping) or known.get("max_tries") != ti.max_tries:
+            known = {"id": str(uuid.uuid4()), "max_tries": ti.max_tries}
+            self._store.set(self.REQUEST, known, **FOR_EVER)
+        return str(known["id"])
 
     def _record(self, **change: Any) -> None:
         known = self.operation()
@@ -142,6 +133,3 @@ class TaskStore:
 
     def _write(self, known: StartedOperation) -> None:
         self._store.set(self.OPERATION, asdict(known), **FOR_EVER)
-
-    def _count(self) -> int:
-        return int(self._store.get(self.OVER, 0))

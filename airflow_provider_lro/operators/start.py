@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import timedelta
 
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.sdk import Context
 
     from airflow_provider_lro._core.args import WaitArgs
     from airflow_provider_lro._core.outcome import Outcome
@@ -154,7 +154,6 @@ class StartOperationOperator(ResultOperator):
         store = TaskStore(context)
         known = store.operation()
         if known is None:
-            store.renew()
             return self._start(context, store)
         if known.returned and store.was_cleared(known):
             store.forget()
@@ -237,10 +236,7 @@ class StartOperationOperator(ResultOperator):
             store.keep(known)
             self.log.info("operation %r is started%s", known.name, f" at {endpoint}" if endpoint else "")
         if operation.done:  # `validate_only`, perhaps: there may be nothing to poll
-            result = self._conclude(context, store, outcome_of(operation), self._args(known), anew=False)
-            if not known.name:
-                store.record_nameless_return()
-            return result
+            return self._conclude(context, store, outcome_of(operation), self._args(known), anew=False)
         if not (reachable or endpoint):
             why = f"what {self._starter} has returned does not tell where"
             raise self._unreachable(store, known, f"{why}; give the task endpoint=, or the connection a host")

@@ -118,7 +118,7 @@ class Service:
             operations=[operation(simulation, seen) for simulation, seen in page.operations],
             next_page_token=page.next_token,
         )
-        if request.return_partial_success:
+        if getattr(request, "return_partial_success", False):  # since googleapis-common-protos 1.76
             below = [parse_name(name).script for name in self._store.facts if is_below(name, parent)]
             scripts = below if script is None else [script, *below]
             response.unreachable.extend(dict.fromkeys(place for each in scripts for place in each.unreachable))

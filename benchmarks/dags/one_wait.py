@@ -5,9 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from airflow.providers.common.compat.sdk import DAG
-
 from airflow_provider_lro.sensors import LongRunningOperationSensor
+from tests.versions import DAG
 
 WAYS: dict[str, dict[str, Any]] = {
     "blocking": {},

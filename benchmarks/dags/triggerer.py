@@ -9,9 +9,10 @@ import os
 from datetime import UTC, datetime
 from typing import Any
 
-from airflow.providers.common.compat.sdk import DAG, BaseOperator
 from airflow.providers.standard.sensors.date_time import DateTimeSensorAsync
 from airflow.triggers.base import StartTriggerArgs
+
+from tests.versions import DAG, BaseOperator
 
 TASKS = int(os.environ.get("LRO_BENCH_TASKS", "0"))
 

@@ -95,11 +95,11 @@ class FakeService(grpc.GenericRpcHandler):
         operations = [self.operations[name] for name in names[start : start + size]]
         if not self.lists_results:
             operations = [pb.Operation(name=each.name, done=each.done, metadata=each.metadata) for each in operations]
-        return pb.ListOperationsResponse(
-            operations=operations,
-            next_page_token=str(start + size) if start + size < len(names) else "",
-            unreachable=self.unreachable if request.return_partial_success else (),
-        )
+        page = pb.ListOperationsResponse(operations=operations)
+        page.next_page_token = str(start + size) if start + size < len(names) else ""
+        if getattr(request, "return_partial_success", False):
+            page.unreachable.extend(self.unreachable)
+        return page
 
     def CancelOperation(self, request: Any, context: grpc.ServicerContext) -> empty_pb2.Empty:
         return empty_pb2.Empty()

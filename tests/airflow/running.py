@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_lro.simulator.script import parse_name
@@ -69,10 +70,11 @@ def resize(airflow: AirflowStack, pool: str, slots: int) -> None:
 
 def rows(airflow: AirflowStack, query: str, *values: str) -> list[tuple[Any, ...]]:
     """Ask the database of an Airflow 3 itself."""
-    import psycopg
+    import psycopg2
 
-    with psycopg.connect(airflow.database.replace("+psycopg", ""), autocommit=True) as database:
-        return database.execute(query.encode(), values or None).fetchall()
+    with closing(psycopg2.connect(airflow.database.replace("+psycopg2", ""))) as database, database.cursor() as cursor:
+        cursor.execute(query, values or None)
+        return cursor.fetchall()
 
 
 def started(service: Simulator, run: str) -> list[str]:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
-from airflow.providers.common.compat.sdk import DAG, AirflowSkipException, AirflowTaskTimeout
 from google.protobuf import struct_pb2
 
 from airflow_provider_lro.exceptions import (
@@ -30,6 +29,7 @@ from airflow_provider_lro.simulator import operation_name
 from tests.airflow.fake_service import PARENT, FakeService
 from tests.airflow.running import tasks
 from tests.airflow.worker import FakeTaskInstance, fire, run
+from tests.versions import DAG, AirflowSkipException, AirflowTaskTimeout, needs_partial_success
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -197,6 +197,7 @@ def test_unknown_types_are_named_and_can_be_made_known(
         run(canceller(type_modules=["no.such.module"]))
 
 
+@needs_partial_success
 def test_listing_is_as_given(fake: FakeService) -> None:
     """Filter and page size reach the service unchanged; what it could not reach is reported."""
     fake.unreachable = ["projects/p/locations/eu"]
@@ -215,6 +216,7 @@ def test_an_operation_without_a_name(fake: FakeService, blank: str) -> None:
     assert (report["unknown_age"], report["asked"]) == ([blank], [stale])
 
 
+@needs_partial_success
 def test_texts_of_the_service_are_bounded_in_the_log(fake: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a service calls its types and places, it forges no line of the log and fills none."""
     for number in range(1000):
@@ -547,7 +549,7 @@ def test_a_wait_survives_an_outage(fake: FakeService) -> None:
 
 def deferred(operator: CancelStaleOperationsOperator, ti: FakeTaskInstance) -> tuple[Any, dict[str, Any]]:
     """Run a task to its first deferral; gives its trigger's event and what else would cross."""
-    from airflow.providers.common.compat.sdk import TaskDeferred
+    from tests.versions import TaskDeferred
 
     with pytest.raises(TaskDeferred) as raised:
         operator.execute({"ti": ti})

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, get_overloads
 
 import grpc
 import pytest
-from airflow.providers.common.compat.sdk import DAG, AirflowFailException
 from google.longrunning import operations_pb2_grpc
 from google.longrunning import operations_proto_pb2 as pb
 from google.protobuf import struct_pb2, wrappers_pb2
@@ -30,6 +29,7 @@ from airflow_provider_lro.simulator import SimulatorClient
 from airflow_provider_lro.version_compat import AIRFLOW_VERSION, AirflowTaskTerminated
 from tests.airflow.worker import FakeStore, FakeTaskInstance, run
 from tests.plus import Lake
+from tests.versions import DAG, AirflowFailException
 
 if AIRFLOW_VERSION.startswith("2."):
     from airflow.serialization.serialized_objects import SerializedDAG as Serialization
@@ -135,7 +135,7 @@ def test_calls_once_and_waits(
 
 def test_is_registered() -> None:
     """`@task.lro` is `lro_task`."""
-    from airflow.providers.common.compat.sdk import task
+    from tests.versions import task
 
     @task.lro(interval=7)
     def report() -> str:
@@ -260,7 +260,7 @@ def test_function_that_returns_no_operation(nonsense: Any, ti: FakeTaskInstance,
 
     with pytest.raises(AirflowFailException, match=r"'report' of @task\.lro .*operation.*no retry is made"):
         run(operator(report), ti=ti, store=store)
-    assert store.values == {}
+    assert store.get("lro_operation") is None
 
 
 def test_none_is_a_forgotten_return(ti: FakeTaskInstance) -> None:
@@ -298,7 +298,7 @@ def test_what_the_function_raises_is_raised(ti: FakeTaskInstance, store: FakeSto
 
     with pytest.raises(ZeroDivisionError):
         run(operator(report), ti=ti, store=store)
-    assert store.values == {}
+    assert store.get("lro_operation") is None
 
 
 @pytest.mark.parametrize("failed", [True, False])

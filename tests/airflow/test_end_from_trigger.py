@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.providers.common.compat.sdk import DAG, AirflowException, AirflowSkipException, TaskDeferred
 from airflow.triggers.base import BaseTrigger
 
 from airflow_provider_lro import sensors, triggers
@@ -26,6 +25,7 @@ from airflow_provider_lro.sensors import LongRunningOperationSensor
 from scripts.stack import AirflowError
 from tests.airflow.running import clear, mark, tasks, until
 from tests.airflow.worker import FakeTaskInstance, inflate, run
+from tests.versions import DAG, AirflowException, AirflowSkipException, TaskDeferred
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,7 +7,6 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
 from airflow_provider_lro import hooks
 from airflow_provider_lro._transport.channel import open_channels
@@ -16,6 +15,7 @@ from airflow_provider_lro.hooks import LongRunningOperationHook
 from airflow_provider_lro.hooks._connection import ConnectionSettings
 from airflow_provider_lro.operation import Operation
 from tests.simulator_fixture import running_simulator
+from tests.versions import AirflowNotFoundException, BaseHook
 
 if TYPE_CHECKING:
     from collections.abc import Callable

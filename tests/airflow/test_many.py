@@ -13,12 +13,6 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.providers.common.compat.sdk import (
-    AirflowFailException,
-    AirflowSkipException,
-    AirflowTaskTimeout,
-    TaskDeferred,
-)
 from google.longrunning import operations_proto_pb2 as pb
 from google.protobuf import struct_pb2
 from hypothesis import given
@@ -52,6 +46,12 @@ from airflow_provider_lro.triggers import LongRunningOperationTrigger
 from airflow_provider_lro.version_compat import TRIGGER_TIMEOUTS, AirflowTaskTerminated
 from tests.airflow.fake_service import PARENT, FakeService
 from tests.airflow.worker import FakeTaskInstance, fire, inflate, run
+from tests.versions import (
+    AirflowFailException,
+    AirflowSkipException,
+    AirflowTaskTimeout,
+    TaskDeferred,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.providers.common.compat.sdk import DAG, AirflowTaskTimeout
 
 from airflow_provider_lro import links
 from airflow_provider_lro._messages import events
@@ -26,6 +25,7 @@ from airflow_provider_lro.sensors import LongRunningOperationSensor
 from airflow_provider_lro.version_compat import AIRFLOW_VERSION, AirflowTaskTerminated
 from tests.airflow.telemetry import LOOPBACK, StatsD
 from tests.airflow.worker import FakeTaskInstance, run
+from tests.versions import DAG, AirflowTaskTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -393,10 +393,8 @@ def test_backend_that_breaks_breaks_no_wait(name: Callable[..., str], monkeypatc
         def __getattr__(self, method: str) -> Any:
             raise OSError(method)
 
-    import airflow.providers.common.compat.sdk as compat
-
     monkeypatch.setattr(telemetry, "metrics_are_on", lambda: True)
-    monkeypatch.setitem(vars(compat), "Stats", Broken())
+    monkeypatch.setattr(telemetry, "stats", Broken)
     assert run(sensor(name(duration=0.2))).result
 
 

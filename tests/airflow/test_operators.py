@@ -28,6 +28,7 @@ from airflow_provider_lro.operators import (
     ListOperationsOperator,
 )
 from tests.airflow.worker import FakeTaskInstance, run
+from tests.versions import needs_partial_success
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -326,6 +327,7 @@ def test_list_gives_all_pages_or_a_limit(name: Callable[..., str], simulator: Si
     assert len(simulator.calls("ListOperations")) == before + 1
 
 
+@needs_partial_success
 def test_list_filters_and_reports_what_is_unreachable(name: Callable[..., str]) -> None:
     """The filter reaches the service; what it could not reach is an XCom of its own."""
     done, running = name(duration=0, unreachable="eu-west9"), name(outcome="never", unreachable="eu-west9")

@@ -14,11 +14,11 @@ from typing import Any
 import airflow
 import jsonschema
 import pytest
-from airflow.providers.common.compat.sdk import BaseOperator, BaseSensorOperator
 
 from airflow_provider_lro import __version__
 from airflow_provider_lro._core.form import FIELDS
 from airflow_provider_lro.get_provider_info import get_provider_info
+from tests.versions import BaseOperator, BaseSensorOperator
 
 ROOT = Path(__file__).parent.parent.parent
 PACKAGE = ROOT / "airflow_provider_lro"
@@ -209,7 +209,7 @@ def test_public_names(module: str) -> None:
 PARSE = f"""
 import gc, importlib.util, json, os, sys, traceback, warnings
 warnings.simplefilter("ignore")
-from airflow.providers.common.compat.sdk import DAG, BaseSensorOperator
+from tests.versions import DAG, BaseSensorOperator
 
 def parse(path):
     before = set(sys.modules)

@@ -8,13 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.providers.common.compat.sdk import (
-    AirflowException,
-    AirflowFailException,
-    AirflowSensorTimeout,
-    AirflowSkipException,
-    TaskDeferred,
-)
 
 from airflow_provider_lro._core.args import WaitArgs
 from airflow_provider_lro._core.outcome import TimedOut
@@ -41,6 +34,13 @@ from airflow_provider_lro.operators import (
 )
 from airflow_provider_lro.sensors import LongRunningOperationSensor
 from tests.airflow.worker import FakeTaskInstance, run
+from tests.versions import (
+    AirflowException,
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    TaskDeferred,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -482,7 +482,7 @@ def test_name_may_be_surrounded_by_white_space(name: Callable[..., str]) -> None
 
 def test_templated_arguments_are_not_read_at_parse_time() -> None:
     """An impersonation chain may come from another task."""
-    from airflow.providers.common.compat.sdk import DAG
+    from tests.versions import DAG
 
     with DAG("chain", schedule=None):
         up = sensor("operations/x", task_id="up")

@@ -8,7 +8,6 @@ from dataclasses import fields
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import DAG
 
 from airflow_provider_lro import operators
 from airflow_provider_lro._core.args import WaitArgs
@@ -17,6 +16,7 @@ from airflow_provider_lro.hooks import LongRunningOperationHook
 from airflow_provider_lro.sensors import LongRunningOperationSensor
 from airflow_provider_lro.triggers import LongRunningOperationTrigger
 from airflow_provider_lro.version_compat import AIRFLOW_VERSION
+from tests.versions import DAG
 
 OPERATORS = [LongRunningOperationSensor, *(getattr(operators, name) for name in operators.__all__)]
 CLASSES = [*OPERATORS, LongRunningOperationTrigger, LongRunningOperationHook]

@@ -8,7 +8,6 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, TaskDeferred
 from google.longrunning import operations_proto_pb2 as pb
 
 from airflow_provider_lro.exceptions import (
@@ -27,6 +26,7 @@ from airflow_provider_lro.operators import StartOperationOperator, _base
 from airflow_provider_lro.operators._task_store import TaskStore
 from airflow_provider_lro.simulator import SimulatorClient
 from tests.airflow.worker import FakeStore, FakeTaskInstance, fire, run
+from tests.versions import AirflowFailException, AirflowSkipException, TaskDeferred
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +39,20 @@ WAYS = pytest.mark.parametrize("deferrable", [True, False], ids=["deferrable", "
 
 class Died(BaseException):
     """What a SIGKILL does to the process, for a test that lives in it."""
+
+
+class FullStore(FakeStore):
+    """A store that takes so many values, and no more."""
+
+    def __init__(self, *, room: int) -> None:
+        super().__init__()
+        self.room = room
+
+    def set(self, key: str, value: Any, *, retention: Any = None) -> None:
+        if not self.room:
+            raise RuntimeError("the disk is full")
+        self.room -= 1
+        super().set(key, value)
 
 
 class StartSimulation(StartOperationOperator):
@@ -270,7 +284,7 @@ def test_request_id_is_the_same_until_the_operation_is_over(
 def test_request_ids_differ_by_everything_that_makes_a_start_another(
     start: Callable[..., StartSimulation], ti: FakeTaskInstance
 ) -> None:
-    """Another DAG, run, task, map index, or try without a store: another id."""
+    """Without a store: another DAG, run, task, map index, or try, another id."""
     ids = set()
     for change in ({}, {"dag_id": "d"}, {"run_id": "r"}, {"task_id": "t"}, {"map_index": 0}, {"try_number": 2}):
         task = start({"duration": 0})
@@ -283,15 +297,32 @@ def test_store_that_fails_does_not_lose_the_operation(
     start: Callable[..., StartSimulation], ti: FakeTaskInstance, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The operation runs: failing now would have the retry start a second one; the log has its name."""
-
-    class Full(FakeStore):
-        def set(self, key: str, value: Any, *, retention: Any = None) -> None:
-            raise RuntimeError("the disk is full")
-
     task = start({"duration": 0.2}, deferrable=True)
-    assert "id" in run(task, ti=ti, store=Full()).result
+    store = FullStore(room=1)  # for the request id
+    assert "id" in run(task, ti=ti, store=store).result
     assert task.starts[0] in caplog.text
     assert "the disk is full" in caplog.text
+
+
+def test_nothing_is_started_with_an_id_that_cannot_be_stored(
+    start: Callable[..., StartSimulation], ti: FakeTaskInstance
+) -> None:
+    """A retry would have another id, and so start another operation."""
+    task = start({"duration": 0.2})
+    with pytest.raises(RuntimeError, match="the disk is full"):
+        run(task, ti=ti, store=FullStore(room=0))
+    assert task.starts == []
+
+
+def test_store_that_was_emptied_is_a_new_life(
+    start: Callable[..., StartSimulation], ti: FakeTaskInstance, store: FakeStore
+) -> None:
+    """Airflow 3.4 empties it when a user clears the task, whatever else a clear leaves as it was."""
+    task = start({"duration": 0}, {"duration": 0})
+    run(task, ti=ti, store=store)
+    store.values.clear()
+    run(task, ti=ti, store=store)
+    assert len(set(task.starts)) == len(set(task.request_ids)) == 2
 
 
 def forms(message: pb.Operation) -> dict[str, Any]:
@@ -368,7 +399,7 @@ def test_start_that_returns_no_operation(nonsense: Any, ti: FakeTaskInstance, st
     with pytest.raises(AirflowFailException, match="no retry is made") as raised:
         run(Start(task_id="start"), ti=ti, store=store)
     assert "operation_name" not in str(raised.value)  # which is another operator's argument
-    assert store.values == {}
+    assert store.get("lro_operation") is None
 
 
 @WAYS

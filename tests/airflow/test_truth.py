@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 import pytest
-from airflow.providers.common.compat.sdk import AirflowSkipException, AirflowTaskTimeout
 from google.longrunning import operations_proto_pb2 as pb
 from google.protobuf import struct_pb2
 
@@ -48,6 +47,7 @@ from airflow_provider_lro.simulator import operation_name
 from airflow_provider_lro.simulator.script import DETAILS
 from tests.airflow import worker
 from tests.airflow.worker import FakeStore
+from tests.versions import AirflowSkipException, AirflowTaskTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

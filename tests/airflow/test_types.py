@@ -9,7 +9,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, TaskDeferred
 from google.longrunning import operations_proto_pb2 as pb
 
 from airflow_provider_lro.exceptions import OperationFailed, OperationTimeout, PayloadTypeError
@@ -22,6 +21,7 @@ from tests.airflow.worker import FakeStore, FakeTaskInstance, run
 from tests.grpc.conftest import serve  # noqa: F401  (a fixture)
 from tests.late_types import LateModule, late_module
 from tests.plus import Lake, Metadata, State
+from tests.versions import AirflowFailException, AirflowSkipException, TaskDeferred
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,7 +14,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from airflow.exceptions import AirflowRescheduleException
-from airflow.providers.common.compat.sdk import TaskDeferred
+
+from tests.versions import TaskDeferred
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,11 +9,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowException
 from google.rpc import code_pb2
 
 from airflow_provider_lro import exceptions
 from airflow_provider_lro.exceptions import Code, LroError, OperationsFailed, RpcError
+from tests.versions import AirflowException
 
 if TYPE_CHECKING:
     from collections.abc import Callable

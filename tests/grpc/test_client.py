@@ -30,6 +30,7 @@ from airflow_provider_lro.exceptions import (
     UnimplementedError,
 )
 from airflow_provider_lro.operation import AsyncOperationsClient, OperationsClient
+from tests.versions import needs_partial_success
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -225,6 +226,7 @@ async def test_a_listing_is_filtered_by_the_service(client: Client) -> None:
     assert caught.value.code is Code.INVALID_ARGUMENT
 
 
+@needs_partial_success
 async def test_a_listing_surfaces_the_unreachable(client: Client) -> None:
     """Only where partial success was asked for, and once although the listing is read twice."""
     parent, names = await family(client, 1, unreachable="us-east1")
@@ -238,6 +240,7 @@ async def test_a_listing_surfaces_the_unreachable(client: Client) -> None:
     assert whole.unreachable == []
 
 
+@needs_partial_success
 async def test_a_listing_asks_for_what_it_was_given(shell: Shell, serve: Serve) -> None:
     """Filter, page size and partial success stand in every page's request; pages may be empty."""
 

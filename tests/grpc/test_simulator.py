@@ -29,6 +29,7 @@ from airflow_provider_lro.simulator.listing import list_page, parse_filter
 from airflow_provider_lro.simulator.script import KEYS, FaultRun, Script, ScriptError, parse_name, parse_script
 from airflow_provider_lro.simulator.state import StateError, Store
 from tests.simulator_fixture import REPOSITORY, Simulator, SimulatorError, running_simulator
+from tests.versions import needs_partial_success
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -665,6 +666,7 @@ def test_list_refuses_bad_pages(stub: Stub) -> None:
     assert code_of(stub.list, "") == 3
 
 
+@needs_partial_success
 def test_list_reports_the_unreachable_only_when_asked(stub: Stub) -> None:
     """With return_partial_success, each location once; without it, none."""
     parent = "projects/partial"

@@ -6,10 +6,9 @@ import base64
 from datetime import UTC, datetime
 from typing import Any
 
-from airflow.providers.common.compat.sdk import DAG, BaseHook, BaseOperator
-
 from airflow_provider_lro.operators import CancelOperationOperator
 from airflow_provider_lro.sensors import LongRunningOperationSensor
+from tests.versions import DAG, BaseHook, BaseOperator
 
 BRIEF = "duration=2"
 CASES = {

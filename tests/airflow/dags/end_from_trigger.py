@@ -6,9 +6,8 @@ import importlib.metadata
 from datetime import UTC, datetime
 from typing import Any
 
-from airflow.providers.common.compat.sdk import DAG, BaseOperator
-
 from airflow_provider_lro.sensors import LongRunningOperationSensor
+from tests.versions import DAG, BaseOperator
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 AIRFLOW = tuple(int(part) for part in importlib.metadata.version("apache-airflow").split(".")[:2])

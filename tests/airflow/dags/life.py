@@ -7,10 +7,9 @@ import signal
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from airflow.providers.common.compat.sdk import DAG
-
 from airflow_provider_lro.operators import StartOperationOperator
 from airflow_provider_lro.sensors import LongRunningOperationSensor
+from tests.versions import DAG
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 RUN = "{{ run_id }}"

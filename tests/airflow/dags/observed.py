@@ -6,9 +6,8 @@ import importlib.metadata
 from datetime import UTC, datetime
 from typing import Any
 
-from airflow.providers.common.compat.sdk import DAG
-
 from airflow_provider_lro.sensors import LongRunningOperationSensor
+from tests.versions import DAG
 
 AIRFLOW = tuple(int(part) for part in importlib.metadata.version("apache-airflow").split(".")[:2])
 WAYS: dict[str, dict[str, Any]] = {

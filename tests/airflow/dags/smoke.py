@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from airflow.providers.common.compat.sdk import DAG
-
 from airflow_provider_lro.sensors import LongRunningOperationSensor
+from tests.versions import DAG
 
 WAYS = {"succeeds": "duration=15", "fails": "duration=15&outcome=fail&code=9"}
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from airflow.providers.common.compat.sdk import DAG
-
 from airflow_provider_lro.operators import CancelStaleOperationsOperator, DeleteFinishedOperationsOperator
+from tests.versions import DAG
 
 PARENT = "{{ dag_run.conf['parent'] }}"
 

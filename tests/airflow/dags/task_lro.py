@@ -7,9 +7,8 @@ import signal
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from airflow.providers.common.compat.sdk import DAG, BaseHook, task
-
 from airflow_provider_lro.decorators import lro_task
+from tests.versions import DAG, BaseHook, task
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 OPTIONS: dict[str, Any] = {"lro_conn_id": "nameless", "interval": 1, "deferrable": True}

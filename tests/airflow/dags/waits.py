@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from airflow.providers.common.compat.sdk import DAG
-
 from airflow_provider_lro.operators import CancelOperationOperator
 from airflow_provider_lro.sensors import LongRunningOperationSensor
+from tests.versions import DAG
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 SOON = {"poke_interval": 1, "timeout": 60, "retries": 1, "retry_delay": timedelta(seconds=1)}

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from airflow.providers.common.compat.sdk import DAG
-
 from airflow_provider_lro.sensors import LongRunningOperationSensor
+from tests.versions import DAG
 
 with DAG("one_wait", schedule=None, start_date=datetime(2024, 1, 1, tzinfo=UTC)):
     LongRunningOperationSensor(

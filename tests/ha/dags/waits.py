@@ -5,10 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from airflow.providers.common.compat.sdk import DAG, task
-
 from airflow_provider_lro.operators import StartOperationOperator
 from airflow_provider_lro.sensors import LongRunningOperationSensor
+from tests.versions import DAG, task
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 

@@ -1,0 +1,55 @@
+"""What versions of Airflow have in different places, for tests and their DAGs, and what old libraries do not have."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_provider_lro._messages.protocol import HAS_PARTIAL_SUCCESS
+from airflow_provider_lro.version_compat import (
+    AirflowException,
+    AirflowFailException,
+    AirflowNotFoundException,
+    AirflowRescheduleException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    AirflowTaskTimeout,
+    BaseHook,
+    BaseOperator,
+    BaseSensorOperator,
+    DecoratedOperator,
+    XCom,
+    conf,
+)
+
+try:
+    from airflow.sdk.exceptions import TaskDeferred
+except ImportError:  # below Airflow 3.2
+    from airflow.exceptions import TaskDeferred
+
+try:
+    from airflow.sdk import DAG, task
+except ImportError:  # Airflow 2
+    from airflow import DAG
+    from airflow.decorators import task
+
+__all__ = [
+    "DAG",
+    "AirflowException",
+    "AirflowFailException",
+    "AirflowNotFoundException",
+    "AirflowRescheduleException",
+    "AirflowSensorTimeout",
+    "AirflowSkipException",
+    "AirflowTaskTimeout",
+    "BaseHook",
+    "BaseOperator",
+    "BaseSensorOperator",
+    "DecoratedOperator",
+    "TaskDeferred",
+    "XCom",
+    "conf",
+    "needs_partial_success",
+    "task",
+]
+
+needs_partial_success = pytest.mark.skipif(not HAS_PARTIAL_SUCCESS, reason="googleapis-common-protos below 1.76")
