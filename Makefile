@@ -1,13 +1,23 @@
 # Everything a contributor runs. Needs Python 3.11 to 3.13 and make; the rest comes from the package index.
 
 PYTHON ?= python3
-# Airflow 2.11 ends at Python 3.12. Unless told which one, take the first that fits.
-PYTHON_OLDEST ?= $(shell for p in "$(PYTHON)" python3.12 python3.11; do \
-	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
-	&& echo "$$p" && break; done)
-
 NEWEST := .venv
-OLDEST := .venv-oldest
+OLDEST := .venv-2.11.2
+# The versions of Airflow beside 3.3.2, the one of `make test`, each with the Python that its lane runs on.
+LANES := 2.11.2 3.0.6 3.1.8 3.2.2 3.4.0b2
+PIN_SETS := 2.11.2-protobuf-4 2.11.2 3.0.6 3.1.8 3.2.2 3.3.2
+PYTHON_2.11.2 := 3.11
+PYTHON_2.11.2-protobuf-4 := 3.11
+PYTHON_3.0.6 := 3.12
+PYTHON_3.1.8 := 3.13
+PYTHON_3.2.2 := 3.12
+PYTHON_3.3.2 := 3.11
+PYTHON_3.4.0b2 := 3.13
+PYENV := $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions
+# $(call python,<pin set>): that Python from the path or from pyenv, or another one that is here: below Airflow 3.1 up to 3.12.
+python = $(shell for p in python$(PYTHON_$(1)) $(wildcard $(PYENV)/$(PYTHON_$(1)).*/bin/python3) "$(PYTHON)" python3.12 python3.11; \
+	do "$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, $(if $(filter 2.% 3.0.%,$(1)),12,13)))' \
+	2>/dev/null && echo "$$p" && break; done)
 CHROMIUM := /usr/bin/chromium
 # In an argument of `call`, a bare one would end it.
 comma := ,
@@ -26,7 +36,8 @@ $(foreach v,$(filter AIRFLOW_%,$(.VARIABLES)),$(eval unexport $(v)))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up test test-airflow test-oldest test-browser test-ha test-all bench lint clean
+.PRECIOUS: .venv-%/.stamp
+.PHONY: help demo up test test-airflow test-lanes test-oldest test-constraints test-browser test-ha test-all bench lint clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -45,9 +56,17 @@ test: lint ## lint, types, all in-process tests with coverage, one wait in a rea
 test-airflow: $(NEWEST)/.stamp ## the other tests that need a real Airflow: one for all of them
 	$(NEWEST)/bin/python -m pytest -m 'airflow and not smoke'
 
-test-oldest: $(OLDEST)/.stamp ## the tests of both under the oldest Airflow we support, 2.11
-	$(OLDEST)/bin/python -m pytest -m 'not airflow' $(SIDE_BY_SIDE)
+test-lanes: $(LANES:%=test-lane-%) ## other versions of Airflow, 2.11 to 3.4: in-process tests, and all example DAGs over a kill
+
+test-lane-%: .venv-%/.stamp
+	.venv-$*/bin/python -m pytest -m 'not airflow' $(SIDE_BY_SIDE) tests/airflow tests/grpc
+	.venv-$*/bin/python -m pytest tests/airflow/test_examples.py
+
+test-oldest: $(OLDEST)/.stamp ## the tests of make test-airflow under Airflow 2.11, the oldest that we support
 	$(OLDEST)/bin/python -m pytest -m airflow
+
+test-constraints: $(NEWEST)/.stamp ## under the pins of six Airflows: does the wheel install, does nothing move, does one wait defer?
+	$(NEWEST)/bin/python -m scripts.constraints $(foreach each,$(PIN_SETS),$(each)=$(call python,$(each)))
 
 test-browser: $(NEWEST)/.stamp-browser $(CHROMIUM) ## the connection form of the newest Airflow, in Debian's Chromium
 	LRO_BROWSER_TESTS=1 $(NEWEST)/bin/python -m pytest tests/browser
@@ -55,7 +74,7 @@ test-browser: $(NEWEST)/.stamp-browser $(CHROMIUM) ## the connection form of the
 test-ha: $(NEWEST)/.stamp ## two triggerers of the newest Airflow on PostgreSQL, killed while 100 tasks wait
 	LRO_HA_TESTS=1 $(NEWEST)/bin/python -m pytest tests/ha
 
-test-all: test test-airflow test-oldest test-ha test-browser ## everything above that tests
+test-all: test test-airflow test-lanes test-oldest test-constraints test-ha test-browser ## everything above that tests
 
 bench: $(NEWEST)/.stamp-bench ## every benchmark, with tables and plots in docs/bench; about three quarters of an hour
 	for each in import_cost token_cost detection poll_cost memory many herd one_wait triggerer; do \
@@ -67,7 +86,7 @@ lint: $(NEWEST)/.stamp ## ruff and mypy
 	$(NEWEST)/bin/python -m mypy
 
 clean: ## remove the environments and everything made by tools
-	rm -rf $(NEWEST) $(OLDEST) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov
+	rm -rf $(NEWEST) .venv-* build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # $(call install,<interpreter>,<environment>,<constraints>,<extras>): a new environment, with what the tests need.
@@ -89,24 +108,24 @@ define add
 	     $(1)/bin/python -m pip install --quiet --constraint $(2) --editable '.[$(3)]'; }
 endef
 
-$(NEWEST)/.stamp: pyproject.toml constraints/airflow-3.3.txt
+$(NEWEST)/.stamp: pyproject.toml constraints/airflow-3.3.2.txt
 	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
 	echo "Python 3.11, 3.12 or 3.13 is needed, and PYTHON=$(PYTHON) is $$("$(PYTHON)" --version 2>&1). Try: make PYTHON=python3.12 …" >&2; \
 	exit 1; }
-	$(call install,$(PYTHON),$(NEWEST),constraints/airflow-3.3.txt,dev$(comma)cookbook$(comma)postgres)
+	$(call install,$(PYTHON),$(NEWEST),constraints/airflow-3.3.2.txt,dev$(comma)cookbook$(comma)postgres)
 
-$(OLDEST)/.stamp: pyproject.toml constraints/airflow-2.11.txt
-	@[ -n "$(PYTHON_OLDEST)" ] || { \
-	echo "Airflow 2.11 needs Python 3.11 or 3.12, and none was found. Try: make PYTHON_OLDEST=/path/to/python3.12 …" >&2; \
+.venv-%/.stamp: pyproject.toml constraints/airflow-%.txt
+	@[ -n "$(call python,$*)" ] || { \
+	echo "Airflow $* needs Python 3.11 or newer, below 3.1 up to 3.12; none was found. Try: make PYTHON=/path/to/python3.12 …" >&2; \
 	exit 1; }
-	$(call install,$(PYTHON_OLDEST),$(OLDEST),constraints/airflow-2.11.txt,dev)
+	$(call install,$(call python,$*),.venv-$*,constraints/airflow-$*.txt,dev$(comma)postgres)
 
 $(NEWEST)/.stamp-browser: $(NEWEST)/.stamp
-	$(call add,$(NEWEST),constraints/airflow-3.3.txt,browser)
+	$(call add,$(NEWEST),constraints/airflow-3.3.2.txt,browser)
 	@touch $@
 
 $(NEWEST)/.stamp-bench: $(NEWEST)/.stamp
-	$(call add,$(NEWEST),constraints/airflow-3.3.txt,bench)
+	$(call add,$(NEWEST),constraints/airflow-3.3.2.txt,bench)
 	@touch $@
 
 $(CHROMIUM):

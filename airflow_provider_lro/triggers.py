@@ -22,7 +22,12 @@ from airflow_provider_lro._runner.group import WaitGroup, run_group
 from airflow_provider_lro._runner.telemetry import reporter
 from airflow_provider_lro.exceptions import LroError
 from airflow_provider_lro.hooks import LongRunningOperationHook
-from airflow_provider_lro.version_compat import state_of, task_id_of, triggers_have_on_kill
+from airflow_provider_lro.version_compat import (
+    state_of,
+    task_id_of,
+    triggers_have_on_kill,
+    triggers_move_without_on_kill,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -32,8 +37,11 @@ if TYPE_CHECKING:
 __all__ = ["LongRunningOperationTrigger"]
 
 AIRFLOW_CALLS_ON_KILL = triggers_have_on_kill()
-NOT_KILLED = frozenset({"deferred", "up_for_retry", "up_for_reschedule"})
-"""States that no user puts a task into: another trigger or another try has the operation."""
+NOT_KILLED = frozenset({"up_for_retry", "up_for_reschedule"}) | (
+    frozenset() if triggers_move_without_on_kill() else {"deferred"}
+)
+"""States that no user puts a task into: another try has the operation, or another triggerer, where a trigger that moves
+is stopped as by a kill. Since Airflow 3.4 ``deferred`` is a cleared task's next try, with an operation of its own."""
 CANCEL_TIMEOUT_IN_TRIGGERER = 20.0
 """Seconds that a cancel may take that a kill asks for."""
 KILL_TIMEOUT = 120.0

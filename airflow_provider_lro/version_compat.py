@@ -140,6 +140,13 @@ def stats() -> Any:
     return Stats
 
 
+def triggers_have_queues() -> bool:
+    """Return True where an event trigger can be given a queue, since 3.4."""
+    from airflow.triggers.base import BaseTrigger
+
+    return hasattr(BaseTrigger, "trigger_queue_inherited_from_task")
+
+
 # ── ending a task from the triggerer ──
 
 
@@ -148,6 +155,11 @@ def triggers_have_on_kill() -> bool:
     from airflow.triggers.base import BaseTrigger
 
     return hasattr(BaseTrigger, "on_kill")
+
+
+def triggers_move_without_on_kill() -> bool:
+    """Return True where ``on_kill`` is not called for a trigger that has moved to another triggerer, since 3.4."""
+    return tuple(map(int, AIRFLOW_VERSION.split(".")[:2])) >= (3, 4)
 
 
 def why_worker_is_needed(task: Any) -> str | None:

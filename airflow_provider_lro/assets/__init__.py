@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers import base
@@ -24,7 +24,7 @@ from airflow_provider_lro._core.checks import (
 )
 from airflow_provider_lro.assets._seen import EventDeduplicator, SeenStore
 from airflow_provider_lro.hooks import LongRunningOperationHook
-from airflow_provider_lro.version_compat import AIRFLOW_VERSION, asset_state_stores
+from airflow_provider_lro.version_compat import AIRFLOW_VERSION, asset_state_stores, triggers_have_queues
 
 try:
     BaseEventTrigger = base.BaseEventTrigger
@@ -78,6 +78,7 @@ class LongRunningOperationEventTrigger(BaseEventTrigger):
     :param endpoint: host or host:port of the service, instead of the connection's.
     :param impersonation_chain: service account to impersonate, or several with commas between.
     :param quota_project_id: project that quota and bills go to.
+    :param queue: queue of the triggerers that watch; since Airflow 3.4.
     """
 
     parent: str
@@ -90,8 +91,12 @@ class LongRunningOperationEventTrigger(BaseEventTrigger):
     impersonation_chain: str | None = None
     quota_project_id: str | None = None
 
-    def __post_init__(self) -> None:
-        BaseEventTrigger.__init__(self)
+    queue: InitVar[str | None] = None
+
+    def __post_init__(self, queue: str | None) -> None:
+        if queue is not None and not triggers_have_queues():
+            raise ValueError(f"queue={queue!r} needs Airflow 3.4 or newer, and this is {AIRFLOW_VERSION}")
+        BaseEventTrigger.__init__(self, **({} if queue is None else {"queue": queue}))
 
     def check(self) -> None:
         """Raise a ValueError that says which argument is wrong and what to give instead."""

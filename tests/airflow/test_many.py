@@ -588,7 +588,7 @@ async def test_kill_cancels_what_is_not_done(
 ) -> None:
     """A user's kill asks to cancel each operation that is not done, and no other; a shutdown asks none."""
     names = [name(duration=0), *(name(outcome="never") for _ in range(80))]
-    for state, asked in (("deferred", set()), ("failed", set(names[1:]))):
+    for state, asked in (("up_for_retry", set()), ("failed", set(names[1:]))):
         monkeypatch.setattr("airflow_provider_lro.triggers.state_of", lambda ti, state=state: state)
         waiting = trigger(names, cancel_on_kill=True)
         waiting.task_instance = FakeTaskInstance()
