@@ -32,8 +32,8 @@ SERVICE = "/google.longrunning.Operations/"
 METHODS = tuple(
     SERVICE + name for name in ("GetOperation", "ListOperations", "CancelOperation", "DeleteOperation", "WaitOperation")
 )
-HAS_PARTIAL_SUCCESS = "return_partial_success" in pb.ListOperationsRequest.DESCRIPTOR.fields_by_name
-"""Whether the googleapis-common-protos that is installed knows this flag of a listing."""
+PARTIAL_SUCCESS = b"\x28\x01"
+"""``return_partial_success = true`` of a request (field 5): googleapis-common-protos below 1.76 has no name for it."""
 STATUS_URL = "type.googleapis.com/google.rpc.Status"
 
 
@@ -144,9 +144,7 @@ class Listing:
         self._parent = check_name(parent, what="parent", example="projects/p/locations/l")
         self._first = pb.ListOperationsRequest(name=parent, filter=filter, page_size=page_size or 0)
         if return_partial_success:
-            if not HAS_PARTIAL_SUCCESS:
-                raise ValueError("return_partial_success=True, but it needs googleapis-common-protos 1.76 or newer")
-            self._first.return_partial_success = True
+            self._first.MergeFromString(PARTIAL_SUCCESS)
 
     def restart(self) -> str:
         """Begin again; return the token of the first page."""

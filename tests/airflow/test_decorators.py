@@ -437,7 +437,7 @@ def test_endpoint_is_that_of_the_functions_own_client(
 
     @lro_task(lro_conn_id=nameless, deferrable=deferrable, **FAST)
     def report() -> Any:
-        message = start(duration=0.2, response={"rows": 5})
+        message = start(duration=0.5, response={"rows": 5})
         return generated(simulator.endpoint, message, interceptors=interceptors)
 
     store = FakeStore() if stored else None

@@ -493,6 +493,7 @@ class Came:
 NOT_COMPARED = {
     r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z": "<time>",
     r'(?<="started_at": )[\d.]+': "<time>",
+    r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b": "<request id>",
     # How long Airflow's alarm took, and what lies between a start and the wait for it.
     r"(?<=not done within )[\d.e-]+(?= s)": "<seconds>",
 }

@@ -21,7 +21,15 @@ from google.longrunning import operations_proto_pb2 as pb
 
 from airflow_provider_lro.operation import AsyncOperation, AsyncOperationsClient, Operation, OperationsClient
 from airflow_provider_lro.simulator import operation_name
-from tests.grpc.token_server import clock, config, guarded, key_path, keyfile, private_key, tokens  # noqa: F401  (fixtures)
+from tests.grpc.token_server import (  # noqa: F401  (fixtures)
+    clock,
+    config,
+    guarded,
+    key_path,
+    keyfile,
+    private_key,
+    tokens,
+)
 from tests.simulator_fixture import running_simulator
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from google.longrunning import operations_proto_pb2 as pb
-from google.protobuf import any_pb2
+from google.protobuf import any_pb2, descriptor_pb2
 from google.protobuf.message import DecodeError
 from google.rpc import status_pb2
 from hypothesis import given
@@ -133,7 +133,18 @@ def test_page_holds_the_states_of_its_operations(
     listed: list[pb.Operation], token: str, unreachable: list[str]
 ) -> None:
     """Each as a Get would give it, with the next page and the places that could not be reached."""
-    response = pb.ListOperationsResponse(operations=listed, next_page_token=token, unreachable=unreachable)
+    response = pb.ListOperationsResponse(operations=listed, next_page_token=token).SerializeToString()
+    # Old protos do not know field 3; this message has repeated strings there, too.
+    response += descriptor_pb2.FileDescriptorProto(dependency=unreachable).SerializeToString()
     call = Listing("p", "", None, return_partial_success=False).call("")
-    page = read_answer(call, response.SerializeToString(), target="host:1")
+    page = read_answer(call, response, target="host:1")
     assert page == ([state_from_message(each) for each in listed], token, unreachable)
+
+
+def test_partial_success_is_asked_for_on_every_page() -> None:
+    """Also where the messages that are installed do not know that field."""
+    asked, plain = (Listing("p", "f", 7, return_partial_success=each).call("t").request for each in (True, False))
+    assert pb.ListOperationsRequest.FromString(plain) == pb.ListOperationsRequest(
+        name="p", filter="f", page_size=7, page_token="t"
+    )
+    assert asked == plain + b"\x28\x01"
