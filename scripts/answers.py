@@ -180,10 +180,12 @@ class Rest:
         path = f"{_run(dag_id, run_id)}/taskInstances/{_quote(task_id)}/{map_index}"
         self.request("PATCH", path, {"new_state": state})
 
-    def clear(self, dag_id: str, run_id: str, task_id: str, map_index: int) -> None:
+    def clear(self, dag_id: str, run_id: str, task_id: str, map_index: int, *, keep_task_state: bool) -> None:
         """See AirflowStack."""
         which = task_id if map_index < 0 else [task_id, map_index]
         body = {"dry_run": False, "only_failed": False, "dag_run_id": run_id, "task_ids": [which]}
+        if keep_task_state:  # before Airflow 3.4 it is an error to say so
+            body["keep_task_state"] = True
         self.request("POST", f"dags/{_quote(dag_id)}/clearTaskInstances", body)
 
     def xcom(self, dag_id: str, run_id: str, task_id: str, key: str, map_index: int) -> Any:

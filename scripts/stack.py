@@ -242,9 +242,14 @@ class AirflowStack:
         """Give a task instance of Airflow 3 the state `success`, `failed` or `skipped`, as a user does in the UI."""
         self._rest.mark(dag_id, run_id, task_id, map_index, state)
 
-    def clear(self, dag_id: str, run_id: str, task_id: str, *, map_index: int = -1) -> None:
-        """Let a task of Airflow 3 run once more, as a user does in the UI; of a mapped one all, without an index."""
-        self._rest.clear(dag_id, run_id, task_id, map_index)
+    def clear(
+        self, dag_id: str, run_id: str, task_id: str, *, map_index: int = -1, keep_task_state: bool = False
+    ) -> None:
+        """Let a task of Airflow 3 run once more, as a user does in the UI; of a mapped one all, without an index.
+
+        Since 3.4 that empties the state store of the task, unless `keep_task_state` is given; 3.3 always keeps it.
+        """
+        self._rest.clear(dag_id, run_id, task_id, map_index, keep_task_state=keep_task_state)
 
     def request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """One call of the REST API of Airflow 3; `path` is what follows `/api/v2/`.

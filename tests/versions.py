@@ -32,6 +32,11 @@ except ImportError:  # Airflow 2
     from airflow import DAG
     from airflow.decorators import task
 
+try:
+    from airflow.serialization.serialized_objects import DagSerialization
+except ImportError:  # below Airflow 3.2
+    from airflow.serialization.serialized_objects import SerializedDAG as DagSerialization
+
 __all__ = [
     "DAG",
     "AirflowException",
@@ -44,6 +49,7 @@ __all__ = [
     "BaseHook",
     "BaseOperator",
     "BaseSensorOperator",
+    "DagSerialization",
     "DecoratedOperator",
     "TaskDeferred",
     "XCom",

@@ -33,6 +33,9 @@ _PRINT_DEFAULTS: dict[str, Any] = {
     if "always_print_fields_with_no_presence" in inspect.signature(json_format.MessageToDict).parameters
     else "including_default_value_fields": True
 }
+_MAX_DEPTH = 200
+"""Of dicts and lists in each other: 100 messages, each in a list, as deep as protobuf parses. Anys may hide more, and
+what serializes an XCom goes no deeper than Python recurses."""
 _JSON = (dict, list, str, int, float, bool, type(None))
 
 
@@ -193,13 +196,15 @@ def is_repeated(field: Any) -> bool:
     return bool(field.is_repeated) if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED
 
 
-def _rebuild(value: Any, hidden: dict[str, dict[str, Any]]) -> Any:
+def _rebuild(value: Any, hidden: dict[str, dict[str, Any]], depth: int = 0) -> Any:
     """Put the hidden back, and make plain dicts of the ordered ones that json_format makes of an Any."""
+    if depth > _MAX_DEPTH:
+        raise RecursionError("too deep for JSON")
     if isinstance(value, dict):
         inner = value.get("value")
         if isinstance(inner, str) and inner in hidden:
             return hidden[inner]
-        return {key: _rebuild(item, hidden) for key, item in value.items()}
+        return {key: _rebuild(item, hidden, depth + 1) for key, item in value.items()}
     if isinstance(value, list):
-        return [_rebuild(item, hidden) for item in value]
+        return [_rebuild(item, hidden, depth + 1) for item in value]
     return value

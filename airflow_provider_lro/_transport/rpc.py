@@ -115,6 +115,7 @@ _ENDPOINT_FAULTS = (
     ("certificate has expired", f"{_CERTIFICATE} has expired"),
     ("certificate is not yet valid", f"{_CERTIFICATE} is not valid yet"),
     ("Hostname Verification Check failed", f"{_CERTIFICATE} is for another name; check the host, or set authority"),
+    ("is not in peer certificate", f"{_CERTIFICATE} is for another name; check the host, or set authority"),
     ("CERTIFICATE_VERIFY_FAILED", f"{_CERTIFICATE} no trusted authority has signed; set root_certificates"),
     ("handshake failed", "refuses the TLS handshake"),
     (

@@ -121,7 +121,8 @@ class Service:
         if getattr(request, "return_partial_success", False):  # since googleapis-common-protos 1.76
             below = [parse_name(name).script for name in self._store.facts if is_below(name, parent)]
             scripts = below if script is None else [script, *below]
-            response.unreachable.extend(dict.fromkeys(place for each in scripts for place in each.unreachable))
+            places = dict.fromkeys(place for each in scripts for place in each.unreachable)
+            response.unreachable.extend(places)  # type: ignore[attr-defined]
         return response
 
     async def cancel(self, request: operations_pb2.CancelOperationRequest) -> empty_pb2.Empty:

@@ -26,15 +26,10 @@ from airflow_provider_lro.operation import Operation, OperationsClient
 from airflow_provider_lro.operators import StartOperationOperator
 from airflow_provider_lro.operators.start import endpoint_of
 from airflow_provider_lro.simulator import SimulatorClient
-from airflow_provider_lro.version_compat import AIRFLOW_VERSION, AirflowTaskTerminated
+from airflow_provider_lro.version_compat import AirflowTaskTerminated
 from tests.airflow.worker import FakeStore, FakeTaskInstance, run
 from tests.plus import Lake
-from tests.versions import DAG, AirflowFailException
-
-if AIRFLOW_VERSION.startswith("2."):
-    from airflow.serialization.serialized_objects import SerializedDAG as Serialization
-else:
-    from airflow.serialization.serialized_objects import DagSerialization as Serialization
+from tests.versions import DAG, AirflowFailException, DagSerialization, task
 
 with warnings.catch_warnings(action="ignore"):  # it would like grpcio-status, and a newer Python
     from google.api_core import operation as api_core
@@ -135,7 +130,6 @@ def test_calls_once_and_waits(
 
 def test_is_registered() -> None:
     """`@task.lro` is `lro_task`."""
-    from tests.versions import task
 
     @task.lro(interval=7)
     def report() -> str:
@@ -397,7 +391,7 @@ def test_mapped_task_with_a_class_can_be_stored() -> None:
         def report(rows: int) -> None: ...
 
         report.expand(rows=[1, 2])
-    stored = json.dumps(Serialization.to_dict(dag))
+    stored = json.dumps(DagSerialization.to_dict(dag))
     assert "google.protobuf.struct_pb2:Struct" in stored
     assert "tests.plus:Lake" in stored
 

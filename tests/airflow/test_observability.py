@@ -25,7 +25,7 @@ from airflow_provider_lro.sensors import LongRunningOperationSensor
 from airflow_provider_lro.version_compat import AIRFLOW_VERSION, AirflowTaskTerminated
 from tests.airflow.telemetry import LOOPBACK, StatsD
 from tests.airflow.worker import FakeTaskInstance, run
-from tests.versions import DAG, AirflowTaskTimeout
+from tests.versions import DAG, AirflowTaskTimeout, DagSerialization
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -216,14 +216,10 @@ def test_test_connection_knows_templates(simulator: Simulator, monkeypatch: pyte
 
 def test_link_survives_airflows_serialization() -> None:
     """The webserver finds the link of a task, mapped or not, in what the database has of its DAG."""
-    if AIRFLOW_VERSION.startswith("2."):
-        from airflow.serialization.serialized_objects import SerializedDAG as Serialization
-    else:
-        from airflow.serialization.serialized_objects import DagSerialization as Serialization
     with DAG("linked", schedule=None) as dag:
         sensor("operations/x")
         LongRunningOperationSensor.partial(task_id="mapped").expand(operation_name=["operations/x"])
-    read = Serialization.from_dict(json.loads(json.dumps(Serialization.to_dict(dag))))
+    read = DagSerialization.from_dict(json.loads(json.dumps(DagSerialization.to_dict(dag))))
     for task in ("wait", "mapped"):
         (link,) = read.get_task(task).operator_extra_links
         assert (link.name, link.xcom_key) == ("Operation", XCOM_KEY)

@@ -238,7 +238,7 @@ def parsed() -> dict[str, tuple[list[str], Any]]:
     """Parse each example in a fork of one process that has imported Airflow, and nothing of another example."""
     argv = [sys.executable, "-c", PARSE, *map(str, EXAMPLES)]
     done = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=150)
-    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('["')]
     return {path: (dags, heavy) for path, dags, heavy in found}
 
 

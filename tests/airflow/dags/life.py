@@ -84,6 +84,9 @@ with DAG("started", schedule=None, start_date=START):
         pool="narrow",
     )
 
+with DAG("done", schedule=None, start_date=START):
+    StartSimulation(task_id="cleared", script={"duration": 2, "message": RUN}, interval=1, deferrable=True)
+
 with DAG("dies", schedule=None, start_date=START):
     StartSimulation.partial(
         task_id="dies",
