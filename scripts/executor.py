@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 __all__ = ["CountingLocalExecutor"]
 
 
+def _key(workload: Any) -> Any:
+    return workload.ti.key if hasattr(workload, "ti") else workload.key  # below Airflow 3.3 a task's has none
+
+
 class CountingLocalExecutor(LocalExecutor):
     """LocalExecutor, with the answer to `has_task` right."""
 
@@ -26,9 +30,18 @@ class CountingLocalExecutor(LocalExecutor):
         super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
         self._unfinished: Counter[Any] = Counter()
 
-    def _process_workloads(self, workload_list: Sequence[Any]) -> None:
-        self._unfinished.update(workload.key for workload in workload_list)
-        super()._process_workloads(workload_list)  # type: ignore[no-untyped-call]
+    if hasattr(LocalExecutor, "_process_workloads"):
+
+        def _process_workloads(self, workload_list: Sequence[Any]) -> None:
+            self._unfinished.update(map(_key, workload_list))
+            super()._process_workloads(workload_list)  # type: ignore[no-untyped-call]
+
+    else:  # Airflow 3.0
+
+        def queue_workload(self, workload: Any, session: Any) -> None:
+            """Note what begins."""
+            self._unfinished[_key(workload)] += 1
+            super().queue_workload(workload, session)
 
     def change_state(self, key: Any, state: Any, info: Any = None, *args: Any, **kwargs: Any) -> None:
         """Note an end; what is reported as running goes on."""
