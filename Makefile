@@ -13,6 +13,8 @@ PYTHON_3.1.8 := 3.13
 PYTHON_3.2.2 := 3.12
 PYTHON_3.3.2 := 3.11
 PYTHON_3.4.0b2 := 3.13
+# A clear is another thing there than on the version of `make test-airflow`.
+LIFE_CYCLE_3.4.0b2 := tests/airflow/test_life_cycle.py
 PYENV := $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions
 # $(call python,<pin set>): that Python from the path or from pyenv, or another one that is here: below Airflow 3.1 up to 3.12.
 python = $(shell for p in python$(PYTHON_$(1)) $(wildcard $(PYENV)/$(PYTHON_$(1)).*/bin/python3) "$(PYTHON)" python3.12 python3.11; \
@@ -60,7 +62,7 @@ test-lanes: $(LANES:%=test-lane-%) ## other versions of Airflow, 2.11 to 3.4: in
 
 test-lane-%: .venv-%/.stamp
 	.venv-$*/bin/python -m pytest -m 'not airflow' $(SIDE_BY_SIDE) tests/airflow tests/grpc
-	.venv-$*/bin/python -m pytest tests/airflow/test_examples.py
+	.venv-$*/bin/python -m pytest tests/airflow/test_examples.py $(LIFE_CYCLE_$*)
 
 test-oldest: $(OLDEST)/.stamp ## the tests of make test-airflow under Airflow 2.11, the oldest that we support
 	$(OLDEST)/bin/python -m pytest -m airflow

@@ -1,9 +1,10 @@
-"""An executor for Airflow 3 that knows what it runs, so that short deferrals are not taken for killed tasks.
+"""An executor for Airflow 3.0 to 3.3 that knows what it runs, so that short deferrals are not taken for killed tasks.
 
 A task that defers ends its process, and the executor reports that. If the task has come back from its trigger before
 the scheduler reads the report, the scheduler asks the executor whether it has the task; Airflow 3.3.2's LocalExecutor
 never notes what it runs, says no, and the task fails (apache/airflow#67287, #72716). With waits of a second on a busy
-machine that is every tenth. Operations that take so little are for tests; their failures must be our own.
+machine that is every tenth. Operations that take so little are for tests; their failures must be our own. That of
+Airflow 3.4 notes it itself.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def _key(workload: Any) -> Any:
     return workload.ti.key if hasattr(workload, "ti") else workload.key  # below Airflow 3.3 a task's has none
 
 
-class CountingLocalExecutor(LocalExecutor):
+class _CountingLocalExecutor(LocalExecutor):
     """LocalExecutor, with the answer to `has_task` right."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -52,3 +53,6 @@ class CountingLocalExecutor(LocalExecutor):
     def has_task(self, task_instance: Any) -> bool:
         """Return True if the task is queued here, or runs."""
         return super().has_task(task_instance) or self._unfinished[task_instance.key] > 0
+
+
+CountingLocalExecutor = LocalExecutor if hasattr(LocalExecutor, "_finish_dispatch") else _CountingLocalExecutor
