@@ -27,15 +27,16 @@ class StartedOperation:
     """An operation that a try has started.
 
     ``max_tries`` is Airflow's at that moment: a clear raises it, a retry does not. ``killed``: a user has killed the
-    task while a worker waited. ``returned``: its result was returned, which Airflow may have failed to take.
-    ``endpoint``: of the client that has started it, where that is known and the task names none. ``timed_out``: it took
-    too long, and was asked to cancel.
+    task while a worker waited. ``left``: a try has failed, and the operation went on. ``returned``: its result was
+    returned, which Airflow may have failed to take. ``endpoint``: of the client that has started it, where that is
+    known and the task names none. ``timed_out``: it took too long, and was asked to cancel.
     """
 
     name: str
     started_at: float
     max_tries: int | None = None
     killed: bool = False
+    left: bool = False
     returned: bool = False
     endpoint: str | None = None
     timed_out: bool = False
@@ -95,6 +96,17 @@ class TaskStore:
     def record_kill(self) -> None:
         """Record that a user has killed the task, and that its operation was asked to cancel."""
         self._record(killed=True)
+
+    def record_left(self) -> None:
+        """Record that this try fails while the operation goes on: whatever comes next goes on with it."""
+        try:
+            self._record(left=True)
+        except Exception:  # what the try fails by is not to be hidden
+            log.exception("not stored: that the operation goes on; a clear would cancel it")
+
+    def record_found(self) -> None:
+        """Record that this try goes on with it; only a clear from now on kills it."""
+        self._record(left=False, max_tries=self._ti.max_tries)
 
     def record_timeout(self) -> None:
         """Record that the operation took too long, and was asked to cancel."""

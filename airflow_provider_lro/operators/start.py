@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from airflow_provider_lro._core.args import WaitArgs
     from airflow_provider_lro._core.outcome import Outcome
     from airflow_provider_lro._core.state import OperationState
+    from airflow_provider_lro.hooks import LongRunningOperationHook
 
 __all__ = ["StartOperationOperator"]
 
@@ -265,10 +266,14 @@ class StartOperationOperator(ResultOperator):
 
         args = self._args(known)
         was_running = False
+        if known.left:
+            store.record_found()
 
-        def record_pause(_: object) -> None:
+        def note_running(_: object) -> None:
             nonlocal was_running
             was_running = True
+            if found and self._was_killed_by_clear(store, known):
+                self._cancel_first(hook, known.name)
 
         kwargs: dict[str, Any] = {"started_at": args.started_at, "deadline": args.deadline, "found": found}
         if known.endpoint:
@@ -277,7 +282,7 @@ class StartOperationOperator(ResultOperator):
         try:
             with self.hook(endpoint=args.endpoint) as hook:
                 (outcome,) = self.await_outcomes(
-                    context, hook, [known.name], args, start=start, defer_kwargs=kwargs, on_pause=record_pause
+                    context, hook, [known.name], args, start=start, defer_kwargs=kwargs, on_pause=note_running
                 )
         except KilledByUser:
             store.record_kill()
@@ -290,6 +295,17 @@ class StartOperationOperator(ResultOperator):
         # An operation that was over before this try's first poll is an earlier try's failure; this one is to do better.
         anew = found and (not was_running or self._is_ours(outcome, store, known))
         return self._conclude(context, store, outcome, args, anew=anew)
+
+    def _was_killed_by_clear(self, store: TaskStore, known: StartedOperation) -> bool:
+        """Return True if a user has cleared the task while it waited, and the trigger may not have heard of it."""
+        return self.cancel_on_kill and store.was_cleared(known) and not (known.killed or known.left)
+
+    def _cancel_first(self, hook: LongRunningOperationHook, name: str) -> None:
+        self.log.info("operation %r is of a try that was cleared: it is asked to cancel, then another is started", name)
+        try:
+            hook.cancel_operation(name)
+        except LroError as error:
+            self.log.warning("operation %r could not be asked to cancel, so its end is waited for: %s", name, error)
 
     def _is_ours(self, outcome: Outcome, store: TaskStore, known: StartedOperation) -> bool:
         """Return True if an operation was cancelled by this task's own kill or timeout, in an earlier try."""
@@ -312,6 +328,9 @@ class StartOperationOperator(ResultOperator):
                 return self._start(context, store)
             if isinstance(outcome, Cancelled) and self.on_cancelled == "skip":
                 raise AirflowSkipException(f"skipped: {error}") from error
+            raise
+        except LroError:
+            store.record_left()
             raise
         store.record_return()
         return result

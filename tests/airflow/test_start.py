@@ -326,7 +326,7 @@ def test_store_that_was_emptied_is_a_new_life(
 
 
 def forms(message: pb.Operation) -> dict[str, Any]:
-    with warnings.catch_warnings(action="ignore", category=ImportWarning):  # it would like grpcio-status
+    with warnings.catch_warnings(action="ignore"):  # it would like grpcio-status, and a newer Python
         from google.api_core import operation as api_core
     return {
         "name": message.name,
@@ -445,12 +445,60 @@ def test_clear_before_the_result_does_not_count_after_it(
 ) -> None:
     """A task that was cleared while it waited, and whose result Airflow then failed to take, starts nothing again."""
     first = start({"duration": 0.2}, deferrable=True)
-    with pytest.raises(TaskDeferred):
+    with pytest.raises(TaskDeferred) as deferred:
         first.execute({"ti": ti, "task_state_store": store})
+    fire(deferred.value.trigger.serialize())
     ti.max_tries += 1  # what a clear does
     second = start({})
     assert run(second, ti=ti, store=store).result == run(second, ti=ti, store=store).result
     assert second.starts == []
+
+
+@WAYS
+def test_clear_while_it_waits_cancels_and_starts_anew(
+    start: Callable[..., StartSimulation],
+    ti: FakeTaskInstance,
+    store: FakeStore,
+    simulator: Simulator,
+    *,
+    deferrable: bool,
+) -> None:
+    """The next try may wait before the triggerer has heard of the clear; then the trigger leaves it alone."""
+    first = start({"outcome": "never"}, deferrable=True)
+    with pytest.raises(TaskDeferred):
+        first.execute({"ti": ti, "task_state_store": store})
+    ti.max_tries += 1  # what a clear does
+    second = start({"duration": 0.2, "response": {"rows": 5}}, deferrable=deferrable)
+    assert run(second, ti=ti, store=store).result == {"rows": 5.0}
+    assert len(simulator.calls("CancelOperation", first.starts[0])) == 1
+    assert simulator.calls("CancelOperation", second.starts[0]) == []
+    assert first.request_ids != second.request_ids
+
+
+def test_clear_after_a_failed_try_goes_on(
+    start: Callable[..., StartSimulation], ti: FakeTaskInstance, store: FakeStore, simulator: Simulator
+) -> None:
+    """An operation that a try has left running was killed by nobody, and neither by the retries after the clear."""
+    first = start({"duration": 1, "response": {"rows": 5}}, wait_timeout=0.1)
+    with pytest.raises(OperationTimeout):
+        run(first, ti=ti, store=store)
+    ti.max_tries += 1  # what a clear does
+    with pytest.raises(OperationTimeout):
+        run(start({}, wait_timeout=0.1), ti=ti, store=store)
+    assert run(start({}), ti=ti, store=store).result == {"rows": 5.0}
+    assert simulator.calls("CancelOperation", first.starts[0]) == []
+
+
+def test_clear_without_cancel_on_kill_goes_on(
+    start: Callable[..., StartSimulation], ti: FakeTaskInstance, store: FakeStore, simulator: Simulator
+) -> None:
+    """Nobody wants it cancelled, and two of them at the same time would be worse."""
+    first = start({"duration": 0.5, "response": {"rows": 5}}, deferrable=True)
+    with pytest.raises(TaskDeferred):
+        first.execute({"ti": ti, "task_state_store": store})
+    ti.max_tries += 1  # what a clear does
+    assert run(start({}, cancel_on_kill=False), ti=ti, store=store).result == {"rows": 5.0}
+    assert simulator.calls("CancelOperation", first.starts[0]) == []
 
 
 def test_kill_is_recorded_and_nothing_is_forgotten(
