@@ -39,7 +39,7 @@ $(foreach v,$(filter AIRFLOW_%,$(.VARIABLES)),$(eval unexport $(v)))
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PRECIOUS: .venv-%/.stamp
-.PHONY: help demo up test test-airflow test-lanes test-oldest test-constraints test-browser test-ha test-all bench lint clean
+.PHONY: help demo up test test-airflow test-lanes test-protobuf-4 test-oldest test-constraints test-browser test-ha test-all bench lint clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -58,11 +58,14 @@ test: lint ## lint, types, all in-process tests with coverage, one wait in a rea
 test-airflow: $(NEWEST)/.stamp ## the other tests that need a real Airflow: one for all of them
 	$(NEWEST)/bin/python -m pytest -m 'airflow and not smoke'
 
-test-lanes: $(LANES:%=test-lane-%) ## other versions of Airflow, 2.11 to 3.4: in-process tests, and all example DAGs over a kill
+test-lanes: $(LANES:%=test-lane-%) test-protobuf-4 ## other versions of Airflow, 2.11 to 3.4: in-process tests, and all example DAGs over a kill
 
 test-lane-%: .venv-%/.stamp
 	.venv-$*/bin/python -m pytest -m 'not airflow' $(SIDE_BY_SIDE) tests/airflow tests/grpc
 	.venv-$*/bin/python -m pytest tests/airflow/test_examples.py $(LIFE_CYCLE_$*)
+
+test-protobuf-4: .venv-2.11.2-protobuf-4/.stamp ## the tests of calls and messages with protobuf 4
+	.venv-2.11.2-protobuf-4/bin/python -m pytest $(SIDE_BY_SIDE) tests/grpc
 
 test-oldest: $(OLDEST)/.stamp ## the tests of make test-airflow under Airflow 2.11, the oldest that we support
 	$(OLDEST)/bin/python -m pytest -m airflow

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from airflow_provider_lro._core.state import OperationState
     from airflow_provider_lro._messages.types import MessageType
 
-_UNSAYABLE = (ValueError, TypeError, DecodeError, json_format.Error, RecursionError)
+_UNSAYABLE = (ValueError, TypeError, OverflowError, DecodeError, json_format.Error, RecursionError)
 """The errors of json_format for an unknown Any, for bytes that do not parse, for a value that ProtoJSON cannot say (a
 timestamp beyond the year 9999), and for messages in messages without end."""
 # protobuf 4 has another word for it, and prints the absent optional fields of proto2, too.
