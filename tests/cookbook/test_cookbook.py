@@ -116,7 +116,7 @@ class TestWithRealClients:
             assert holds(xcom, result), f"{task}: {json.dumps(xcom)}"
         assert cloud.proxy.refused == []
         (request,) = cloud.services["create_cluster"].created
-        assert uuid.UUID(request.request_id).version == 5
+        assert uuid.UUID(request.request_id).version == 4
 
     def test_kill_cancels_at_the_endpoint_of_the_client(self, airflow: AirflowStack, cloud: Cloud) -> None:
         """A user who marks the deferred tasks as failed has each operation cancelled, once, where it runs."""
