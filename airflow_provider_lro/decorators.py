@@ -38,6 +38,9 @@ class _LroDecoratedOperator(DecoratedOperator, StartOperationOperator):
 
     custom_operator_name = "@task.lro"
     template_fields: Sequence[str] = ("op_args", "op_kwargs", *StartOperationOperator.template_fields)
+    if not hasattr(DecoratedOperator, "xcom_push"):
+        xcom_push: Any = None
+        """Airflow 3.0 looks it up on operators, which do not have it, and makes no use of it."""
 
     def __init__(
         self,
