@@ -51,8 +51,9 @@ class _CountingLocalExecutor(LocalExecutor):
         super().change_state(key, state, info, *args, **kwargs)
 
     def has_task(self, task_instance: Any) -> bool:
-        """Return True if the task is queued here, or runs."""
-        return super().has_task(task_instance) or self._unfinished[task_instance.key] > 0
+        """Return True if the task is queued here, or runs, or is about to be resumed, which Airflow 3.2 sees itself."""
+        is_resumed = task_instance.state == "scheduled" and task_instance.next_method is not None
+        return super().has_task(task_instance) or is_resumed or self._unfinished[task_instance.key] > 0
 
 
 CountingLocalExecutor = LocalExecutor if hasattr(LocalExecutor, "_finish_dispatch") else _CountingLocalExecutor
