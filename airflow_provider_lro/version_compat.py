@@ -132,7 +132,7 @@ def asset_state_stores(trigger: Any) -> list[Any]:
 
 
 def stats() -> Any:
-    """Return what sends Airflow's metrics; not imported before there is one to send."""
+    """Return what sends Airflow's metrics; imported when they are sent."""
     try:
         import airflow.sdk.serde  # since Airflow 3.4 this sets them up where a process has not
         from airflow.sdk.observability.stats import Stats

@@ -174,8 +174,9 @@ def reporter() -> _Reporter | None:
 
 def _send(values: Iterable[tuple[str, str, float, dict[str, str]]]) -> None:
     try:
+        backend = stats()
         for method, name, value, tags in values:
-            getattr(stats(), method)(name, value, tags=tags)
+            getattr(backend, method)(name, value, tags=tags)
     except Exception:  # whatever a backend for metrics may raise, no wait ends by it
         log.warning("metrics could not be sent", exc_info=True)
 

@@ -107,6 +107,7 @@ def _endpoint_fault(said: str) -> str | None:
 
 
 _CERTIFICATE = "shows a certificate that"
+_OTHER_NAME = f"{_CERTIFICATE} is for another name; check the host, or set authority"
 _ENDPOINT_FAULTS = (
     ("Domain name not found", "has a host name that does not resolve; check its spelling"),
     ("Name or service not known", "has a host name that does not resolve; check its spelling"),
@@ -114,8 +115,8 @@ _ENDPOINT_FAULTS = (
     ("WRONG_VERSION_NUMBER", "does not speak TLS; for a plaintext server the connection needs insecure"),
     ("certificate has expired", f"{_CERTIFICATE} has expired"),
     ("certificate is not yet valid", f"{_CERTIFICATE} is not valid yet"),
-    ("Hostname Verification Check failed", f"{_CERTIFICATE} is for another name; check the host, or set authority"),
-    ("is not in peer certificate", f"{_CERTIFICATE} is for another name; check the host, or set authority"),
+    ("Hostname Verification Check failed", _OTHER_NAME),
+    ("is not in peer certificate", _OTHER_NAME),  # below gRPC 1.78
     ("CERTIFICATE_VERIFY_FAILED", f"{_CERTIFICATE} no trusted authority has signed; set root_certificates"),
     ("handshake failed", "refuses the TLS handshake"),
     (

@@ -13,9 +13,7 @@ from datetime import UTC, datetime
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from airflow.exceptions import AirflowRescheduleException
-
-from tests.versions import TaskDeferred
+from tests.versions import AirflowRescheduleException, TaskDeferred
 
 if TYPE_CHECKING:
     from collections.abc import Callable
