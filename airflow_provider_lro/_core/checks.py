@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import re
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 if TYPE_CHECKING:
@@ -16,6 +18,10 @@ MAX_LINE = 400
 """Characters of a line."""
 MAX_SAID = 2000
 """Characters of a service's message in the text of an error; its ``message`` has all of them."""
+
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+
+log = logging.getLogger(__name__)
 
 Rule: TypeAlias = "tuple[str, Callable[[Any], bool], str]"
 """An argument's name, its check and, in words, what it must be."""
@@ -116,6 +122,18 @@ def without_user(text: str) -> str:
     """Return a wrong address as it may be shown: without a user and a password that stand before its host."""
     before, at, host = text.rpartition("@")
     return f"{'…@' if before else at}{host}"
+
+
+def storable(text: str, *, what: str = "") -> str:
+    """Return a text that every database takes: PostgreSQL refuses U+0000, and UTF-8 has no half of a surrogate pair.
+
+    U+FFFD stands for each then, and a warning says so; ``what`` the text is, for it: without it there is none.
+    """
+    if not _UNSTORABLE.search(text):
+        return text
+    if what:
+        log.warning("%s has U+0000 or half of a surrogate pair in it, which no database takes: it becomes U+FFFD", what)
+    return _UNSTORABLE.sub("\ufffd", text)
 
 
 def one_line(text: str, longest: int = MAX_LINE) -> str:

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import base64
 import inspect
+import math
 import uuid
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf import any_pb2, descriptor_pool, json_format, message_factory, struct_pb2
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from google.rpc import status_pb2
 
+from airflow_provider_lro._core.checks import one_line, storable
 from airflow_provider_lro._core.state import JsonPayload, Payload
+from airflow_provider_lro._messages.protocol import UNREADABLE
 from airflow_provider_lro.exceptions import PayloadTypeError
 
 if TYPE_CHECKING:
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from airflow_provider_lro._core.state import OperationState
     from airflow_provider_lro._messages.types import MessageType
 
-_UNSAYABLE = (ValueError, TypeError, OverflowError, DecodeError, json_format.Error, RecursionError)
+_UNSAYABLE = (ValueError, TypeError, OverflowError, *UNREADABLE, json_format.Error, RecursionError)
 """The errors of json_format for an unknown Any, for bytes that do not parse, for a value that ProtoJSON cannot say (a
 timestamp beyond the year 9999), and for messages in messages without end."""
 # protobuf 4 has another word for it, and prints the absent optional fields of proto2, too.
@@ -36,6 +39,9 @@ _PRINT_DEFAULTS: dict[str, Any] = {
 _MAX_DEPTH = 200
 """Of dicts and lists in each other: 100 messages, each in a list, as deep as protobuf parses. Anys may hide more, and
 what serializes an XCom goes no deeper than Python recurses."""
+_NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+MAX_FIELD = 100
+"""Characters of a field's name in a warning."""
 _JSON = (dict, list, str, int, float, bool, type(None))
 
 
@@ -57,7 +63,7 @@ def unpack(payload: Payload | JsonPayload, expected: MessageType | None, *, what
         raise PayloadTypeError(f"{what} is a {found!r}, but {name!r} was asked for: correct the type, or leave it out")
     try:
         return expected.parse(payload.value)
-    except DecodeError as error:
+    except UNREADABLE as error:
         advice = "is another version of its library installed here than the service uses?"
         raise PayloadTypeError(f"{what} says it is a {name!r}, but its bytes do not parse as one: {advice}") from error
 
@@ -79,7 +85,7 @@ def _parse(name: str, value: bytes) -> Message | None:
     try:
         descriptor = descriptor_pool.Default().FindMessageTypeByName(name)
         return message_factory.GetMessageClass(descriptor).FromString(value)
-    except (KeyError, DecodeError):
+    except (KeyError, *UNREADABLE):
         return None
 
 
@@ -123,7 +129,7 @@ def details_to_json(details: Payload | JsonPayload | None) -> list[dict[str, Any
         return list(details.json)
     try:
         status = status_pb2.Status.FromString(details.value)
-    except DecodeError:
+    except UNREADABLE:
         return [opaque_to_json(details)]
     return [_any_to_json(detail) for detail in status.details]
 
@@ -154,9 +160,10 @@ def _opaque(type_url: str, value: bytes) -> dict[str, Any]:
 def _message_to_json(message: Message) -> Any:
     try:
         return _rebuild(_plain_to_json(message), {})
-    except (TypeError, DecodeError):
-        # Somewhere inside is an Any that cannot be unpacked. json_format has no way round one, so each such Any is
-        # exchanged for a text that cannot occur otherwise, and put back as opaque JSON.
+    except (TypeError, ValueError, *UNREADABLE, json_format.Error):
+        # Somewhere inside is an Any that cannot be unpacked, or in a Struct a number that JSON does not have. There
+        # json_format has no way round, so each such Any is exchanged for a text that cannot occur otherwise, and put
+        # back as opaque JSON.
         copy = type(message)()
         copy.CopyFrom(message)
         hidden: dict[str, dict[str, Any]] = {}  # by the text that stands for it
@@ -168,8 +175,14 @@ def _plain_to_json(message: Message) -> Any:
     return json_format.MessageToDict(message, preserving_proto_field_name=True, **_PRINT_DEFAULTS)
 
 
-def _hide_unknown(message: Message, hidden: dict[str, dict[str, Any]]) -> None:
-    if isinstance(message, any_pb2.Any):
+def _hide_unknown(message: Any, hidden: dict[str, dict[str, Any]]) -> None:
+    """Exchange what json_format cannot say."""
+    kind = message.DESCRIPTOR.full_name
+    if kind == "google.protobuf.Value":
+        if message.WhichOneof("kind") == "number_value" and not math.isfinite(message.number_value):
+            message.string_value = _NOT_FINITE[str(message.number_value)]  # as ProtoJSON has it for a double
+            return
+    elif isinstance(message, any_pb2.Any):
         known = _parse(message.TypeName(), message.value)
         if known is None:
             mark = uuid.uuid4().hex
@@ -196,15 +209,30 @@ def is_repeated(field: Any) -> bool:
     return bool(field.is_repeated) if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED
 
 
-def _rebuild(value: Any, hidden: dict[str, dict[str, Any]], depth: int = 0) -> Any:
-    """Put the hidden back, and make plain dicts of the ordered ones that json_format makes of an Any."""
-    if depth > _MAX_DEPTH:
-        raise RecursionError("too deep for JSON")
-    if isinstance(value, dict):
-        inner = value.get("value")
-        if isinstance(inner, str) and inner in hidden:
-            return hidden[inner]
-        return {key: _rebuild(item, hidden, depth + 1) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_rebuild(item, hidden, depth + 1) for item in value]
-    return value
+def _rebuild(value: Any, hidden: dict[str, dict[str, Any]]) -> Any:
+    """Put the hidden back, make texts storable, and plain dicts of the ordered ones that json_format makes."""
+    mended: list[str] = []
+
+    def text(said: str, where: str) -> str:
+        if (stored := storable(said)) != said:
+            mended.append(where)
+        return stored
+
+    def rebuild(value: Any, where: str, depth: int) -> Any:
+        if depth > _MAX_DEPTH:
+            raise RecursionError("too deep for JSON")
+        if isinstance(value, str):
+            return text(value, where)
+        if isinstance(value, dict):
+            inner = value.get("value")
+            if isinstance(inner, str) and inner in hidden:
+                return hidden[inner]
+            return {text(key, where): rebuild(item, key, depth + 1) for key, item in value.items()}
+        if isinstance(value, list):
+            return [rebuild(item, where, depth + 1) for item in value]
+        return value
+
+    rebuilt = rebuild(value, "", 0)
+    if mended:
+        storable("\0", what=f"a message's field {one_line(mended[0], MAX_FIELD)!r} (of {len(mended)} texts)")
+    return rebuilt

@@ -15,11 +15,13 @@ from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool, message_fa
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
-from airflow_provider_lro._core.checks import check_name, is_text, is_whole
+from airflow_provider_lro._core.checks import check_name, is_text, is_whole, storable
 from airflow_provider_lro._core.state import OperationState, Payload
 from airflow_provider_lro.exceptions import Code, RpcError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from google.protobuf.message import Message
 
 DEFAULT_SERVER_WAIT = 60.0
@@ -34,6 +36,8 @@ METHODS = tuple(
 )
 PARTIAL_SUCCESS = b"\x28\x01"
 """``return_partial_success = true`` of a request (field 5): googleapis-common-protos below 1.76 has no name for it."""
+UNREADABLE = (DecodeError, UnicodeDecodeError)
+"""What protobuf raises for bytes that do not parse; the second comes from its implementation in Python."""
 STATUS_URL = "type.googleapis.com/google.rpc.Status"
 
 
@@ -195,11 +199,15 @@ def read_answer(call: Call, raw: bytes, *, target: str) -> Any:
             return _state(_Operation.FromString(raw))
         if call.rpc == "ListOperations":
             page = _Page.FromString(raw)
-            return Page([_state(each) for each in page.operations], page.next_page_token, list(page.unreachable))
-    except DecodeError:
+            return Page([_state(each) for each in page.operations], page.next_page_token, _places(page.unreachable))
+    except UNREADABLE:
         text = f"{call.rpc} of {call.name!r} at {target}: the answer is not a message of google.longrunning"
         raise RpcError(text, code=Code.INTERNAL) from None
     return None
+
+
+def _places(unreachable: Iterable[str]) -> list[str]:
+    return [storable(place, what="a place that could not be reached") for place in unreachable]
 
 
 def read_error(raw: bytes) -> tuple[Payload | None, float | None]:
@@ -211,13 +219,13 @@ def read_error(raw: bytes) -> tuple[Payload | None, float | None]:
     info = error_details_pb2.RetryInfo()
     try:
         status.ParseFromString(raw)
-    except DecodeError:
+    except UNREADABLE:
         return None, None
     for detail in status.details:
         try:
             if retry_after is None and detail.Unpack(info):
                 retry_after = max(0.0, info.retry_delay.ToTimedelta().total_seconds())
-        except (DecodeError, OverflowError):  # it asks for nothing
+        except (*UNREADABLE, OverflowError):  # it asks for nothing
             continue
     return (Payload(type_url=STATUS_URL, value=raw) if status.details else None), retry_after
 
@@ -256,13 +264,13 @@ def _state(envelope: Any) -> OperationState:
     code, message, details = None, "", None
     if result == "error":
         status = _Status.FromString(envelope.error)
-        code, message = status.code, status.message
+        code, message = status.code, storable(status.message, what="an operation's error message")
         status.ClearField("code")
         status.ClearField("message")
         if rest := status.SerializeToString():
             details = Payload(type_url=STATUS_URL, value=rest)
     return OperationState(
-        name=envelope.name,
+        name=storable(envelope.name, what="an operation's name"),
         done=envelope.done,
         code=code,
         message=message,
@@ -274,4 +282,4 @@ def _state(envelope: Any) -> OperationState:
 
 def _payload(raw: bytes) -> Payload:
     wrapped = any_pb2.Any.FromString(raw)
-    return Payload(type_url=wrapped.type_url, value=wrapped.value)
+    return Payload(type_url=storable(wrapped.type_url, what="a payload's type"), value=wrapped.value)

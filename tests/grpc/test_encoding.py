@@ -279,7 +279,6 @@ def test_what_cannot_be_unpacked_is_opaque_and_the_rest_is_not(inside: any_pb2.A
         Holder(one_any=packed(TOO_LATE)),
         Holder(when=TOO_LATE, one_any=UNKNOWN),
         duration_pb2.Duration(seconds=2**62),
-        struct_pb2.Value(number_value=float("nan")),
         field_mask_pb2.FieldMask(paths=["camelCase"]),
     ],
     ids=lambda message: type(message).__name__,
@@ -288,6 +287,25 @@ def test_what_protojson_cannot_say_is_opaque(message: Message) -> None:
     """On top or inside, no exception: the whole payload as its bytes."""
     assert xcom(message) == opaque_to_json(payload_of(packed(message)))
     assert checked(payload_to_json(payload_of(packed(message)))) == opaque_to_json(payload_of(packed(message)))
+
+
+def test_numbers_that_json_does_not_have(caplog: pytest.LogCaptureFixture) -> None:
+    """In a Struct they are the texts that ProtoJSON has for them in a double; the rest stays readable."""
+    struct = struct_pb2.Struct()
+    struct.update({"rows": 5, "mean": float("nan"), "list": [float("inf"), {"low": float("-inf")}]})
+    said = {"rows": 5.0, "mean": "NaN", "list": ["Infinity", {"low": "-Infinity"}]}
+    assert xcom(struct) == said
+    assert checked(payload_to_json(payload_of(packed(struct))))["value"] == said
+    assert xcom(Holder(one_any=packed(struct)))["one_any"]["value"] == said
+
+
+def test_texts_that_no_database_takes(caplog: pytest.LogCaptureFixture) -> None:
+    """U+0000 becomes U+FFFD, in keys, too, and one warning names the field of the first."""
+    struct = struct_pb2.Struct()
+    struct.update({"rows": {"first": "F\0o", "sec\0nd": ["\0"]}})
+    assert xcom(struct) == {"rows": {"first": "F\ufffdo", "sec\ufffdnd": ["\ufffd"]}}
+    assert caplog.text.count("U+FFFD") == 1
+    assert "field 'first'" in caplog.text
 
 
 @pytest.fixture

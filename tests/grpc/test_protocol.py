@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from contextlib import suppress
 from typing import Any
 
@@ -32,7 +35,7 @@ MANY = 100_000
 BROKEN_ANY = b"\x0a\x7f"
 """The bytes of an Any whose type is cut short: who parses it fails."""
 
-texts = st.text(max_size=20)
+texts = st.text(max_size=20).filter(lambda text: "\0" not in text)
 anys = st.builds(any_pb2.Any, type_url=texts, value=st.binary(max_size=40))
 statuses = st.builds(
     status_pb2.Status, code=st.integers(-(2**31), 2**31 - 1), message=texts, details=st.lists(anys, max_size=3)
@@ -148,3 +151,43 @@ def test_partial_success_is_asked_for_on_every_page() -> None:
         name="p", filter="f", page_size=7, page_token="t"
     )
     assert asked == plain + b"\x28\x01"
+
+
+def test_texts_that_no_database_takes(caplog: pytest.LogCaptureFixture) -> None:
+    """U+0000 becomes U+FFFD wherever a text of an answer leaves us, and a warning says where it was."""
+    operation = pb.Operation(name="o\0", done=True, error=status_pb2.Status(code=13, message="row 7: F\0o is no date"))
+    operation.metadata.type_url = "x/\0"
+    state = read(operation.SerializeToString())
+    assert (state.name, state.message) == ("o\ufffd", "row 7: F\ufffdo is no date")
+    assert state.metadata == Payload(type_url="x/\ufffd")
+    assert "an operation's error message has U+0000" in caplog.text
+    error = RpcError("it said: F\0o", message="F\0o\ud800")
+    assert (str(error), error.message) == ("it said: F\ufffdo", "F\ufffdo\ufffd")
+
+
+PURE = r"""
+from google.longrunning import operations_proto_pb2 as pb
+from google.protobuf.internal import api_implementation
+from airflow_provider_lro._messages.encoding import details_to_json, payload_to_json
+from airflow_provider_lro._messages.protocol import get_call, read_answer, read_error
+from airflow_provider_lro._core.state import Payload
+from airflow_provider_lro.exceptions import RpcError
+
+assert api_implementation.Type() == "python"
+try:
+    read_answer(get_call("o"), b"\x0a\x01\xff", target="host:1")
+except RpcError as error:
+    assert "is not a message" in str(error)
+else:
+    raise AssertionError("it was read")
+assert read_error(b"\x12\x01\xff") == (None, None)
+broken = Payload(type_url="t/google.rpc.ErrorInfo", value=b"\x0a\x01\xff")
+assert payload_to_json(broken) == {"@type": "t/google.rpc.ErrorInfo", "value": "CgH/"}
+assert details_to_json(Payload(type_url="t/google.rpc.Status", value=b"\x12\x01\xff"))
+"""
+
+
+def test_bytes_that_do_not_parse_in_python() -> None:
+    """Protobuf's implementation in Python raises another error for a text that is not UTF-8."""
+    env = {**os.environ, "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "python"}
+    subprocess.run([sys.executable, "-W", "ignore", "-c", PURE], check=True, env=env, timeout=60)
