@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from airflow_provider_lro._messages.protocol import Call, Page
     from airflow_provider_lro._transport.credentials import Headers
     from airflow_provider_lro._transport.rpc import CallOptions
-    from airflow_provider_lro._transport.tokens import Tokens
 
 MIN_CALL_LEFT = 0.1
 """Seconds that a call has, though nearly all of its time has passed until there was a token."""
@@ -171,9 +170,10 @@ class _Client:
         text = f"{call.rpc} of {call.name!r} at {self.config.target}: {late} refreshed: check the token endpoint"
         return RpcError(f"{text}, or raise rpc_timeout", code=Code.DEADLINE_EXCEEDED)
 
-    def _forget_refused_token(self, error: LroError) -> None:
-        if self._tokens is not None and isinstance(error, CredentialsError) and error.code == Code.UNAUTHENTICATED:
-            self._tokens.forget()
+    def _may_repeat(self, error: LroError, tokens: Headers | None) -> bool:
+        """Return True where a call was refused for its token, and another token can be had: a key may have rotated."""
+        refused = isinstance(error, CredentialsError) and error.code == Code.UNAUTHENTICATED
+        return refused and self._tokens is not None and self._tokens.forget(tokens)
 
 
 class OperationsClient(_Client):
@@ -227,21 +227,26 @@ class OperationsClient(_Client):
         return self.send(wait_call(name, timeout), options)  # type: ignore[no-any-return]
 
     def send(self, call: Call, options: CallOptions) -> Any:
-        """Make a call that was prepared."""
-        tokens, spent = () if self._tokens is None else self._tokens.headers(), 0.0
-        if tokens is None and self._tokens is not None:
-            began = time.monotonic()
-            try:
-                tokens = self._tokens.refresh(self._timeout(call, options))
-            except TimeoutError:
-                raise self._late_token_error(call, options) from None
-            spent = time.monotonic() - began
+        """Make a call that was prepared; once more, with another token, where its token was refused."""
+        tokens, spent = self._authorize(call, options)
         try:
             raw = self._transport.send(call, **self._arguments(call, tokens, options, spent))
         except LroError as error:
-            self._forget_refused_token(error)
-            raise
+            if not self._may_repeat(error, tokens):
+                raise
+            tokens, spent = self._authorize(call, options)
+            raw = self._transport.send(call, **self._arguments(call, tokens, options, spent))
         return read_answer(call, raw, target=self.config.target)
+
+    def _authorize(self, call: Call, options: CallOptions) -> tuple[Headers | None, float]:
+        """Return the token's headers, and the seconds that it took to have them."""
+        if self._tokens is None or (tokens := self._tokens.headers()) is not None:
+            return () if self._tokens is None else tokens, 0.0
+        began = time.monotonic()
+        try:
+            return self._tokens.refresh(self._timeout(call, options)), time.monotonic() - began
+        except TimeoutError:
+            raise self._late_token_error(call, options) from None
 
 
 class AsyncOperationsClient(_Client):
@@ -312,13 +317,17 @@ class AsyncOperationsClient(_Client):
         return await self.send(wait_call(name, timeout), options)  # type: ignore[no-any-return]
 
     async def send(self, call: Call, options: CallOptions) -> Any:
-        """Make a call that was prepared."""
-        tokens, spent = () if self._tokens is None else self._tokens.headers(), 0.0
-        if tokens is None and self._tokens is not None:
-            began = time.monotonic()
-            tokens = await self._refreshed(self._tokens, call, options)
-            spent = time.monotonic() - began
-        arguments = self._arguments(call, tokens, options, spent)
+        """Make a call that was prepared; once more, with another token, where its token was refused."""
+        tokens, spent = await self._authorize(call, options)
+        try:
+            return await self._send_in_turn(call, options, self._arguments(call, tokens, options, spent))
+        except LroError as error:
+            if not self._may_repeat(error, tokens):
+                raise
+        tokens, spent = await self._authorize(call, options)
+        return await self._send_in_turn(call, options, self._arguments(call, tokens, options, spent))
+
+    async def _send_in_turn(self, call: Call, options: CallOptions, arguments: dict[str, Any]) -> Any:
         queue: asyncio.Semaphore | None = None
         if call.rpc in POLLS:
             queue, timeout = self._lease.shared.gate, options.get("queue")
@@ -335,20 +344,19 @@ class AsyncOperationsClient(_Client):
         finally:
             queue.release()
 
-    async def _refreshed(self, tokens: Tokens, call: Call, options: CallOptions) -> Headers:
-        """Refresh the token in the time of one call."""
+    async def _authorize(self, call: Call, options: CallOptions) -> tuple[Headers | None, float]:
+        """Return the token's headers, and the seconds that it took to have them: those of one call at most."""
+        if self._tokens is None or (tokens := self._tokens.headers()) is not None:
+            return () if self._tokens is None else tokens, 0.0
+        began = time.monotonic()
         try:
             async with asyncio.timeout(self._timeout(call, options)):
-                return await tokens.arefresh()
+                return await self._tokens.arefresh(), time.monotonic() - began
         except TimeoutError:
             raise self._late_token_error(call, options) from None
 
     async def _send(self, call: Call, arguments: dict[str, Any]) -> Any:
-        try:
-            raw = await self._transport.send(call, **arguments)
-        except LroError as error:
-            self._forget_refused_token(error)
-            raise
+        raw = await self._transport.send(call, **arguments)
         return read_answer(call, raw, target=self.config.target)
 
     async def _acquire(self, queue: asyncio.Semaphore, call: Call, seconds: float | None) -> None:

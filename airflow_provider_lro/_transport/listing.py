@@ -203,14 +203,10 @@ class Subscription:
     def pop(self) -> OperationState | None:
         """Return the operation as the last listing has it; None where it has to be polled.
 
-        A finished one is polled, too: some services list less of an operation than Get gives.
-
-        Raises:
-            LroError: the listing has failed, and may succeed the next time.
+        A finished one is polled, too: some services list less of an operation than Get gives. So is one whose listing
+        has failed: that says nothing about Get.
         """
-        found, failed = self._drain()
-        if failed is not None and self._listing is not None and not self._listing.refused:
-            raise failed
+        found, _ = self._drain()
         return None if not found or found[0].done else found[0]
 
     async def next(self) -> list[OperationState]:

@@ -64,10 +64,11 @@ class Tokens:
         # The first call after its time is told to refresh; all others go on with the token that is still valid.
         return self._headers if self._refresh is not None and now < self._expires_at else None
 
-    def forget(self) -> None:
-        """Take the token for revoked: the service refused it. The next call fetches another."""
-        if self._credentials is not None:
+    def forget(self, refused: Headers | None) -> bool:
+        """Take a token for revoked: the service refused it. Return True if there may be another."""
+        if self._credentials is not None and refused is self._headers:  # else it has been replaced since
             self._headers, self._refresh_at = None, math.inf
+        return self._credentials is not None
 
     def refresh(self, timeout: float | None = None) -> Headers:
         """Return valid headers. Callers that come at once share one refresh, and its error.

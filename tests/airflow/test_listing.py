@@ -7,6 +7,7 @@ import time
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import pytest
 from google.longrunning import operations_proto_pb2 as pb
 from google.protobuf import struct_pb2
@@ -143,6 +144,22 @@ async def test_service_that_does_not_list_is_polled(simulator: Simulator, script
     came = await asyncio.gather(*(outcome(trigger(parent, each)) for each in names))
     assert set(came) == {"S"}
     assert len(simulator.calls("ListOperations", parent)) == 1
+
+
+@pytest.mark.parametrize("code", ["INTERNAL", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "UNKNOWN"])
+async def test_listing_that_always_fails_says_nothing_about_get(fake: FakeService, code: str) -> None:
+    """Its waits are polled each, so that an end is seen when it comes, and not at the deadline."""
+    operation = fake.add("o")
+    fake.faults["ListOperations", ""] = (grpc.StatusCode[code], "always")
+
+    def end(method: str, _: str) -> None:
+        if method == "GetOperation" and len(fake.acted(method)) == 3:
+            fake.operations[operation].response.Pack(struct_pb2.Struct())
+            fake.operations[operation].done = True
+
+    fake.before = end
+    assert await outcome(trigger(PARENT, operation, interval=0.2, deadline=time.time() + 300)) == "S"
+    assert fake.acted("ListOperations")
 
 
 async def test_operation_that_is_not_listed_is_polled(parent: str, simulator: Simulator) -> None:

@@ -11,6 +11,7 @@ import traceback
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import pytest
 from google.auth import jwt
 from google.longrunning import operations_proto_pb2 as pb
@@ -117,6 +118,41 @@ async def test_anonymous_sends_nothing(
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/no/such/file")
     assert (await refused(shell, config(anonymous=True))).code is Code.UNAUTHENTICATED
     assert guarded.calls()[-1]["headers"]["authorization"] is False
+
+
+class Rotating(Credentials):
+    """Credentials whose tokens are good in turn, and that count their refreshes."""
+
+    def __init__(self, *tokens: str) -> None:
+        super().__init__(tokens[0])
+        self.tokens = iter(tokens[1:])
+
+    def refresh(self, request: object) -> None:
+        """Take the next."""
+        self.token = next(self.tokens)
+
+
+async def test_token_that_is_refused_is_refreshed_once(
+    shell: Shell, serve: Serve, leaf: trustme.LeafCert, trusted: bytes
+) -> None:
+    """A key may be rotated, or a token revoked, before its time: one more poll with another token, and no third."""
+
+    def get(request: Any, context: grpc.ServicerContext) -> pb.Operation:
+        if ("authorization", "Bearer new") not in context.invocation_metadata():
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "who are you")
+        return pb.Operation(name="o")
+
+    fake = serve(tls=leaf, GetOperation=get)
+    async with shell.connect(fake.endpoint, credentials=Rotating("old", "new"), root_certificates=trusted) as client:
+        for _ in range(2):
+            assert (await shell.do(client.get_operation("o"))).name == "o"
+    assert len(fake.calls) == 3
+    async with shell.connect(
+        fake.endpoint, credentials=Rotating("old", "older", "new"), root_certificates=trusted
+    ) as client:
+        with pytest.raises(CredentialsError):
+            await shell.do(client.get_operation("o"))
+    assert len(fake.calls) == 5
 
 
 # ── what is no use ──
