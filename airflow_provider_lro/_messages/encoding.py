@@ -54,7 +54,7 @@ def unpack(payload: Payload | JsonPayload, expected: MessageType | None, *, what
         PayloadTypeError: it is of another type than ``expected``.
     """
     if isinstance(payload, JsonPayload):
-        return payload.json
+        return _rebuild(payload.json, {})
     if expected is None:
         known = parse_payload(payload)
         return _any(payload) if known is None else known
@@ -111,7 +111,7 @@ def response_to_json(response: Any) -> Any:
 
 def payload_to_json(payload: Payload | JsonPayload) -> Any:
     """Return a payload as ProtoJSON with its ``@type``; opaque where its type is not known here."""
-    return payload.json if isinstance(payload, JsonPayload) else _any_to_json(_any(payload))
+    return _rebuild(payload.json, {}) if isinstance(payload, JsonPayload) else _any_to_json(_any(payload))
 
 
 def _any_to_json(payload: any_pb2.Any) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def details_to_json(details: Payload | JsonPayload | None) -> list[dict[str, Any
     if details is None:
         return []
     if isinstance(details, JsonPayload):
-        return list(details.json)
+        return list(_rebuild(details.json, {}))
     try:
         status = status_pb2.Status.FromString(details.value)
     except UNREADABLE:
@@ -150,7 +150,7 @@ def operation_to_json(
 
 def opaque_to_json(payload: Payload | JsonPayload) -> Any:
     """Return a payload without a look inside it: ``{"@type", "value"}`` with its bytes in base64, or its JSON."""
-    return payload.json if isinstance(payload, JsonPayload) else _opaque(payload.type_url, payload.value)
+    return _rebuild(payload.json, {}) if isinstance(payload, JsonPayload) else _opaque(payload.type_url, payload.value)
 
 
 def _opaque(type_url: str, value: bytes) -> dict[str, Any]:

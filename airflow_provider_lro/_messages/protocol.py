@@ -7,16 +7,18 @@ format, but its payloads are bytes (17 times faster on an error of a million emp
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode
 
 from google.longrunning import operations_proto_pb2 as pb
-from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool, message_factory, text_format
+from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool, json_format, message_factory, text_format
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from airflow_provider_lro._core.checks import check_name, is_text, is_whole, storable
-from airflow_provider_lro._core.state import OperationState, Payload
+from airflow_provider_lro._core.state import JsonPayload, OperationState, Payload
 from airflow_provider_lro.exceptions import Code, RpcError
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ PARTIAL_SUCCESS = b"\x28\x01"
 """``return_partial_success = true`` of a request (field 5): googleapis-common-protos below 1.76 has no name for it."""
 UNREADABLE = (DecodeError, UnicodeDecodeError)
 """What protobuf raises for bytes that do not parse; the second comes from its implementation in Python."""
+_FIELDS = ("name", "done", "error", "response", "metadata")
 STATUS_URL = "type.googleapis.com/google.rpc.Status"
 
 
@@ -238,6 +241,33 @@ def is_operation(value: object) -> bool:
 def state_from_message(operation: pb.Operation) -> OperationState:
     """Return the state in a raw ``google.longrunning.Operation``."""
     return _state(_Operation.FromString(operation.SerializeToString()))
+
+
+def state_from_json(operation: Mapping[str, Any]) -> OperationState:
+    """Return the state in an operation as JSON; of types that are not known here response and metadata stay JSON."""
+    given = {key: operation[key] for key in _FIELDS if operation.get(key) is not None}
+    try:
+        return state_from_message(json_format.ParseDict(given, pb.Operation()))
+    except (json_format.ParseError, *UNREADABLE, TypeError, ValueError):
+        pass
+    error = given.get("error")
+    code, details = (error.get("code"), error.get("details")) if isinstance(error, Mapping) else (None, None)
+    state = OperationState(
+        name=storable(str(given.get("name", "")), what="an operation's name"),
+        done=given.get("done") is True,
+        metadata=JsonPayload(json=given["metadata"]) if "metadata" in given else None,
+    )
+    if error is None:
+        response = given.get("response")
+        if isinstance(response, Mapping):
+            response = {key: value for key, value in response.items() if key != "@type"}
+        return replace(state, response=None if response is None else JsonPayload(json=response))
+    return replace(
+        state,
+        code=code if is_whole(code) else Code.UNKNOWN,
+        message=storable(str(error.get("message", "")) if isinstance(error, Mapping) else str(error)),
+        details=JsonPayload(json=details) if isinstance(details, list) else None,
+    )
 
 
 def state_to_message(state: OperationState) -> pb.Operation:

@@ -354,15 +354,22 @@ def _operation_of(started: Any, starter: str) -> OperationState:
         AirflowFailException: there is none in it.
     """
     from airflow_provider_lro._core.state import OperationState
-    from airflow_provider_lro._messages.protocol import is_operation, state_from_message
+    from airflow_provider_lro._messages.protocol import is_operation, state_from_json, state_from_message
 
     # google-api-core's Operation and AsyncOperation hold it as `operation`, ours as `proto`, proto-plus as `_pb`.
     for message in (started, *(getattr(started, attribute, None) for attribute in ("operation", "proto", "_pb"))):
         if is_operation(message):
             return state_from_message(message)
     goes_on = f"what it has started goes on, and {NO_RETRY}"
+    if other := _other_kind(started):
+        raise AirflowFailException(
+            f"{starter} has returned an operation of another kind ({other}): only those of google.longrunning are"
+            f" supported; {goes_on}"
+        )
     if isinstance(started, str | Mapping):
         try:
+            if isinstance(started, Mapping) and started.get("done") and not isinstance(started.get("name"), Mapping):
+                return state_from_json(started)  # it need not have a name
             return OperationState(name=name_of(started, what="the returned name"))
         except ValueError as error:
             raise AirflowFailException(f"{starter} has not returned an operation: {error}; {goes_on}") from None
@@ -372,6 +379,22 @@ def _operation_of(started: Any, starter: str) -> OperationState:
         f"{starter} must return an operation (a google.longrunning.Operation, google-api-core's Operation), a mapping"
         f" with a 'name', or its name, not {type(started).__name__}; {goes_on}"
     )
+
+
+def _other_kind(started: Any) -> str | None:
+    """Return what kind of operation it is that a value holds, where it is one that is not google.longrunning's."""
+    if isinstance(started, Mapping):
+        kind = started.get("kind")  # of Compute and Cloud SQL; GKE's has none
+        if isinstance(kind, str) and kind.endswith("#operation"):
+            return kind
+        return "one of GKE's API" if "operationType" in started and "selfLink" in started else None
+    # Compute's clients return an ExtendedOperation, which is about such a message; proto-plus has it as `_pb`.
+    for message in (started, getattr(started, "_extended_operation", None)):
+        own = getattr(message, "_pb", message)
+        full_name = getattr(getattr(own, "DESCRIPTOR", None), "full_name", "")
+        if isinstance(full_name, str) and full_name.rpartition(".")[2] == "Operation":
+            return full_name
+    return None
 
 
 # ── where an operation came from ──

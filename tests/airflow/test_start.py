@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from google.longrunning import operations_proto_pb2 as pb
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from airflow_provider_lro.exceptions import (
     EndpointError,
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from tests.simulator_fixture import Simulator
 
 WAYS = pytest.mark.parametrize("deferrable", [True, False], ids=["deferrable", "on the worker"])
+
+
+TYPES = "type.googleapis.com"
 
 
 class Died(BaseException):
@@ -386,6 +390,76 @@ def test_outcome_that_comes_with_the_start(ti: FakeTaskInstance, simulator: Simu
     with pytest.raises(OperationFailed):
         run(Start(task_id="start"), ti=ti)
     assert len(simulator.calls()) == before
+
+
+@pytest.mark.parametrize(
+    ("returned", "result"),
+    [
+        ({"name": "o", "done": True, "response": {"rows": 5}}, {"rows": 5}),
+        ({"name": "o", "done": True, "response": {"@type": f"{TYPES}/no.such.Type", "rows": 5}}, {"rows": 5}),
+        ({"done": True, "response": {"@type": f"{TYPES}/google.protobuf.Struct", "value": {"a": 1}}}, {"a": 1.0}),
+        ({"done": True, "metadata": {"@type": f"{TYPES}/no.such.Type"}, "response": {"F\0": 1}}, {"F\ufffd": 1}),
+        ({"name": "o", "done": True, "error": {"code": 9, "message": "no"}}, (9, "no", [])),
+        ({"done": True, "error": {"code": 9, "message": "no", "details": [{"@type": "t/no.such.Type", "a": 1}]}},
+         (9, "no", [{"@type": "t/no.such.Type", "a": 1}])),
+        ({"done": True, "error": "broken"}, (2, "broken", [])),
+    ],
+)  # fmt: skip
+def test_done_operation_as_json(
+    returned: dict[str, Any], result: Any, ti: FakeTaskInstance, simulator: Simulator
+) -> None:
+    """As REST clients have it, with types that nobody knows here: its outcome is read, and nothing is polled."""
+    before = len(simulator.calls())
+
+    class Start(StartOperationOperator):
+        def start(self, context: Any) -> Any:
+            return returned
+
+    if isinstance(result, dict):
+        assert run(Start(task_id="start"), ti=ti).result == result
+    else:
+        with pytest.raises(OperationFailed) as raised:
+            run(Start(task_id="start"), ti=ti)
+        assert (raised.value.code, raised.value.message, raised.value.details) == result
+    assert len(simulator.calls()) == before
+
+
+class ExtendedOperation:
+    """Compute's, as its client returns it."""
+
+    def __init__(self, message: Any) -> None:
+        self._extended_operation = message
+
+
+def other_kind(full_name: str) -> Any:
+    package, _, name = full_name.rpartition(".")
+    file = descriptor_pb2.FileDescriptorProto(name=f"{full_name}.proto", package=package)
+    file.message_type.add(name=name)
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(full_name))()
+
+
+@pytest.mark.parametrize(
+    ("returned", "kind"),
+    [
+        (other_kind("google.container.v1.Operation"), "google.container.v1.Operation"),
+        (ExtendedOperation(other_kind("google.cloud.compute.v1.Operation")), "google.cloud.compute.v1.Operation"),
+        ({"kind": "compute#operation", "name": "operation-1", "status": "RUNNING"}, "compute#operation"),
+        ({"name": "operation-1", "operationType": "CREATE_CLUSTER", "selfLink": "https://x"}, "one of GKE's API"),
+    ],
+)
+def test_operation_of_another_kind(returned: Any, kind: str, ti: FakeTaskInstance, store: FakeStore) -> None:
+    """It says which one it is, and that it is not supported, instead of polling a name that nobody knows."""
+
+    class Start(StartOperationOperator):
+        def start(self, context: Any) -> Any:
+            return returned
+
+    with pytest.raises(AirflowFailException, match=r"only those of google\.longrunning are") as raised:
+        run(Start(task_id="start"), ti=ti, store=store)
+    assert f"({kind})" in str(raised.value)
+    assert store.get("lro_operation") is None
 
 
 @pytest.mark.parametrize("nonsense", [None, 7, pb.Operation(), "", {"id": 1}], ids=repr)
