@@ -41,7 +41,9 @@ def check_literal(value: object) -> None:
     elif isinstance(value, str):  # the DAG's own environment decides what is a template
         if value.strip() in ("", "None", "null"):
             name_of(value)
-    elif isinstance(value, bytes | int | float | set) or (isinstance(value, Mapping) and "name" not in value):
+    elif isinstance(value, bytes | int | float | set):
+        check_name(value)
+    elif isinstance(value, Mapping) and "name" not in value:
         name_of(value)
 
 
@@ -60,7 +62,12 @@ def parent_in(name: str, list_parent: str | None) -> str:
 
 
 def _rendered(value: object, *, what: str) -> object:
-    """Return a value without space around it; raise ValueError for the remains of a template that went wrong."""
+    """Return a value without space around it; raise ValueError for the remains of a template that went wrong.
+
+    A native template makes a number of a name that is all digits.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
     if not isinstance(value, str):
         return value
     value = value.strip()

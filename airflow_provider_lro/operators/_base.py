@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from airflow_provider_lro.hooks import LongRunningOperationHook
 
 _MISSING = object()
+_TEXTS = ("lro_conn_id", "endpoint", "quota_project_id", "parent", "filter", "list_parent")
+"""Arguments that are texts, and may be templates."""
 DEFAULT_DEFERRABLE: bool = conf.getboolean("operators", "default_deferrable", fallback=False)
 TIMEOUT_SLACK = 60.0
 """Seconds by which Airflow's own timeout is later than our last event can be: it acts only if no triggerer does."""
@@ -122,7 +124,15 @@ class LroOperator(BaseOperator):
         """Return the hook for the connection; a context manager. ``endpoint``: where the task itself names none."""
         from airflow_provider_lro.hooks import LongRunningOperationHook
 
+        self.digits_to_text()
         return LongRunningOperationHook.of(self, endpoint=endpoint)
+
+    def digits_to_text(self) -> None:
+        """Make texts of the numbers that native templates make of digits, such as a project's."""
+        for name in _TEXTS:
+            value = getattr(self, name, None)
+            if isinstance(value, int) and not isinstance(value, bool):
+                setattr(self, name, str(value))
 
     def push_result(self, context: Context, value: Any, key: str = "return_value") -> None:
         """Push an XCom, unless the task pushes none; for a task that fails, or has several."""
@@ -169,6 +179,7 @@ class WaitOperator(LroOperator):
         WaitArgs(**{**own, "operation_name": "", **self.types_as_text()}).check()
 
     def _wait_fields(self) -> dict[str, Any]:
+        self.digits_to_text()
         values = ((name, getattr(self, name, _MISSING)) for name in self.WAIT_FIELDS)
         return {name: value for name, value in values if value is not _MISSING}
 

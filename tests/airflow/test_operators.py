@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from google.longrunning import operations_proto_pb2 as pb
 
 from airflow_provider_lro._core.outcome import TimedOut
 from airflow_provider_lro._messages.events import event_from_outcomes
@@ -312,6 +313,18 @@ def test_get_of_several_gives_a_list(name: Callable[..., str]) -> None:
     names = [name(duration=0), name(outcome="never")]
     got = run(GetOperationOperator(task_id="get", operation_name=names)).result
     assert [(one["name"], one["done"]) for one in got] == [(names[0], True), (names[1], False)]
+
+
+def test_native_templates_make_numbers_of_digits(fake: FakeService) -> None:
+    """A name, a parent, a project or a connection's id that is all digits is a text for all that."""
+    fake.operations["7"] = pb.Operation(name="7", done=True)
+    task = GetOperationOperator(task_id="get", operation_name="{{ name }}", quota_project_id="{{ project }}")
+    task.operation_name, task.quota_project_id = 7, 123456789012  # type: ignore[assignment]
+    assert run(task).result["name"] == "7"
+    listing = ListOperationsOperator(task_id="list", parent="{{ parent }}", filter="{{ filter }}")
+    listing.parent, listing.filter = 5, 6  # type: ignore[assignment]
+    assert run(listing).result == []
+    assert (fake.requests[-1].name, fake.requests[-1].filter) == ("5", "6")
 
 
 def test_list_gives_all_pages_or_a_limit(name: Callable[..., str], simulator: Simulator) -> None:

@@ -328,7 +328,7 @@ def test_refused_port_defers() -> None:
         ("", "non-empty"),
         ("   ", "non-empty"),
         (None, "neither of operation_name and parent, perhaps after rendering: give operation_name"),
-        (7, "non-empty"),
+        (7.5, "non-empty"),
         ({}, "without a 'name'"),
         ({"name": ""}, "non-empty"),
         ("{'name': 'operations/x'}", "render_template_as_native_obj"),

@@ -47,7 +47,6 @@ WRONG_NAMES: list[tuple[Any, str]] = [
     ("", "must be a non-empty text"),
     ("  ", "must be a non-empty text"),
     (b"operations/o", "must be a non-empty text"),
-    (5, "must be a non-empty text"),
     (1.5, "must be a non-empty text"),
     (True, "must be a non-empty text"),
     ({"operations/o"}, "must be a non-empty text"),
@@ -103,9 +102,18 @@ def test_several_are_a_sequence(value: Any, expected: bool) -> None:
 def test_a_parent_is_a_name() -> None:
     """It is stripped, and the remains of a template are refused, as of an operation."""
     assert parent_of(" projects/p/locations/l ") == "projects/p/locations/l"
-    for value in ("", None, "None", "{{ x }}", "['projects/p']", 5):
+    for value in ("", None, "None", "{{ x }}", "['projects/p']", 5.5, True):
         with pytest.raises(ValueError, match=r"^parent"):
             parent_of(value)
+
+
+def test_names_of_digits_come_as_numbers_from_native_templates() -> None:
+    """Speech-to-Text names operations so, and a project's number may be a parent; one or many, bare or in a mapping."""
+    assert name_of(5543203840552489181) == "5543203840552489181"
+    assert names_of([7, {"name": 8}, "operations/o"]) == ["7", "8", "operations/o"]
+    assert parent_of(123) == "123"
+    with pytest.raises(ValueError, match="non-empty text"):
+        check_literal(7)
 
 
 @pytest.mark.parametrize(
