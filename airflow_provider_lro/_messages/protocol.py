@@ -30,6 +30,9 @@ DEFAULT_SERVER_WAIT = 60.0
 """Seconds that WaitOperation asks the server to hold the call."""
 LONG_POLL_MARGIN = 10.0
 """Seconds that a WaitOperation may take beyond those for which the server was asked to hold it."""
+MAX_TRAILER = 256 * 1024
+"""Bytes of an error's text and details. gRPC's own limit is 16 KiB, and makes a RESOURCE_EXHAUSTED of more, whatever
+the service has said."""
 MAX_EMPTY_PAGES = 1000
 """Pages in a row without an operation: a filter may leave many, but a listing of nothing else never ends."""
 SERVICE = "/google.longrunning.Operations/"

@@ -19,7 +19,7 @@ import grpc
 
 from airflow_provider_lro import __version__
 from airflow_provider_lro._core.checks import is_text, is_whole, without_user
-from airflow_provider_lro._messages.protocol import METHODS
+from airflow_provider_lro._messages.protocol import MAX_TRAILER, METHODS
 from airflow_provider_lro._transport.credentials import CredentialsConfig
 from airflow_provider_lro._transport.tokens import Tokens
 from airflow_provider_lro.exceptions import CredentialsError, EndpointError
@@ -167,6 +167,8 @@ class ChannelConfig:
         options: list[tuple[str, Any]] = [
             ("grpc.primary_user_agent", f"airflow-provider-lro/{__version__}"),
             ("grpc.max_receive_message_length", self.max_message_mb * 1024 * 1024),
+            ("grpc.max_metadata_size", MAX_TRAILER),
+            ("grpc.absolute_max_metadata_size", MAX_TRAILER),
             # gRPC's own pause between connection attempts grows to two minutes: longer than the interval of the wait
             # that is to notice that the server is back.
             ("grpc.max_reconnect_backoff_ms", 10_000),

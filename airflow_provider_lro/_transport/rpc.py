@@ -11,7 +11,7 @@ import grpc
 from airflow_provider_lro import __version__
 from airflow_provider_lro._core.checks import MAX_SAID, one_line
 from airflow_provider_lro._messages.encoding import details_to_json
-from airflow_provider_lro._messages.protocol import read_error
+from airflow_provider_lro._messages.protocol import MAX_TRAILER, read_error
 from airflow_provider_lro.exceptions import (
     Code,
     CredentialsError,
@@ -80,6 +80,10 @@ def rpc_error(error: grpc.RpcError, call: Call, target: str) -> LroError:
     trailer: Any = error.trailing_metadata() or ()
     payload, retry_after = read_error(next((value for key, value in trailer if key == "grpc-status-details-bin"), b""))
     details = details_to_json(payload)
+    if code == Code.UNAVAILABLE and _PROXY_WANTS_LOGIN in said:
+        cure = "put them into the URL of https_proxy, or name the endpoint in no_proxy"
+        why = f"the proxy on the way wants a user and a password: {cure} [{text}]"
+        return CredentialsError(why, code=code, message=said)
     if code == Code.UNAVAILABLE and (advice := _endpoint_fault(said)):
         return EndpointError(f"the endpoint {target!r} {advice} [{shown}]", code=code, message=said)
     if code == Code.UNAUTHENTICATED:
@@ -89,11 +93,15 @@ def rpc_error(error: grpc.RpcError, call: Call, target: str) -> LroError:
         kind = UnimplementedError
     elif code == Code.NOT_FOUND and call.rpc != "ListOperations":
         kind = OperationNotFound
+    # gRPC itself has made these two out of what the service has said.
     is_oversized = code == Code.RESOURCE_EXHAUSTED and "Received message larger than max" in said
+    is_cut = code == Code.RESOURCE_EXHAUSTED and "received metadata size exceeds" in said
     if is_oversized:
         text += "; raise max_message_mb in the connection's extra"
+    elif is_cut:
+        text += f"; the service has refused the call, and its error is larger than {MAX_TRAILER // 1024} KiB"
     result = kind(text, code=code, message=said, details=details)
-    result.permanent = is_oversized
+    result.permanent = is_oversized or is_cut
     result.retry_after = retry_after
     return result
 
@@ -106,6 +114,7 @@ def _endpoint_fault(said: str) -> str | None:
     return None
 
 
+_PROXY_WANTS_LOGIN = "HTTP proxy returned response code 407"
 _CERTIFICATE = "shows a certificate that"
 _OTHER_NAME = f"{_CERTIFICATE} is for another name; check the host, or set authority"
 _ENDPOINT_FAULTS = (

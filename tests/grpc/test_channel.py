@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 import traceback
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from threading import Barrier
+from threading import Barrier, Thread
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -425,6 +426,50 @@ async def test_tls_to_a_plaintext_port(shell: Shell, shared_simulator: Simulator
     """The error says that nobody speaks TLS there."""
     error = await tls_error(shell, shared_simulator.endpoint, root_certificates=trusted)
     assert (type(error), "does not speak TLS" in str(error)) == (EndpointError, True)
+
+
+async def test_proxy_that_wants_a_password(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No time heals it: it is no outage, but credentials that are missing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def refuse() -> None:
+            while True:
+                try:
+                    with server.accept()[0] as client:
+                        client.recv(4096)
+                        client.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+                except OSError:  # the test is over
+                    return
+
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        thread = Thread(target=refuse, daemon=True)
+        thread.start()
+        async with shell.connect("service.example:443", insecure=True) as client:
+            with pytest.raises(CredentialsError, match=r"wants a user and a password.*https_proxy") as caught:
+                await shell.do(client.get_operation("o"))
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join()
+    assert not caught.value.is_transient
+
+
+@pytest.mark.parametrize("size", [20_000, 200_000, 400_000])
+async def test_error_with_a_long_text(shell: Shell, serve: Serve, size: int) -> None:
+    """It has its own code; a text that is too large for gRPC is not "try again later" of the service."""
+
+    def refuse(request: Any, context: grpc.ServicerContext) -> None:
+        context.abort(grpc.StatusCode.PERMISSION_DENIED, "x" * size)
+
+    fake = serve(GetOperation=refuse)
+    async with shell.connect(fake.endpoint, insecure=True) as client:
+        with pytest.raises(RpcError) as caught:
+            await shell.do(client.get_operation("o"))
+    if size < 256 * 1024:
+        assert (caught.value.code, len(caught.value.message)) == (Code.PERMISSION_DENIED, size)
+    else:
+        assert "its error is larger than 256 KiB" in str(caught.value)
+    assert not caught.value.is_transient
 
 
 async def test_mutual_tls(
