@@ -6,7 +6,7 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_lro._core.args import MAX_EPOCH
@@ -29,7 +29,8 @@ class StartedOperation:
     ``max_tries`` is Airflow's at that moment: a clear raises it, a retry does not. ``killed``: a user has killed the
     task while a worker waited. ``left``: a try has failed, and the operation went on. ``returned``: its result was
     returned, which Airflow may have failed to take. ``endpoint``: of the client that has started it, where that is
-    known and the task names none. ``timed_out``: it took too long, and was asked to cancel.
+    known and the task names none. ``timed_out``: it took too long, and was asked to cancel. ``context``: what ``start``
+    has left in Airflow's, as JSON.
     """
 
     name: str
@@ -40,6 +41,7 @@ class StartedOperation:
     returned: bool = False
     endpoint: str | None = None
     timed_out: bool = False
+    context: dict[str, Any] = field(default_factory=dict)
 
 
 class TaskStore:
@@ -70,13 +72,15 @@ class TaskStore:
         if stored is None:
             return None
         known = dict(stored) if isinstance(stored, Mapping) else {}
-        known = {field.name: known[field.name] for field in fields(StartedOperation) if field.name in known}
+        known = {each.name: known[each.name] for each in fields(StartedOperation) if each.name in known}
         if not known.get("name"):
             raise ValueError(f"the key {self.OPERATION!r} of this task's state store holds no operation: {stored!r}")
         if not is_number(known.get("started_at"), most=MAX_EPOCH):
             known["started_at"] = time.time()
         if not isinstance(known.get("endpoint"), str):
             known["endpoint"] = None
+        if not isinstance(known.get("context"), dict):
+            known["context"] = {}
         return StartedOperation(**known)
 
     def was_cleared(self, known: StartedOperation) -> bool:

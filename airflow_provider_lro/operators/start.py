@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 import re
 import sys
 import time
@@ -30,7 +31,7 @@ from airflow_provider_lro.operators._task_store import StartedOperation, TaskSto
 from airflow_provider_lro.version_compat import AirflowFailException, AirflowSkipException, AirflowTaskTimeout
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from datetime import timedelta
 
     from airflow.sdk import Context
@@ -46,6 +47,8 @@ OVER = (OperationFailed, OperationNotFound, MalformedOperation)
 """Errors of an operation that will never bring a result: a retry starts another one."""
 CANCELLING = ("asked", "took effect")
 """The effects of a timeout's cancel by which the operation ends, sooner or later."""
+MAX_CONTEXT = 4096
+"""Bytes of JSON that ``start`` may leave in the context, and that are still there at the end."""
 NO_RETRY = "no retry is made, as it would start another"
 
 
@@ -171,9 +174,11 @@ class StartOperationOperator(ResultOperator):
         deadline: float | None = None,
         found: bool = False,
         endpoint: str | None = None,
+        left_in_context: Mapping[str, Any] | None = None,
         **_: Any,
     ) -> Any:
         """Turn the trigger's event into the result, or into the error."""
+        context.update(left_in_context or {})  # type: ignore[typeddict-item]
         store = TaskStore(context)
         known = store.operation()
         if event is None:
@@ -224,6 +229,7 @@ class StartOperationOperator(ResultOperator):
         with self.hook() as hook:  # a problem of the connection must be known before anything runs
             reachable = hook.check(endpoint_follows=self.infers_endpoint)
         self.request_id = store.request_id()
+        before = frozenset(context)
         started = self.start(context)
         operation = _operation_of(started, self._starter)
         if not operation.name and not operation.done:
@@ -232,7 +238,9 @@ class StartOperationOperator(ResultOperator):
                 f" started, if anything, goes on, and {NO_RETRY}"
             )
         endpoint = self._endpoint_of(started) if self.infers_endpoint and not self.endpoint else None
-        known = StartedOperation(name=operation.name, started_at=time.time(), endpoint=endpoint)
+        known = StartedOperation(
+            name=operation.name, started_at=time.time(), endpoint=endpoint, context=self._left_in(context, before)
+        )
         if known.name:
             store.keep(known)
             self.log.info("operation %r is started%s", known.name, f" at {endpoint}" if endpoint else "")
@@ -245,6 +253,18 @@ class StartOperationOperator(ResultOperator):
             return self._wait_for(context, store, known, found=False)
         except EndpointError as error:
             raise self._unreachable(store, known, str(error)) from error
+
+    def _left_in(self, context: Context, before: Collection[str]) -> dict[str, Any]:
+        """Return what ``start`` has left in the context, for ``map_index_template`` perhaps: a deferral loses it."""
+        left = {key: context[key] for key in context if key not in before}  # type: ignore[literal-required]
+        try:
+            if len(json.dumps(left, allow_nan=False)) <= MAX_CONTEXT:
+                return left
+            why = f"it is larger than {MAX_CONTEXT} bytes"
+        except (TypeError, ValueError, RecursionError) as error:
+            why = f"it is not JSON: {error}"
+        self.log.warning("what %s has left in the context (%s) is not kept: %s", self._starter, ", ".join(left), why)
+        return {}
 
     def _endpoint_of(self, started: Any) -> str | None:
         try:
@@ -275,7 +295,10 @@ class StartOperationOperator(ResultOperator):
             if found and self._was_killed_by_clear(store, known):
                 self._cancel_first(hook, known.name)
 
+        context.update(known.context)  # type: ignore[typeddict-item]
         kwargs: dict[str, Any] = {"started_at": args.started_at, "deadline": args.deadline, "found": found}
+        if known.context:
+            kwargs["left_in_context"] = known.context
         if known.endpoint:
             kwargs["endpoint"] = known.endpoint
         start = Start.POLL if found else Start.FRESH

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 import warnings
@@ -526,6 +527,42 @@ def test_clear_before_the_result_does_not_count_after_it(
     second = start({})
     assert run(second, ti=ti, store=store).result == run(second, ti=ti, store=store).result
     assert second.starts == []
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["store", "no store"])
+def test_what_start_leaves_in_the_context_outlives_the_deferral(
+    simulator: Simulator, ti: FakeTaskInstance, caplog: pytest.LogCaptureFixture, *, stored: bool
+) -> None:
+    """A `map_index_template` reads it when all is over, on a worker that has not called `start`; a retry, too."""
+
+    class Start(StartSimulation):
+        odd = False
+
+        def start(self, context: Any) -> Any:
+            context["lake"], context["client"] = "sales", object() if self.odd else 7
+            return super().start(context)
+
+    def task() -> Start:
+        return Start(endpoint=simulator.endpoint, script={"duration": 0.2}, deferrable=True)
+
+    there = {"task_state_store": FakeStore()} if stored else {}
+    with pytest.raises(TaskDeferred) as deferred:
+        task().execute({"ti": ti, **there})
+    kwargs = json.loads(json.dumps(deferred.value.kwargs))
+    context: dict[str, Any] = {"ti": ti, **there}
+    event = fire(deferred.value.trigger.serialize())
+    task().resume_execution("execute_complete", {**kwargs, "event": event}, context)
+    assert (context["lake"], context["client"]) == ("sales", 7)
+    if stored:
+        retry: dict[str, Any] = {"ti": ti, **there}
+        task().execute(retry)
+        assert retry["lake"] == "sales"
+    odd = task()
+    odd.odd = True
+    with pytest.raises(TaskDeferred) as deferred:
+        odd.execute({"ti": ti})
+    assert "left_in_context" not in deferred.value.kwargs
+    assert "(lake, client) is not kept: it is not JSON" in caplog.text
 
 
 @WAYS
