@@ -531,7 +531,12 @@ def test_clear_before_the_result_does_not_count_after_it(
 
 @pytest.mark.parametrize("stored", [True, False], ids=["store", "no store"])
 def test_what_start_leaves_in_the_context_outlives_the_deferral(
-    simulator: Simulator, ti: FakeTaskInstance, caplog: pytest.LogCaptureFixture, *, stored: bool
+    simulator: Simulator,
+    ti: FakeTaskInstance,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    *,
+    stored: bool,
 ) -> None:
     """A `map_index_template` reads it when all is over, on a worker that has not called `start`; a retry, too."""
 
@@ -560,9 +565,9 @@ def test_what_start_leaves_in_the_context_outlives_the_deferral(
     odd = task()
     odd.odd = True
     with pytest.raises(TaskDeferred) as deferred:
-        odd.execute({"ti": ti})
+        odd.execute({"ti": FakeTaskInstance(run_id=uuid.uuid4().hex)})
     assert "left_in_context" not in deferred.value.kwargs
-    assert "(lake, client) is not kept: it is not JSON" in caplog.text
+    assert "(lake, client) is not kept: it is not JSON" in capfd.readouterr().out + caplog.text
 
 
 @WAYS
