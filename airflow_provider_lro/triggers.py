@@ -17,13 +17,14 @@ from airflow_provider_lro._core.args import WaitArgs, row_of
 from airflow_provider_lro._core.names import pack, unpack
 from airflow_provider_lro._core.outcome import CallFailed, TimedOut, is_skip
 from airflow_provider_lro._core.wait import Start
-from airflow_provider_lro._runner.driver import steady_clock
+from airflow_provider_lro._runner.driver import LoopWatch, steady_clock
 from airflow_provider_lro._runner.group import WaitGroup, run_group
 from airflow_provider_lro._runner.telemetry import reporter
 from airflow_provider_lro.exceptions import LroError
 from airflow_provider_lro.hooks import LongRunningOperationHook
 from airflow_provider_lro.version_compat import (
     state_of,
+    takeover_time,
     task_id_of,
     triggers_have_on_kill,
     triggers_move_without_on_kill,
@@ -44,6 +45,8 @@ NOT_KILLED = frozenset({"up_for_retry", "up_for_reschedule"}) | (
 is stopped as by a kill. Since Airflow 3.4 ``deferred`` is a cleared task's next try, with an operation of its own."""
 CANCEL_TIMEOUT_IN_TRIGGERER = 20.0
 """Seconds that a cancel may take that a kill asks for."""
+RECHECK_TIMEOUT = 5.0
+"""Seconds in which to find out whether what is to be cancelled is over already."""
 KILL_TIMEOUT = 120.0
 """Seconds that all of it may take. Airflow gives ``on_kill`` 30 s and cancels it then, once more; on a machine that is
 busy the first question for a task's state alone has taken longer."""
@@ -121,6 +124,7 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
         self._fired = False
         self._unpacked: list[str] | None = None
         self._outcomes: Sequence[Outcome | None] | None = None
+        self._watch: LoopWatch | None = None
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments as JSON scalars; what equals its default is left out."""
@@ -138,6 +142,7 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
 
     async def _wait(self) -> Sequence[Outcome | None]:
         self.check()
+        self._watch = _watch_of_loop()
         reports = reporter()
         # A task of its own: Airflow knows a kill by the text of its CancelledError, and grpc may raise one without a
         # text. asyncio.shield() would do as well, for twice the objects.
@@ -145,7 +150,8 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
         waiting, over = loop.create_task(run_group(self._group, Start.RESUME)), loop.create_future()
         waiting.add_done_callback(partial(_set_done, over))
         try:
-            await over
+            with self._watch:
+                await over
         except asyncio.CancelledError:
             waiting.cancel()
             # Airflow cancels a trigger anew once a second until it has ended, as `on_kill` knows, too.
@@ -195,20 +201,41 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
         return now >= min(math.inf if self.deadline is None else self.deadline, theirs)
 
     async def _cancel_if_killed(self) -> None:
-        if not await self._was_killed():
+        if not await self._may_be_killed():
             return
-        names = self._names()
-        async with WaitGroup(self._args(), names, await self._hook().async_channels(names), is_recheck=True) as group:
-            if self._outcomes is not None:
-                group.outcomes = list(self._outcomes)
+        group = await self._make_group(is_recheck=True)
+        async with group:
+            if await self._went_on(group):
+                self.log.info("%s: it is over already, so nothing is cancelled", self._what())
+                return
             await group.cancel(within=CANCEL_TIMEOUT_IN_TRIGGERER)
 
-    async def _was_killed(self) -> bool:
-        """Return True for a user's kill, unlike a shutdown, a move to another triggerer, a try that waits already.
+    async def _went_on(self, group: WaitGroup) -> bool:
+        """Return True if the wait is over by now, so that its task went on, and nobody has killed it.
 
-        In each of these the task is deferred still, or again: then somebody else looks after the operation.
+        One that was killed is not over; and what the state of a task says of both may be the same.
+        """
+        try:
+            async with asyncio.timeout(RECHECK_TIMEOUT):
+                await group.poll_once(Start.POLL)
+        except (LroError, TimeoutError) as error:
+            self.log.debug("%s: not known whether it is over: %s", self._what(), error)
+        return group.is_over
+
+    async def _may_be_killed(self) -> bool:
+        """Return False after a shutdown, a move to another triggerer, or where another try waits already.
+
+        In each of these the task is deferred still, or again: then somebody else looks after the operation. After a
+        standstill of this process another triggerer has it, whatever the state.
         """
         if self.task_instance is None:  # `airflow dags test`: no triggerer, and nobody to kill anything
+            return False
+        if self._watch is not None and self._watch.stood_still():
+            self.log.warning(
+                "%s: the trigger was stopped, but this process had stood still before, so that its task may have gone"
+                " on elsewhere: the operation is left alone",
+                self._what(),
+            )
             return False
         from asgiref.sync import sync_to_async
 
@@ -216,10 +243,10 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
         state = await sync_to_async(state_of)(self.task_instance)
         killed = state not in NOT_KILLED
         self.log.info(
-            "%s: the trigger was stopped, and its task is %s: %s",
+            "%s: the trigger was stopped, and the state of its task is %s: the operation is %s",
             self._what(),
-            state or "cleared",
-            "killed by a user" if killed else "the operation is left alone",
+            state or "none",
+            "cancelled, unless it is over" if killed else "left alone",
         )
         return killed
 
@@ -249,8 +276,13 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
 
     async def _group(self) -> WaitGroup:
         await self._load_types()
+        group = await self._make_group()
+        self._outcomes = group.outcomes
+        return group
+
+    async def _make_group(self, *, is_recheck: bool = False) -> WaitGroup:
         names = self._names()
-        group = WaitGroup(
+        return WaitGroup(
             self._args(),
             names,
             await self._hook().async_channels(names),
@@ -258,9 +290,9 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
             require_result=self.require_result,
             keep=MAX_KEPT,
             ti=self.task_instance,
+            is_recheck=is_recheck,
+            known=self._outcomes if is_recheck else None,
         )
-        self._outcomes = group.outcomes
-        return group
 
     async def _load_types(self) -> bool:
         """Import the types that a line of progress, or the end, needs; without them the wait still goes on."""
@@ -339,6 +371,19 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
 
     def _log_left_to_worker(self, why: str) -> None:
         self.log.info("%s: a worker ends the task, as %s", self._what(), why)
+
+
+_watches: dict[asyncio.AbstractEventLoop, LoopWatch] = {}
+
+
+def _watch_of_loop() -> LoopWatch:
+    loop = asyncio.get_running_loop()
+    if loop not in _watches:
+        from airflow_provider_lro._transport.limiter import forget_closed
+
+        forget_closed(_watches)
+        _watches[loop] = LoopWatch(takeover_time())
+    return _watches[loop]
 
 
 _type_loads: dict[tuple[Any, ...], asyncio.Task[bool]] = {}

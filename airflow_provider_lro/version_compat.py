@@ -163,6 +163,14 @@ def triggers_move_without_on_kill() -> bool:
     return tuple(map(int, AIRFLOW_VERSION.split(".")[:2])) >= (3, 4)
 
 
+def takeover_time() -> float:
+    """Return the seconds of silence after which another triggerer may have taken over the triggers of this one.
+
+    Half of Airflow's own, which it counts from the last heartbeat before the silence.
+    """
+    return float(conf.getfloat("triggerer", "triggerer_health_check_threshold", fallback=30.0)) / 2
+
+
 def why_worker_is_needed(task: Any) -> str | None:
     """Return the reason for which only a worker can end a task; None if there is none."""
     has: dict[str, bool] = {

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import math
 import time
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 from airflow_provider_lro._core.wait import Answer, Cancel, Get, Pause
 from airflow_provider_lro.exceptions import LroError
@@ -14,6 +16,11 @@ if TYPE_CHECKING:
 
     from airflow_provider_lro._core.state import OperationState
     from airflow_provider_lro._core.wait import Command
+
+TICK = 1.0
+"""Seconds between two looks at whether an event loop moves."""
+AFTERMATH = 60.0
+"""Seconds after a standstill in which Airflow's supervisor tells the process what has become of its triggers."""
 
 T = TypeVar("T")
 
@@ -31,6 +38,52 @@ def steady_clock() -> Callable[[], float]:
     """Return a clock of epoch seconds that does not jump when the system's is set."""
     origin = time.time() - time.monotonic()
     return lambda: origin + time.monotonic()
+
+
+class LoopWatch:
+    """Knows whether an event loop has stood still lately, as it does in a process that was stopped. A context manager.
+
+    Another triggerer has taken the triggers over by then, and may have ended their tasks: that a trigger is cancelled
+    says nothing any more. One watch serves all waits of a loop, and ticks while there are any.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._threshold = threshold
+        self._users = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._ticked_at = self._loop.time()
+        self._moved_at = -math.inf
+
+    def __enter__(self) -> Self:
+        self._users += 1
+        if self._users == 1:
+            self._ticked_at = self._loop.time()
+            self._timer = self._loop.call_later(TICK, self._tick)
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._users -= 1
+        self._look()
+        if not self._users and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def stood_still(self) -> bool:
+        """Return True if it stood still for longer than the threshold, until now or a moment ago."""
+        if self._users:
+            self._look()
+        return self._loop.time() - self._moved_at < AFTERMATH
+
+    def _tick(self) -> None:
+        self._look()
+        self._timer = self._loop.call_later(TICK, self._tick)
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        if now - self._ticked_at > self._threshold:
+            self._moved_at = now
+        self._ticked_at = now
 
 
 class Drive(Generic[T]):

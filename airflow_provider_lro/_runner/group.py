@@ -63,6 +63,7 @@ class WaitGroup:
         keep: bytes of results of many to keep, of successes and others each; of the rest the verdict is kept.
         ti: the task instance, where there is one.
         is_recheck: of operations whose outcome is known: nothing is counted once more.
+        known: outcomes that are known already.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class WaitGroup:
         keep: float = math.inf,
         ti: Any = None,
         is_recheck: bool = False,
+        known: Sequence[Outcome | None] | None = None,
     ) -> None:
         self.args = args
         self.names = names
@@ -96,6 +98,9 @@ class WaitGroup:
         self._telemetry: WaitTelemetry | None = None
         if self._is_single and not is_recheck:
             self._telemetry = WaitTelemetry.of(args_for(args, names[0]), channels[0].target, ti=ti)
+        for index, outcome in enumerate(known or ()):
+            if outcome is not None:
+                self._record(index, outcome)
 
     async def __aenter__(self) -> Self:
         from airflow_provider_lro._transport.client import AsyncOperationsClient

@@ -329,3 +329,59 @@ async def test_kill_after_the_event_cancels_nothing(
     await anext(fired.run())  # type: ignore[call-overload]
     await fired.on_kill()
     assert simulator.calls("CancelOperation", operation) == []
+
+
+@pytest.mark.parametrize(
+    ("scripts", "wanted", "cancels"),
+    [
+        ([{"duration": 0}], 0, 0),
+        ([{"outcome": "fail", "duration": 0}], 0, 0),
+        ([{"duration": 0}, {"outcome": "never"}], 1, 0),
+        ([{"duration": 0}, {"outcome": "never"}], 2, 1),
+    ],
+    ids=["succeeded", "failed", "any of two", "both of two"],
+)
+async def test_task_that_went_on_elsewhere_was_not_killed(
+    name: Callable[..., str],
+    simulator: Simulator,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    scripts: list[dict[str, Any]],
+    wanted: int,
+    cancels: int,
+) -> None:
+    """Another triggerer had it, and fired: its task is queued as a cleared one is; what runs on is not cancelled."""
+    names = [name(**script) for script in scripts]
+    monkeypatch.setattr(triggers, "state_of", lambda _: "queued")
+    many = {"operation_names": names, "wanted": wanted} if len(names) > 1 else {}
+    stopped = trigger("" if many else names[0], cancel_on_kill=True, **many)
+    stopped.task_instance = Killed()  # type: ignore[assignment]
+    await stopped.on_kill()
+    assert sum(len(simulator.calls("CancelOperation", each)) for each in names) == cancels
+
+
+@pytest.mark.parametrize(("stall", "cancels"), [(0.0, 1), (0.5, 0)])
+async def test_process_that_stood_still_concludes_nothing(
+    name: Callable[..., str],
+    simulator: Simulator,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    stall: float,
+    cancels: int,
+) -> None:
+    """After SIGSTOP another triggerer has its triggers, and their tasks may be in any state, or killed, or neither."""
+    monkeypatch.setattr(triggers, "state_of", lambda _: "queued")
+    monkeypatch.setattr(triggers, "takeover_time", lambda: 0.7 if stall else 30.0)
+    operation = name(outcome="never")
+    stopped = trigger(operation, interval=0.1, initial_delay=0.1, cancel_on_kill=True)
+    stopped.task_instance = Killed()  # type: ignore[assignment]
+    running = asyncio.ensure_future(anext(stopped.run()))  # type: ignore[arg-type]
+    await asyncio.sleep(0.3)
+    time.sleep(stall)  # noqa: ASYNC251  (it is what the test is about)
+    running.cancel("a user's action")
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    if triggers.AIRFLOW_CALLS_ON_KILL:
+        await stopped.on_kill()
+    assert len(simulator.calls("CancelOperation", operation)) == cancels
