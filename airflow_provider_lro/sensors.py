@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_lro._core.checks import one_line
 from airflow_provider_lro._core.names import are_many, names_of, parent_of, unpack
@@ -213,6 +213,12 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
         self.check_args()
 
     # ── arguments ──
+
+    MEANT: ClassVar[Mapping[str, str]] = {
+        "interval": "poke_interval",
+        "wait_timeout": "timeout",
+        "gcp_conn_id": ResultOperator.MEANT["gcp_conn_id"],
+    }
 
     @property
     def interval(self) -> float:

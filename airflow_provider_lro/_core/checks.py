@@ -106,6 +106,15 @@ def check_choice(value: str, choices: tuple[str, ...], *, what: str) -> str:
     return value
 
 
+def check_not_url(value: object, *, what: str) -> None:
+    """Raise ValueError for a URL where a host must be; a template is checked when it is rendered."""
+    if isinstance(value, str) and value.strip().lower().startswith(("https://", "http://")) and "{" not in value:
+        raise ValueError(
+            f"{what}={without_user(value)!r}, but it must be a host or host:port, such as 'redis.googleapis.com': leave"
+            " out the scheme and the path"
+        )
+
+
 def check_wait_timeout(value: object) -> None:
     """Raise ValueError for a ``wait_timeout`` that is neither None nor a number of seconds."""
     if value is not None and not is_number(value, least=0):

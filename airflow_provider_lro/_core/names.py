@@ -115,7 +115,7 @@ def type_name(value: object, *, what: str) -> str | None:
     Raises:
         ValueError: it is neither None, nor a class, nor a text. ``what``: the argument's name.
     """
-    if isinstance(value, type):
+    if isinstance(value, type) and (hasattr(value, "DESCRIPTOR") or hasattr(value, "pb")):  # protobuf's, proto-plus's
         return f"{value.__module__}:{value.__qualname__}"
     if value is None or (is_text(value) and value.strip()):
         return value if value is None else value.strip()

@@ -13,7 +13,7 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_lro._core.args import WaitArgs
-from airflow_provider_lro._core.checks import check_choice
+from airflow_provider_lro._core.checks import check_choice, check_not_url
 from airflow_provider_lro._core.names import check_literal, module_names, pack, parent_in, type_name
 from airflow_provider_lro.exceptions import REPORT_FAULT, LroError, OperationTimeout, PayloadTypeError, ResultGone
 from airflow_provider_lro.links import XCOM_KEY, OperationLink, other_links, write_link
@@ -105,12 +105,22 @@ class LroOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("lro_conn_id", "endpoint", "impersonation_chain", "quota_project_id")
     ui_color = "#d9e7ff"
+    MEANT: ClassVar[Mapping[str, str]] = {
+        "poke_interval": "interval",
+        "timeout": "wait_timeout",
+        "gcp_conn_id": "lro_conn_id, which may be the id of a Google Cloud connection, then with endpoint",
+    }
+    """What others call an argument, and what it is called here."""
 
     def __init__(self, **kwargs: Any) -> None:
+        for given, meant in self.MEANT.items():
+            if given in kwargs:
+                raise ValueError(f"{type(self).__name__} does not take {given}: give {meant}")
         own = {name: kwargs.pop(name) for name in _argument_names(type(self)) if name in kwargs}
         super().__init__(**kwargs)
         for name, value in own.items():
             setattr(self, name, seconds(value))
+        check_not_url(getattr(self, "endpoint", None), what="endpoint")
 
     def check_literal(self, operation_name: Any) -> None:
         """Raise ValueError where no template can make a name of ``operation_name``, as it is given.

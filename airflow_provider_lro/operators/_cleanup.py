@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -126,7 +127,8 @@ class CleanupOperator(LroOperator):
         check_choice(self.on_unimplemented, ("fail", "skip"), what="on_unimplemented")
         check_page_size(self.page_size)
         check_flag(self.return_partial_success, what="return_partial_success")
-        if isinstance(self.older_than, int | float | None):  # all else may be rendered later
+        # A text with anything else in it may be a template.
+        if isinstance(self.older_than, int | float | None) or re.fullmatch(r"[\w .+-]*", str(self.older_than)):
             _age(self.older_than)
         path = self.time_of.strip() if isinstance(self.time_of, str) else self.time_of
         if path is not None and not (path and (isinstance(path, str) or callable(path))):

@@ -109,6 +109,8 @@ class CancelOperationOperator(WaitOperator):
         self.check_literal(operation_name)
         check_wait_timeout(self.wait_timeout)
         self.check_args()
+        if deferrable and not wait and not DEFAULT_DEFERRABLE:
+            raise ValueError("deferrable=True, but without wait=True there is nothing to defer for: give that, too")
 
     @property
     def own_timeout(self) -> float | None:

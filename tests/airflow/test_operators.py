@@ -10,8 +10,6 @@ import grpc
 import pytest
 from google.longrunning import operations_proto_pb2 as pb
 
-from airflow_provider_lro._core.outcome import TimedOut
-from airflow_provider_lro._messages.events import event_from_outcomes
 from airflow_provider_lro.exceptions import (
     Code,
     LroError,
@@ -21,9 +19,9 @@ from airflow_provider_lro.exceptions import (
     RpcError,
     UnimplementedError,
 )
-from airflow_provider_lro.hooks import LongRunningOperationHook
 from airflow_provider_lro.operators import (
     CancelOperationOperator,
+    CancelStaleOperationsOperator,
     DeleteOperationOperator,
     GetOperationOperator,
     ListOperationsOperator,
@@ -356,38 +354,18 @@ def test_list_filters_and_reports_what_is_unreachable(name: Callable[..., str]) 
 
 
 @pytest.mark.parametrize(
-    ("make", "complaint"),
+    ("kind", "kwargs", "complaint"),
     [
-        (lambda: CancelOperationOperator(task_id="x", operation_name="o", interval=0), "interval"),
-        (lambda: CancelOperationOperator(task_id="x", operation_name="o", wait_timeout=-1), "wait_timeout"),
-        (lambda: ListOperationsOperator(task_id="x", parent="p", limit=-1), "limit"),
-        (lambda: ListOperationsOperator(task_id="x", parent="p", limit=10**30), r"limit=.*2\*\*63"),
-        (lambda: ListOperationsOperator(task_id="x", parent="p", page_size=0), "page_size"),
-        (lambda: run(ListOperationsOperator(task_id="x", parent="None")), "parent is empty"),
-        (lambda: run(ListOperationsOperator(task_id="x", parent="")), "non-empty"),
-        (lambda: run(GetOperationOperator(task_id="x", operation_name=["operations/a", ""])), "non-empty"),
+        (CancelOperationOperator, {"poke_interval": 5}, "does not take poke_interval: give interval"),
+        (CancelOperationOperator, {"timeout": 5}, "does not take timeout: give wait_timeout"),
+        (CancelOperationOperator, {"deferrable": True}, "without wait=True there is nothing to defer for"),
+        (GetOperationOperator, {"gcp_conn_id": "g"}, "does not take gcp_conn_id: give lro_conn_id"),
+        (GetOperationOperator, {"endpoint": "http://x"}, "endpoint='http://x'.*leave out the scheme"),
+        (CancelStaleOperationsOperator, {"parent": "p", "older_than": "6h"}, "older_than='6h', but it must be"),
     ],
 )
-def test_bad_argument_is_refused(make: Callable[[], Any], complaint: str) -> None:
-    """A value that makes no sense is a ValueError that names it."""
+def test_what_others_call_it(kind: type[Any], kwargs: dict[str, Any], complaint: str) -> None:
+    """An argument of another operator's is told what it is called here, when the DAG is read."""
+    name = {} if "parent" in kwargs else {"operation_name": "o"}
     with pytest.raises(ValueError, match=complaint):
-        make()
-
-
-def test_cancel_rechecks_where_the_triggers_last_poll_was_not_sent(name: Callable[..., str]) -> None:
-    """An operation that was cancelled by the deadline is not a timeout, though the poll then was rate limited."""
-    operation = name(outcome="never")
-    with LongRunningOperationHook() as hook:
-        hook.cancel_operation(operation)
-    error = RpcError("rate limited, not sent")
-    error.not_sent = True
-    event = event_from_outcomes([TimedOut(error=error)], [operation], started_at=1.0)
-    results = [{"name": operation, "asked": True, "outcome": "running"}]
-    waiting = CancelOperationOperator(task_id="cancel", operation_name=operation, wait=True, deferrable=True)
-    done = waiting.execute_complete({"ti": FakeTaskInstance()}, event, results=results, started_at=1.0, deadline=2.0)
-    assert done["outcome"] == "cancelled"
-    with LongRunningOperationHook() as hook:
-        hook.delete_operation(operation)
-    results[0]["outcome"], waiting.ignore_missing = "running", True
-    done = waiting.execute_complete({"ti": FakeTaskInstance()}, event, results=results, started_at=1.0, deadline=2.0)
-    assert done["outcome"] == "missing"
+        kind(task_id="task", **name, **kwargs)

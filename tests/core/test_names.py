@@ -8,6 +8,7 @@ import zlib
 from typing import Any
 
 import pytest
+from google.protobuf import struct_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -181,7 +182,7 @@ def test_text_that_is_not_packed_is_refused(text: str) -> None:
     ("value", "text"),
     [
         (None, None),
-        (OperationState, "airflow_provider_lro._core.state:OperationState"),
+        (struct_pb2.Struct, "google.protobuf.struct_pb2:Struct"),
         (" google.protobuf.Struct ", "google.protobuf.Struct"),
         ("module:Class", "module:Class"),
     ],
@@ -191,7 +192,9 @@ def test_a_message_type_crosses_as_text(value: Any, text: str | None) -> None:
     assert type_name(value, what="response_type") == text
 
 
-@pytest.mark.parametrize("value", ["", "  ", 5, OperationState(name="o"), b"a.B", ["a.B"], "\ud800"])
+@pytest.mark.parametrize(
+    "value", ["", "  ", 5, dict, OperationState, OperationState(name="o"), b"a.B", ["a.B"], "\ud800"]
+)
 def test_a_value_that_is_not_a_type_is_refused(value: Any) -> None:
     """The error shows the value, and each form that is right."""
     with pytest.raises(
