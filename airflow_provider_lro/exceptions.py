@@ -23,7 +23,6 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from airflow_provider_lro._core.checks import storable
 from airflow_provider_lro.version_compat import AirflowException
 
 if TYPE_CHECKING:
@@ -115,10 +114,9 @@ class LroError(AirflowException):
         details: Sequence[Mapping[str, Any]] = (),
         operation: Mapping[str, Any] | None = None,
     ) -> None:
-        text = storable(text, what="an error's text")
         super().__init__(text)
         self.code = None if code is None else Code.of(code)
-        self.message = text if message is None else storable(message)
+        self.message = text if message is None else message
         self.details = [dict(detail) for detail in details]
         self.operation = None if operation is None else dict(operation)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import grpc
 
 from airflow_provider_lro import __version__
-from airflow_provider_lro._core.checks import MAX_SAID, one_line
+from airflow_provider_lro._core.checks import MAX_SAID, one_line, storable
 from airflow_provider_lro._messages.encoding import details_to_json
 from airflow_provider_lro._messages.protocol import MAX_TRAILER, read_error
 from airflow_provider_lro.exceptions import (
@@ -73,7 +73,7 @@ def rpc_error(error: grpc.RpcError, call: Call, target: str) -> LroError:
     stand for something else, the texts of grpcio 1.85, each seen in a test.
     """
     code = Code.of(error.code().value[0])
-    said = error.details() or ""
+    said = storable(error.details() or "", what="the text of a call's error")
     number = f"{code.name} ({code.value})" if isinstance(code, Code) else str(code)
     shown = one_line(said, MAX_SAID)
     text = f"{call.rpc} of {call.name!r} at {target}: {number}{': ' if shown else ''}{shown}"

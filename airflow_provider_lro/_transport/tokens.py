@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from google.auth import exceptions as google_errors
 
-from airflow_provider_lro._core.checks import MAX_SAID, one_line
+from airflow_provider_lro._core.checks import MAX_SAID, one_line, storable
 from airflow_provider_lro.exceptions import Code, CredentialsError, LroError, RpcError
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def _refresh_error(error: google_errors.GoogleAuthError, status: int | None, *, 
 
     The text is the error's first argument: those behind it are whole answers.
     """
-    said = str(error.args[0]) if error.args else type(error).__name__
+    said = storable(str(error.args[0]) if error.args else type(error).__name__, what="a token endpoint's text")
     shown = one_line(said, MAX_SAID)
     transport = any(isinstance(each, google_errors.TransportError) for each in (error, error.__cause__))
     unreached = transport and status is None

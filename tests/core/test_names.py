@@ -192,9 +192,7 @@ def test_a_message_type_crosses_as_text(value: Any, text: str | None) -> None:
     assert type_name(value, what="response_type") == text
 
 
-@pytest.mark.parametrize(
-    "value", ["", "  ", 5, dict, OperationState, OperationState(name="o"), b"a.B", "\ud800"]
-)
+@pytest.mark.parametrize("value", ["", "  ", 5, dict, OperationState, OperationState(name="o"), b"a.B", "\ud800"])
 def test_a_value_that_is_not_a_type_is_refused(value: Any) -> None:
     """The error shows the value, and each form that is right."""
     with pytest.raises(
