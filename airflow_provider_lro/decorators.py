@@ -135,6 +135,7 @@ def lro_task(
     rpc_timeout: float | timedelta = 30.0,
     not_found_grace: float | timedelta = 60.0,
     max_consecutive_errors: int | None = None,
+    connect_timeout: float | timedelta | None = 600.0,
     max_polls_per_second: float | None = None,
     poll_method: str = "get",
     list_parent: str | None = None,

@@ -103,7 +103,12 @@ class LroError(AirflowException):
         message: the service's own text, unchanged; without it, ``text``.
         details: decoded ``google.rpc`` error details, each a JSON mapping with its ``@type``.
         operation: the operation as JSON, where one was read.
+
+    Attributes:
+        connected: whether the service could be connected to, where a call failed; None where that is not known.
     """
+
+    connected: bool | None = None
 
     def __init__(
         self,
@@ -208,7 +213,13 @@ class UnimplementedError(RpcError):
 
 
 class CredentialsError(LroError):
-    """Credentials are missing, cannot be used, or were refused; a repeat does not help."""
+    """Credentials are missing, cannot be used, or were refused; a repeat does not help.
+
+    Attributes:
+        not_loaded: this process could not load any; one that could before may again.
+    """
+
+    not_loaded: bool = False
 
 
 class EndpointError(LroError):

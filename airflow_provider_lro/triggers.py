@@ -16,10 +16,12 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from airflow_provider_lro._core.args import WaitArgs, row_of
 from airflow_provider_lro._core.names import pack, unpack
 from airflow_provider_lro._core.outcome import CallFailed, TimedOut, is_skip
-from airflow_provider_lro._core.wait import Start
+from airflow_provider_lro._core.schedule import Window
+from airflow_provider_lro._core.wait import MAX_OUTAGE, Start
 from airflow_provider_lro._runner.driver import LoopWatch, steady_clock
 from airflow_provider_lro._runner.group import WaitGroup, run_group
 from airflow_provider_lro._runner.telemetry import reporter
+from airflow_provider_lro._transport.limiter import forget_closed, pause
 from airflow_provider_lro.exceptions import LroError
 from airflow_provider_lro.hooks import LongRunningOperationHook
 from airflow_provider_lro.version_compat import (
@@ -52,6 +54,8 @@ KILL_TIMEOUT = 120.0
 busy the first question for a task's state alone has taken longer."""
 MAX_KEPT = 48 * 1024
 """Bytes of results of many operations that are kept for the event; all of them would be the memory of a triggerer."""
+PAUSE_TO_CONNECT = 10.0
+"""Seconds until a connection is read again that could not be read."""
 IMPORT_TIMEOUT = 10.0
 """Seconds that a wait lets its types be imported before it begins without them."""
 XCOM_TIMEOUT = 30.0
@@ -88,6 +92,8 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
     :param rpc_timeout: seconds that one call may take.
     :param not_found_grace: seconds from ``started_at`` for which NOT_FOUND means "not yet".
     :param max_consecutive_errors: failed polls in a row that are tolerated; None goes on until the deadline.
+    :param connect_timeout: seconds after which a wait ends that has had no connection since its first poll.
+    :param reached: a poll of the worker has reached the service.
     :param consecutive_errors: failed polls in a row so far.
     :param on_timeout: ``"fail"``, or ``"cancel"``: ask to cancel at the deadline, and wait up to ``cancel_grace``.
     :param cancel_grace: seconds that a cancel may take.
@@ -167,8 +173,14 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
         # The channel was given back before the event is fired, not in cleanup(), which `dags test` never calls.
         try:
             return waiting.result()
-        except LroError as error:  # the connection describes no channel
-            return [CallFailed(error=error)] * len(self._names())
+        except LroError as error:  # there was no channel until the deadline
+            return [self._never_polled(error)] * len(self._names())
+
+    def _never_polled(self, error: LroError) -> Outcome:
+        if self.deadline is None:
+            return CallFailed(error=error)
+        error.not_sent = True  # a worker polls once more
+        return TimedOut(error=error)
 
     async def _on_stop(self) -> None:
         try:
@@ -275,10 +287,28 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
         return LongRunningOperationHook.of(self)
 
     async def _group(self) -> WaitGroup:
+        """Prepare the wait, and try again where the connection cannot be read now: a worker has read it before.
+
+        Raises:
+            LroError: it could not be read until the deadline.
+        """
         await self._load_types()
-        group = await self._make_group()
-        self._outcomes = group.outcomes
-        return group
+        clock, logged = steady_clock(), ""
+        end = clock() + MAX_OUTAGE if self.deadline is None else self.deadline
+        while True:
+            try:
+                group = await self._make_group()
+            except LroError as error:
+                left = end - clock()
+                if left <= 0:
+                    raise error.with_traceback(None) from None
+                if str(error) != logged:
+                    logged = str(error)
+                    self.log.warning("no poll can be made, and this is tried again until the deadline: %s", error)
+                await pause(Window(shortest=0.0, longest=min(PAUSE_TO_CONNECT, self.interval, left)))
+            else:
+                self._outcomes = group.outcomes
+                return group
 
     async def _make_group(self, *, is_recheck: bool = False) -> WaitGroup:
         names = self._names()
@@ -302,8 +332,6 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
         loop = asyncio.get_running_loop()
         key = (loop, response_type, self.metadata_type, self.type_modules)
         if key not in _type_loads:  # once for all waits that need the same
-            from airflow_provider_lro._transport.limiter import forget_closed
-
             forget_closed(_type_loads)
             _type_loads[key] = loop.create_task(_load_in_thread(*key[1:]))
         # Not wait_for: a wait that is cancelled must not take the import from all others.
@@ -379,8 +407,6 @@ _watches: dict[asyncio.AbstractEventLoop, LoopWatch] = {}
 def _watch_of_loop() -> LoopWatch:
     loop = asyncio.get_running_loop()
     if loop not in _watches:
-        from airflow_provider_lro._transport.limiter import forget_closed
-
         forget_closed(_watches)
         _watches[loop] = LoopWatch(takeover_time())
     return _watches[loop]

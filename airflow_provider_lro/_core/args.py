@@ -49,6 +49,7 @@ class WaitArgs:
     rpc_timeout: float = 30.0
     not_found_grace: float = 60.0
     max_consecutive_errors: int | None = None
+    connect_timeout: float | None = 600.0
     on_timeout: str = "fail"
     cancel_grace: float = 60.0
     started_at: float | None = None
@@ -57,6 +58,7 @@ class WaitArgs:
     quota_project_id: str | None = None
     cancel_on_kill: bool = False
     consecutive_errors: int = 0
+    reached: bool = True
     max_polls_per_second: float | None = None
     poll_method: str = "get"
     list_parent: str | None = None
@@ -88,12 +90,14 @@ RULES: tuple[Rule, ...] = (
     ("rpc_timeout", is_positive, "a number of seconds above 0"),
     ("not_found_grace", between(0.0), "a number of seconds of at least 0"),
     ("max_consecutive_errors", or_none(is_whole), "None or a whole number of at least 0"),
+    ("connect_timeout", or_none(is_positive), "None or a number of seconds above 0"),
     ("on_timeout", *one_of("fail", "cancel")),
     ("cancel_grace", between(0.0), "a number of seconds of at least 0"),
     ("started_at", *_MOMENT),
     ("deadline", *_MOMENT),
     ("cancel_on_kill", is_flag, "True or False"),
     ("consecutive_errors", is_whole, "a whole number of at least 0"),
+    ("reached", is_flag, "True or False"),
     ("max_polls_per_second", or_none(between(MIN_RATE)), f"None or a number of at least {MIN_RATE:g}"),
     ("poll_method", *one_of("get", "wait", "auto", "list")),
     ("list_parent", or_none(is_filled), "None or a non-empty text in UTF-8"),

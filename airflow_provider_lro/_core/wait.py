@@ -24,16 +24,18 @@ from airflow_provider_lro._core.outcome import (
     TimedOut,
 )
 from airflow_provider_lro._core.schedule import MAX_RETRY_INFO, Window
-from airflow_provider_lro.exceptions import Code, EndpointError, LroError, OperationNotFound
+from airflow_provider_lro.exceptions import Code, CredentialsError, EndpointError, LroError, OperationNotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from airflow_provider_lro._core.args import WaitArgs
     from airflow_provider_lro._core.state import OperationState
 
 MAX_OUTAGE = 24 * 3600.0
 """Seconds of nothing but errors after which a wait without deadline gives up."""
+NEW_FOR = 60.0
+"""Seconds for which a wait is new: whoever takes it up later cannot know whether the service was ever reached."""
 MIN_CALL = 1.0
 """Seconds: the least a call gets, however near the deadline is."""
 MAX_LONG_POLL = 60.0
@@ -112,15 +114,18 @@ def outcome_of(state: OperationState) -> Done:
     return Cancelled(operation=state) if state.code == Code.CANCELLED else Failed(operation=state)
 
 
-def wait(args: WaitArgs, *, now: float, start: Start = Start.FRESH) -> Generator[Command, Answer, Outcome]:
+def wait(
+    args: WaitArgs, *, now: float, start: Start = Start.FRESH, is_reached: Callable[[], bool] = lambda: False
+) -> Generator[Command, Answer, Outcome]:
     """Wait for one operation: yield the commands, and return the outcome.
 
     Args:
         args: the wait, checked; ``started_at`` None means now.
         now: epoch seconds, by the clock of the answers.
         start: how it begins.
+        is_reached: says whether another operation of the same task was reached.
     """
-    reading = _Reading(args, now=now)
+    reading = _Reading(args, now=now, is_reached=is_reached)
     deadline = math.inf if args.deadline is None else args.deadline
     elapsed = max(0.0, now - reading.started_at)
     # A wait that is taken up again after its deadline may have asked to cancel before it was lost: what it finds
@@ -237,9 +242,12 @@ def _cancel(args: WaitArgs, reading: _Reading, *, now: float) -> Generator[Comma
 class _Reading:
     """The answers to the polls of one wait so far."""
 
-    def __init__(self, args: WaitArgs, *, now: float) -> None:
+    def __init__(self, args: WaitArgs, *, now: float, is_reached: Callable[[], bool]) -> None:
         self.started_at = now if args.started_at is None else args.started_at
         self._args = args
+        self._is_reached = is_reached
+        self._was_reached = args.reached or now - self.started_at >= NEW_FOR
+        self._refused_since: float | None = None
         self._last: OperationState | None = None
         self._error: LroError | None = None
         self.errors = args.consecutive_errors
@@ -249,18 +257,25 @@ class _Reading:
     def judge(self, value: Any, *, now: float, asked: float, cut: bool, strict: bool = False) -> Outcome | None:
         """Return the outcome by the answer to a Get; None means: go on.
 
-        ``cut``: the call had less time than the user gave it. ``strict``: an endpoint that cannot be right is the end.
+        ``cut``: the call had less time than the user gave it. ``strict``: an endpoint or credentials that cannot be
+        right are the end; later they have been right before.
         """
         if not isinstance(value, LroError):
             self._last, self._error, self.errors = value, None, 0
+            self._was_reached = True
             return outcome_of(value) if value.done else None
         if isinstance(value, OperationNotFound):
             self._error = value
             # Several services create the operation some time after they have named it.
             return None if asked - self.started_at < self._args.not_found_grace else self._lost(NotFound, value)
-        if not value.is_transient or (strict and isinstance(value, EndpointError)):
+        may_heal = value.is_transient or getattr(value, "not_loaded", False)
+        if not may_heal or (strict and isinstance(value, EndpointError | CredentialsError)):
             return self._lost(CallFailed, value)
         self._error = value
+        if self._is_unreachable(value, now=now, asked=asked):
+            why = f"no connection for {self._args.connect_timeout:g} s, since the first poll (connect_timeout)"
+            advice = "check the endpoint and the network, and whether the service runs"
+            return self._lost(CallFailed, EndpointError(f"{why}: {advice} [{value}]", code=value.code))
         if (cut and value.code == Code.DEADLINE_EXCEEDED) or getattr(value, "not_sent", False):
             return None  # our own doing, so it does not count
         if not self.errors:
@@ -270,6 +285,18 @@ class _Reading:
 
     def _lost(self, kind: type[NotFound | CallFailed], error: LroError) -> NotFound | CallFailed:
         return kind(error=error, operation=self._last)
+
+    def _is_unreachable(self, error: LroError, *, now: float, asked: float) -> bool:
+        """Return True if nobody has ever had a connection to the service, for long enough."""
+        if error.connected is None:  # it was not tried: there was no token, or no turn
+            self._refused_since = None
+        elif error.connected:
+            self._was_reached = True
+        elif self._refused_since is None:
+            self._refused_since = asked
+        if self._was_reached or self._refused_since is None or self._args.connect_timeout is None:
+            return False
+        return now - self._refused_since >= self._args.connect_timeout and not self._is_reached()
 
     def _gave_up(self, now: float) -> bool:
         most = self._args.max_consecutive_errors

@@ -91,10 +91,12 @@ class WaitGroup:
         self._is_single = len(names) == 1
         self._is_recheck = is_recheck
         self._may_begin_anew = False  # in the triggerer, which polls all of them once more
+        self.reached = False
+        """Whether a call has reached the service of any of them."""
         self._drives: dict[int, Drive[Outcome]] = {}
         self._clients: dict[int, AsyncOperationsClient] = {}  # by the identity of their channels, which are thousands
         self._clock = steady_clock()
-        self._observer: WaitObserver = LogObserver(names[0]) if self._is_single else GroupLog(len(names), args.interval)
+        self._log: WaitObserver = LogObserver(names[0]) if self._is_single else GroupLog(len(names), args.interval)
         self._telemetry: WaitTelemetry | None = None
         if self._is_single and not is_recheck:
             self._telemetry = WaitTelemetry.of(args_for(args, names[0]), channels[0].target, ti=ti)
@@ -184,8 +186,8 @@ class WaitGroup:
                 await self._advance(0, start)
         elif not self.is_over:
             await self._advance_all(self.remaining, start)
-        if isinstance(self._observer, GroupLog):
-            self._observer.log_now()
+        if isinstance(self._log, GroupLog):
+            self._log.log_now()
 
     async def poll_last(self) -> None:
         """Poll those that are not done for the last time, as the time is up."""
@@ -203,7 +205,7 @@ class WaitGroup:
         async def cancel_one(index: int) -> bool:
             poller = self._poller(index, args_for(self.args, self.names[index]), shared=False)
             steps = cancel_after_kill(now=self._clock(), within=within)
-            drive = Drive(steps, poller, clock=self._clock, observer=self._observer)
+            drive = Drive(steps, poller, clock=self._clock, observer=self)
             try:
                 await drive.run()
             finally:
@@ -215,8 +217,8 @@ class WaitGroup:
                 await run_all(cancel_one, remaining)
         except TimeoutError:
             log.warning("not all of %d operations could be asked to cancel in %g s", len(remaining), within)
-        if isinstance(self._observer, GroupLog):
-            self._observer.log_now()
+        if isinstance(self._log, GroupLog):
+            self._log.log_now()
 
     async def _advance_all(
         self, which: Iterable[int], start: Start, *, to_pause: bool = False, until_one_runs: bool = False
@@ -233,8 +235,8 @@ class WaitGroup:
         if drive is None:
             args = args_for(self.args, self.names[index])
             poller = self._poller(index, args)
-            steps = wait(args, now=self._clock(), start=start)
-            drive = self._drives[index] = Drive(steps, poller, clock=self._clock, observer=self._observer)
+            steps = wait(args, now=self._clock(), start=start, is_reached=self._is_reached)
+            drive = self._drives[index] = Drive(steps, poller, clock=self._clock, observer=self)
         outcome = await drive.run(to_pause=to_pause)
         if outcome is None:
             return False
@@ -250,6 +252,17 @@ class WaitGroup:
 
         client = self._clients[id(self._channels[index])]
         return AsyncPoller(args, client, shared=shared, max_metadata=None if self._is_single else MAX_METADATA_OF_MANY)
+
+    def record(self, command: Command, value: Any) -> None:
+        """Record what a wait has done, for the log, and whether the service was reached."""
+        if isinstance(value, LroError):
+            self.reached = self.reached or bool(value.connected)
+        elif value is not None:
+            self.reached = True
+        self._log.record(command, value)
+
+    def _is_reached(self) -> bool:
+        return self.reached
 
     async def _close_drives(self) -> None:
         while self._drives:
@@ -277,8 +290,8 @@ class WaitGroup:
                 self._room[succeeded] += state.size
                 outcome = replace(outcome, operation=None)
         self.outcomes[index] = outcome
-        if isinstance(self._observer, GroupLog):
-            self._observer.done(failed=not succeeded)
+        if isinstance(self._log, GroupLog):
+            self._log.done(failed=not succeeded)
 
     def _count_known(self) -> None:
         self._may_begin_anew = False

@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from airflow_provider_lro._messages.protocol import Call
+    from airflow_provider_lro.exceptions import LroError
 
 MAX_CALLS_IN_FLIGHT = 64
 """On one channel. Most servers take 100 (HTTP/2's usual limit of streams), but count a call as open a little longer
 than its client does, and refuse what is beyond it: of 5,000 polls at once 59 with 100 here, 2 to 8 with 80."""
+NOT_CONNECTED = (grpc.ChannelConnectivity.CONNECTING, grpc.ChannelConnectivity.TRANSIENT_FAILURE)
 DEFAULT_UNIVERSE = "googleapis.com"
 _GRPC_TARGET = re.compile(r"(dns|unix|unix-abstract|vsock|ipv4|ipv6|xds|google-c2p)(-[a-z0-9-]+)?:")
 _LOCATION = re.compile(r"(?:^|/)(?:locations|regions)/([^/]+)")
@@ -188,7 +190,7 @@ class ChannelConfig:
         return module.secure_channel(self.target, tls, options=options)
 
 
-ToError: TypeAlias = "Callable[[grpc.RpcError, Call, str], Exception]"
+ToError: TypeAlias = "Callable[[grpc.RpcError, Call, str], LroError]"
 """Makes an error of ours of one of grpc's for a call at a target."""
 
 
@@ -230,7 +232,9 @@ class AsyncTransport(Transport):
                 call.request, timeout=timeout, metadata=metadata, wait_for_ready=wait_for_ready
             )
         except grpc.RpcError as error:
-            raise self._to_error(error, call, self.target) from None
+            failed = self._to_error(error, call, self.target)
+            failed.connected = self._channel.get_state() not in NOT_CONNECTED
+            raise failed from None
 
     async def close(self) -> None:  # type: ignore[override]
         """Close the channel."""

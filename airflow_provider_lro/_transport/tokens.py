@@ -143,7 +143,11 @@ class Tokens:
     def _fetch(self) -> Headers:
         first = self._credentials is None
         if self._credentials is None:
-            self._credentials = self._config.load()
+            try:
+                self._credentials = self._config.load()
+            except CredentialsError as error:
+                error.not_loaded = True
+                raise
         request = _request()
         try:
             if not (first and self._credentials.valid):

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
-from airflow_provider_lro._core.checks import check_name, one_line
+from airflow_provider_lro._core.checks import MAX_SAID, check_name, one_line
 from airflow_provider_lro.exceptions import (
     Code,
     CredentialsError,
@@ -34,8 +34,8 @@ __all__ = ["LongRunningOperationHook"]
 
 CONNECTION_LIFETIME = 60.0
 """Seconds for which the waits of a triggerer share a connection that was read."""
-PAUSES_TO_FIND = (1.0, 2.0, 4.0, 8.0)
-"""Seconds between the tries to find a connection in the triggerer."""
+FAILURE_LIFETIME = 5.0
+"""Seconds for which they share that it could not be read."""
 PROBE_NAME = "projects/airflow/locations/us-central1/operations/connection-test"
 """An operation that exists nowhere: the service's answer shows whether it answers at all."""
 NOWHERE = "endpoint.invalid"
@@ -149,8 +149,8 @@ class LongRunningOperationHook(BaseHook):
             yield client
 
     async def async_channels(self, names: Iterable[str]) -> list[ChannelConfig]:
-        """Return the channel of each of many operations, in the triggerer."""
-        return list((await self._asettings()).channel_configs(self._task, names))
+        """Return the channel of each of many operations, in the triggerer, by a connection that a worker has read."""
+        return list((await self._asettings(is_stored=True)).channel_configs(self._task, names))
 
     def channels(self, names: Iterable[str]) -> list[ChannelConfig]:
         """Return the channel of each of many operations, on a worker."""
@@ -251,41 +251,42 @@ class LongRunningOperationHook(BaseHook):
         return self.lro_conn_id if self._settings is None or self._settings.conn_id else ""
 
     def _find_connection(self) -> ConnectionSettings | None:
+        if not self.lro_conn_id:
+            return None
         try:
-            settings = ConnectionSettings.of(self.get_connection(self.lro_conn_id)) if self.lro_conn_id else None
+            connection = self.get_connection(self.lro_conn_id)
         except AirflowNotFoundException:
             return None
-        for secret in () if settings is None else settings.secrets():
+        except Exception as error:
+            why = one_line(f"{type(error).__name__}: {error}", MAX_SAID)
+            raise EndpointError(f"the connection {self.lro_conn_id!r} cannot be read: {why}") from error
+        settings = ConnectionSettings.of(connection)
+        for secret in settings.secrets():
             mask_secret(secret)
         return settings
 
     def _read_connection(self, *, endpoint_follows: bool = False) -> ConnectionSettings:
         return self._or_none_needed(self._find_connection(), endpoint_follows=endpoint_follows)
 
-    async def _asettings(self) -> ConnectionSettings:
-        return self._or_none_needed(await _shared_settings(self) if self.lro_conn_id else None)
+    async def _asettings(self, *, is_stored: bool = False) -> ConnectionSettings:
+        found = await _shared_settings(self) if self.lro_conn_id else None
+        return self._or_none_needed(found, is_named=is_stored and bool(self.lro_conn_id))
 
     async def _aread_connection(self) -> ConnectionSettings | None:
         from asgiref.sync import sync_to_async
 
-        for pause in (*PAUSES_TO_FIND, None):
-            # In a thread: the asynchronous way of Airflow below 3.3.2 can deadlock, and does not find connections of
-            # the database in `dags test`. Not asyncio.to_thread: the way to the supervisor leads through asgiref's.
-            settings = await sync_to_async(self._find_connection)()
-            # Airflow finds none, too, when it could not ask, and a worker has found it a moment ago.
-            if settings is not None or pause is None:
-                return settings
-            await asyncio.sleep(pause)
-        return None
+        # In a thread: the asynchronous way of Airflow below 3.3.2 can deadlock, and does not find connections of the
+        # database in `dags test`. Not asyncio.to_thread: the way to the supervisor leads through asgiref's.
+        return await sync_to_async(self._find_connection)()
 
     def _or_none_needed(
-        self, settings: ConnectionSettings | None, *, endpoint_follows: bool = False
+        self, settings: ConnectionSettings | None, *, endpoint_follows: bool = False, is_named: bool = False
     ) -> ConnectionSettings:
         """With an endpoint on the task, the default connection need not be stored; a named one must."""
         if settings is not None:
             return settings
         reaches = bool(self.endpoint) or endpoint_follows
-        is_named = self.lro_conn_id not in ("", self.default_conn_name)
+        is_named = is_named or self.lro_conn_id not in ("", self.default_conn_name)
         if reaches and not is_named:
             return NONE_STORED
         advice = "add it, or correct the id" if reaches else "add it, with the service's host"
@@ -320,7 +321,8 @@ async def _shared_settings(hook: LongRunningOperationHook) -> ConnectionSettings
     loop = asyncio.get_running_loop()
     key = (loop, hook.lro_conn_id)
     read_at, task = _settings.get(key, (0.0, None))
-    if task is None or (task.done() and (_failed(task) or time.monotonic() - read_at > CONNECTION_LIFETIME)):
+    age = time.monotonic() - read_at
+    if task is None or (task.done() and age > (FAILURE_LIFETIME if _failed(task) else CONNECTION_LIFETIME)):
         from airflow_provider_lro._transport.limiter import forget_closed
 
         forget_closed(_settings)

@@ -168,6 +168,7 @@ class WaitOperator(LroOperator):
     rpc_timeout: float
     not_found_grace: float
     max_consecutive_errors: int | None
+    connect_timeout: float | None
     max_polls_per_second: float | None
     poll_method: str
     list_parent: str | None
@@ -221,6 +222,7 @@ class WaitOperator(LroOperator):
         Raises:
             KilledByUser: a user has killed the task, and ``cancel_on_kill`` heeds it.
         """
+        args.reached = False
         group = self._group(context, names, args, hook, wanted=wanted)
         with self._on_worker(context, group) as worker:
             worker.poll_once(start, meanwhile=lambda: self.before_wait(context, hook, names))
@@ -236,6 +238,7 @@ class WaitOperator(LroOperator):
                 return group.outcomes
         if pause is not None and args.max_consecutive_errors is not None:
             args.consecutive_errors = pause.errors
+        args.reached = group.reached
         self._defer(names, args, hook, wanted=wanted, kwargs=defer_kwargs or {}, trigger_kwargs=trigger_kwargs or {})
         raise AssertionError(f"defer() returned; {REPORT_FAULT}")  # for the type checkers of Airflow 2
 

@@ -67,6 +67,8 @@ class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
     :param jitter: share of each pause that may be left out, 0 to 1, so that waits spread.
     :param rpc_timeout: seconds (or timedelta) that one call may take.
     :param max_consecutive_errors: failed polls in a row that are tolerated; None goes on until the deadline.
+    :param connect_timeout: seconds (or timedelta) after which a wait ends, with ``EndpointError``, that has had no
+        connection to the service since its first poll; None goes on until the deadline.
     :param max_polls_per_second: polls of this endpoint by all deferred waits of a triggerer together, at most.
     :param poll_method: ``"get"``, ``"wait"``, ``"auto"`` or ``"list"``, as for the sensor.
     :param list_parent: parent to list then.
@@ -129,6 +131,7 @@ class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
         jitter: float = 0.1,
         rpc_timeout: float | timedelta = 30.0,
         max_consecutive_errors: int | None = None,
+        connect_timeout: float | timedelta | None = 600.0,
         max_polls_per_second: float | None = None,
         poll_method: str = "get",
         list_parent: str | None = None,

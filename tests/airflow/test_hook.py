@@ -15,7 +15,7 @@ from airflow_provider_lro.hooks import LongRunningOperationHook
 from airflow_provider_lro.hooks._connection import ConnectionSettings
 from airflow_provider_lro.operation import Operation
 from tests.simulator_fixture import running_simulator
-from tests.versions import AirflowNotFoundException, BaseHook
+from tests.versions import BaseHook
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -227,8 +227,8 @@ async def test_waits_share_a_channel_and_one_read_of_the_connection(monkeypatch:
 
 
 async def test_failed_read_of_a_connection_is_not_kept(monkeypatch: pytest.MonkeyPatch, simulator: Simulator) -> None:
-    """A connection that is added after the first wait failed is found by the next."""
-    monkeypatch.setattr(hooks, "PAUSES_TO_FIND", ())
+    """A connection that is added after the first wait failed is found by the next, seconds later."""
+    monkeypatch.setattr(hooks, "FAILURE_LIFETIME", 0.0)
     hook = LongRunningOperationHook("late")
     with pytest.raises(EndpointError):
         async with hook.async_client():
@@ -239,24 +239,27 @@ async def test_failed_read_of_a_connection_is_not_kept(monkeypatch: pytest.Monke
         assert client.config.insecure
 
 
-async def test_connection_that_airflow_fails_to_ask_for_is_asked_for_again(
-    monkeypatch: pytest.MonkeyPatch, simulator: Simulator
-) -> None:
-    """In a triggerer "not defined" may only mean that the API server did not answer: a wait does not end of it."""
+async def test_waits_share_that_a_connection_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of waits that look for it again do not ask a secrets backend thousands of times."""
     asked = 0
 
-    def late(conn_id: str) -> Any:
+    def away(_conn_id: str) -> Any:
         nonlocal asked
         asked += 1
-        if asked < 3:
-            raise AirflowNotFoundException("The conn_id `lro_default` isn't defined")
-        return BaseHook.get_connection(conn_id)
+        raise ConnectionError("the secrets backend is away")
 
-    monkeypatch.setattr(LongRunningOperationHook, "get_connection", staticmethod(late))
-    monkeypatch.setattr(hooks, "PAUSES_TO_FIND", (0.01, 0.01))
-    async with LongRunningOperationHook().async_client() as client:
-        assert client.config.target == simulator.endpoint
-    assert asked == 3
+    monkeypatch.setattr(LongRunningOperationHook, "get_connection", staticmethod(away))
+    for _ in range(50):
+        with pytest.raises(EndpointError, match=r"'lro_default' cannot be read: ConnectionError: the secrets"):
+            await LongRunningOperationHook().async_channels(["operations/x"])
+    assert asked == 1
+
+
+async def test_connection_that_a_worker_has_read_is_not_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A triggerer that does not find the default connection goes on with no other credentials."""
+    monkeypatch.delenv("AIRFLOW_CONN_LRO_DEFAULT")
+    with pytest.raises(EndpointError, match="'lro_default' is not stored"):
+        await LongRunningOperationHook(endpoint="a.example").async_channels(["operations/x"])
 
 
 @pytest.mark.parametrize(
@@ -276,7 +279,6 @@ def test_location_of_a_name_cannot_turn_a_call_elsewhere(
 async def test_waits_with_and_without_an_endpoint_do_not_disturb_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """With no lro_default stored, the one that has an endpoint works and the other says what it lacks."""
     monkeypatch.delenv("AIRFLOW_CONN_LRO_DEFAULT")
-    monkeypatch.setattr(hooks, "PAUSES_TO_FIND", ())
 
     async def target(endpoint: str | None) -> str:
         async with LongRunningOperationHook(endpoint=endpoint).async_client() as client:

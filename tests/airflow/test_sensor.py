@@ -316,10 +316,19 @@ def test_mistyped_host_fails_at_once(mode: dict[str, Any], endpoint: str) -> Non
 def test_refused_port_defers() -> None:
     """A server that is not up yet is waited for; the timeout says what the last poll met."""
     waiting = sensor("operations/x", endpoint="127.0.0.1:1", deferrable=True, timeout=0.5)
-    with pytest.raises(TaskDeferred):
+    with pytest.raises(TaskDeferred) as deferred:
         waiting.execute({})
+    assert deferred.value.trigger.serialize()[1]["reached"] is False
     with pytest.raises(OperationTimeout, match="refused"):
         run(waiting)
+
+
+def test_trigger_knows_that_the_worker_has_reached_the_service(name: Callable[..., str]) -> None:
+    """Then no outage is long enough to give the service up."""
+    for operations in (name(), [name(), name()]):
+        with pytest.raises(TaskDeferred) as deferred:
+            sensor(operations, deferrable=True).execute({})
+        assert "reached" not in deferred.value.trigger.serialize()[1]
 
 
 @pytest.mark.parametrize(

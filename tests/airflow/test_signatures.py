@@ -35,6 +35,7 @@ REQUIRED = {
 }
 """The arguments without a default; a name or its parent, mostly."""
 VALUES: dict[str, Any] = {
+    "connect_timeout": 5.0,
     "cancel_grace": 11.0,
     "cancel_on_kill": True,
     "deferrable": True,
@@ -142,7 +143,7 @@ def test_operators_that_wait_have_the_arguments_of_a_wait() -> None:
     """By the same names and with the same defaults."""
     wait = {field.name: field.default for field in fields(WaitArgs)}
     # The times are the operator's to know. The interval has its own test of names, as a sensor calls it poke_interval.
-    for name in ("operation_name", "started_at", "deadline", "consecutive_errors"):
+    for name in ("operation_name", "started_at", "deadline", "consecutive_errors", "reached"):
         del wait[name]
     wait["type_modules"] = ()  # a sequence; it crosses as one text
     left_out = {

@@ -20,13 +20,15 @@ from airflow_provider_lro._core.outcome import CallFailed, Cancelled, Succeeded,
 from airflow_provider_lro._messages.events import outcomes_from_event
 from airflow_provider_lro._runner import group
 from airflow_provider_lro._transport.channel import open_channels
-from airflow_provider_lro.exceptions import EndpointError
+from airflow_provider_lro.exceptions import CredentialsError, EndpointError
 from airflow_provider_lro.triggers import LongRunningOperationTrigger
 from airflow_provider_lro.version_compat import triggers_move_without_on_kill
 from tests.airflow.worker import fire, inflate
+from tests.versions import AirflowNotFoundException, BaseHook
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.simulator_fixture import Simulator
 
@@ -127,12 +129,59 @@ def test_cancelled_by_somebody_is_cancelled(name: Callable[..., str]) -> None:
     assert isinstance(outcome_of(event, operation), Cancelled)
 
 
-def test_missing_connection_is_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection that was deleted meanwhile becomes an error with its fields, not a crash of the trigger."""
-    monkeypatch.setattr(hooks, "PAUSES_TO_FIND", (0.01,))
-    outcome = outcome_of(fire(trigger("operations/x", lro_conn_id="gone").serialize()), "operations/x")
+def test_missing_connection_is_an_event() -> None:
+    """A connection that is away until the deadline is a timeout, after which a worker polls once more."""
+    row = trigger("operations/x", lro_conn_id="gone", deadline=time.time() + 0.3).serialize()
+    outcome = outcome_of(fire(row), "operations/x")
+    assert isinstance(outcome, TimedOut)
+    assert isinstance(outcome.error, EndpointError)
+    assert outcome.was_not_sent
+
+
+@pytest.mark.parametrize("how", ["not found", "away"])
+def test_connection_that_cannot_be_read_for_a_while_is_an_outage(
+    how: str, name: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker has read it a moment ago; "not found" may only mean that a backend did not answer."""
+    error = AirflowNotFoundException("it isn't defined") if how == "not found" else ConnectionError("away")
+    failures = [error] * 5
+
+    def late(conn_id: str) -> Any:
+        if failures:
+            raise failures.pop()
+        return BaseHook.get_connection(conn_id)
+
+    monkeypatch.setattr(hooks.LongRunningOperationHook, "get_connection", staticmethod(late))
+    monkeypatch.setattr(hooks, "FAILURE_LIFETIME", 0.0)
+    operation = name(duration=0)
+    assert isinstance(outcome_of(fire(trigger(operation).serialize()), operation), Succeeded)
+    assert not failures
+
+
+def test_key_that_cannot_be_read_for_a_while_is_an_outage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file of a key may be mounted late."""
+    stored = {"conn_type": "lro", "host": "127.0.0.1:1", "extra": {"key_path": str(tmp_path / "key.json")}}
+    monkeypatch.setenv("AIRFLOW_CONN_KEYED", json.dumps(stored))
+    row = trigger("operations/x", lro_conn_id="keyed", deadline=time.time() + 0.5).serialize()
+    outcome = outcome_of(fire(row), "operations/x")
+    assert isinstance(outcome, TimedOut)
+    assert isinstance(outcome.error, CredentialsError)
+
+
+def test_service_that_was_never_reached_is_given_up() -> None:
+    """Its port refuses every connection, from the first poll on: no wait of seven days makes it right."""
+    row = trigger("operations/x", endpoint="127.0.0.1:1", connect_timeout=0.5, rpc_timeout=0.2, reached=False)
+    outcome = outcome_of(fire(row.serialize()), "operations/x")
     assert isinstance(outcome, CallFailed)
     assert isinstance(outcome.error, EndpointError)
+    assert "no connection for 0.5 s, since the first poll" in str(outcome.error)
+
+
+def test_service_that_hangs_was_reached(name: Callable[..., str]) -> None:
+    """A connection without an answer is another matter: the service may only be slow."""
+    operation = name(duration=0, latency=5)
+    row = trigger(operation, deadline=time.time() + 1, connect_timeout=0.1, rpc_timeout=0.1, reached=False)
+    assert isinstance(outcome_of(fire(row.serialize()), operation), TimedOut)
 
 
 async def test_cancelled_trigger_gives_its_channel_back(name: Callable[..., str]) -> None:

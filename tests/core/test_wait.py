@@ -34,6 +34,8 @@ from tests.core.virtual import (
     earliest,
     in_turn,
     latest,
+    no_connection,
+    no_key,
     no_such_host,
     not_found,
     over_and_over,
@@ -484,6 +486,77 @@ def test_only_the_first_poll_of_a_fresh_wait_is_strict_with_the_endpoint(first: 
     done = run(wait_args(), Service(fault=in_turn([first, no_such_host(), no_such_host()]), done_at=5.0))
     assert isinstance(done.outcome, Succeeded)
     assert no_such_host().is_transient
+
+
+def test_credentials_that_cannot_be_loaded_again_are_an_outage() -> None:
+    """A worker has loaded them a moment ago; on the worker, before anything was polled, they are missing."""
+    service = Service(fault=until(2 * HOUR, no_key), done_at=5.0)
+    assert isinstance(run(wait_args(), service, start=Start.RESUME).outcome, Succeeded)
+    at_once = run(wait_args(), service)
+    assert isinstance(at_once.outcome, CallFailed)
+    assert isinstance(at_once.outcome.error, CredentialsError)
+    assert at_once.polled_at == [0]
+
+
+# A service that was never reached.
+
+
+@pytest.mark.parametrize("start", Start)
+def test_a_service_without_a_connection_from_the_first_poll_on_is_given_up(start: Start) -> None:
+    """A wrong port does not become right in seven days."""
+    done = run(wait_args(timeout=7 * DAY, reached=False), Service(fault=until(math.inf, no_connection)), start=start)
+    assert isinstance(done.outcome, CallFailed)
+    assert isinstance(done.outcome.error, EndpointError)
+    assert "no connection for 600 s" in str(done.outcome.error)
+    assert 600 <= done.ended <= 600 + 2 * MINUTE
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"reached": True}, {"connect_timeout": None}, {"connect_timeout": 2 * HOUR}],
+    ids=["a worker has reached it", "no limit", "a longer limit"],
+)
+def test_a_wait_that_may_be_healthy_goes_on_without_a_connection(more: dict[str, Any]) -> None:
+    """It ends by its deadline alone."""
+    args = wait_args(**{"timeout": HOUR, "reached": False, **more})
+    assert isinstance(run(args, Service(fault=until(math.inf, no_connection))).outcome, TimedOut)
+
+
+def test_a_wait_that_is_taken_up_later_goes_on_without_a_connection() -> None:
+    """Whether an earlier trigger had an answer is not known any more."""
+    args = wait_args(timeout=DAY, reached=False)
+    resumed = run(args, Service(fault=until(math.inf, no_connection)), start=Start.RESUME, at=MINUTE)
+    assert isinstance(resumed.outcome, TimedOut)
+
+
+@pytest.mark.parametrize("answer", [None, unavailable(), rpc_error(Code.INTERNAL)])
+def test_one_answer_shows_that_the_service_is_there(answer: RpcError | None) -> None:
+    """An outage later, however long, does not end the wait before its time."""
+    if answer is not None:
+        answer.connected = True
+
+    def fault(number: int, _asked: float) -> LroError | None:
+        return answer if number == 3 else no_connection()
+
+    assert isinstance(run(wait_args(timeout=DAY, reached=False), Service(fault=fault)).outcome, TimedOut)
+
+
+def test_another_operations_answer_shows_that_the_service_is_there() -> None:
+    """Of many operations one that is reached speaks for all."""
+    args, service = wait_args(timeout=DAY, reached=False), Service(fault=until(math.inf, no_connection))
+    assert isinstance(run(args, service, others_reached_at=HOUR).outcome, CallFailed)
+    assert isinstance(run(args, service, others_reached_at=300).outcome, TimedOut)
+
+
+def test_time_without_a_token_does_not_count() -> None:
+    """Nobody has tried to connect then."""
+
+    def fault(number: int, asked: float) -> LroError:
+        return no_key() if 300 <= asked < 500 else no_connection()
+
+    done = run(wait_args(timeout=DAY, reached=False), Service(fault=fault), start=Start.RESUME)
+    assert isinstance(done.outcome, CallFailed)
+    assert 1100 <= done.ended <= 1100 + 3 * MINUTE
 
 
 @pytest.mark.parametrize("start", Start)

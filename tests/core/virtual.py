@@ -21,6 +21,7 @@ from airflow_provider_lro._core.state import OperationState, Payload
 from airflow_provider_lro._core.wait import Answer, Cancel, Get, Pause, Start, wait
 from airflow_provider_lro.exceptions import (
     Code,
+    CredentialsError,
     EndpointError,
     LroError,
     OperationNotFound,
@@ -111,6 +112,20 @@ def rpc_error(code: int, *, retry_after: float | None = None, permanent: bool = 
 def unavailable(*, retry_after: float | None = None) -> RpcError:
     """Return the error that is most often met."""
     return rpc_error(Code.UNAVAILABLE, retry_after=retry_after)
+
+
+def no_connection() -> RpcError:
+    """Return the error of a call that waited for a connection until its time was up."""
+    error = rpc_error(Code.DEADLINE_EXCEEDED)
+    error.connected = False
+    return error
+
+
+def no_key() -> CredentialsError:
+    """Return the error of credentials that cannot be loaded."""
+    error = CredentialsError("there is no key file")
+    error.not_loaded = True
+    return error
 
 
 def not_found() -> RpcError:
@@ -252,6 +267,7 @@ def run(
     at: float = 0.0,
     kill_at: float = math.inf,
     before: Run | None = None,
+    others_reached_at: float = math.inf,
 ) -> Run:
     """Drive a wait to its outcome, or until it is killed.
 
@@ -263,10 +279,11 @@ def run(
         at: when it begins.
         kill_at: when it is killed: nothing that ends later is seen to end.
         before: the run of an earlier life of this wait, which is continued.
+        others_reached_at: when another wait of the same task has its first answer.
     """
     done = before or Run()
     now = EPOCH + at
-    steps = wait(args, now=now, start=start)
+    steps = wait(args, now=now, start=start, is_reached=lambda: now - EPOCH >= others_reached_at)
     command = next(steps)
     for _ in range(MAX_COMMANDS):
         asked = now - EPOCH
