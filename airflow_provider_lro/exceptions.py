@@ -106,9 +106,11 @@ class LroError(AirflowException):
 
     Attributes:
         connected: whether the service could be connected to, where a call failed; None where that is not known.
+        not_sent: no call was made, as there was no turn for it, or no connection in Airflow.
     """
 
     connected: bool | None = None
+    not_sent: bool = False
 
     def __init__(
         self,
@@ -187,12 +189,10 @@ class RpcError(LroError):
     Attributes:
         retry_after: seconds that the service asked to wait before the next call (its ``RetryInfo``), or None.
         permanent: a repeat cannot help, although the code is one that usually passes.
-        not_sent: the call was rate limited, and never left this process.
     """
 
     retry_after: float | None = None
     permanent: bool = False
-    not_sent: bool = False
 
     @property
     def is_transient(self) -> bool:

@@ -19,7 +19,7 @@ from airflow_provider_lro.exceptions import (
     OperationsFailed,
     OperationTimeout,
 )
-from airflow_provider_lro.operators._base import DEFAULT_DEFERRABLE, LroOperator, ResultOperator, arguments
+from airflow_provider_lro.operators._base import DEFAULT_DEFERRABLE, LroOperator, ResultOperator, arguments, as_airflows
 from airflow_provider_lro.operators._bulk import error_lines, raise_together
 from airflow_provider_lro.version_compat import (
     AIRFLOW_VERSION,
@@ -60,38 +60,14 @@ WORKERS_METHODS = ("execute_complete", "post_execute", "resume_execution", "resu
 """Methods that a subclass may have of its own, and that a trigger that ends the task would pass over."""
 
 
-class FinalOperationFailed(OperationFailed, AirflowFailException):
-    """A failed operation stays failed: no retry of the sensor can help."""
-
-
-class FinalOperationCancelled(OperationCancelled, AirflowFailException):
-    """A cancelled operation stays cancelled: no retry of the sensor can help."""
-
-
-class FinalOperationNotFound(OperationNotFound, AirflowFailException):
-    """An operation that is gone stays gone: no retry of the sensor can help."""
-
-
-class FinalMalformedOperation(MalformedOperation, AirflowFailException):
-    """An operation that is done without a result gets none: no retry of the sensor can help."""
-
-
-class FinalOperationTimeout(OperationTimeout, AirflowSensorTimeout):
-    """The time is up for the sensor, not for one try of it."""
-
-
-class FinalOperationsFailed(OperationsFailed, AirflowFailException):
-    """The outcomes of these operations do not change: no retry of the sensor can help."""
-
-
-FINAL: dict[type[LroError], type[LroError]] = {
-    OperationFailed: FinalOperationFailed,
-    OperationCancelled: FinalOperationCancelled,
-    OperationNotFound: FinalOperationNotFound,
-    MalformedOperation: FinalMalformedOperation,
-    OperationTimeout: FinalOperationTimeout,
+FINAL: dict[type[LroError], Any] = {
+    OperationFailed: AirflowFailException,
+    OperationCancelled: AirflowFailException,
+    OperationNotFound: AirflowFailException,
+    MalformedOperation: AirflowFailException,
+    OperationTimeout: AirflowSensorTimeout,  # the time is up for the sensor, not for one try of it
 }
-"""Errors about the operation itself, which are never retried."""
+"""Errors about the operation itself, which no retry of the sensor can change, and what they are for Airflow."""
 
 
 class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
@@ -408,7 +384,7 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
         if self._is_many:
             return self._results(context, names, outcomes, args)
         if outcomes[0] is None:
-            raise AssertionError(f"the wait for operation {names[0]!r} ended without an outcome; {REPORT_FAULT}")
+            raise AssertionError(f"the wait ended without an outcome; {REPORT_FAULT} [operation {names[0]!r}]")
         return self.result(outcomes[0], args)
 
     def _results(
@@ -472,8 +448,9 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
 def _final(error: LroError) -> type[LroError] | None:
     """Return the class of an error that no retry can help; None where one may."""
     if type(error) is OperationsFailed and error.errors and all(map(_is_final, error.errors.values())):
-        return FinalOperationsFailed
-    return FINAL.get(type(error))
+        return as_airflows(OperationsFailed)
+    airflows = FINAL.get(type(error))
+    return None if airflows is None else as_airflows(type(error), airflows)
 
 
 def _is_final(error: LroError) -> bool:

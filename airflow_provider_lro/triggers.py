@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_lro._core.args import WaitArgs, row_of
-from airflow_provider_lro._core.names import pack, unpack
+from airflow_provider_lro._core.names import in_short, pack, unpack
 from airflow_provider_lro._core.outcome import CallFailed, TimedOut, is_skip
 from airflow_provider_lro._core.schedule import Window
 from airflow_provider_lro._core.wait import MAX_OUTAGE, Start
 from airflow_provider_lro._runner.driver import LoopWatch, steady_clock
 from airflow_provider_lro._runner.group import WaitGroup, run_group
 from airflow_provider_lro._runner.telemetry import reporter
-from airflow_provider_lro._transport.limiter import forget_closed, pause
 from airflow_provider_lro.exceptions import LroError
 from airflow_provider_lro.hooks import LongRunningOperationHook
 from airflow_provider_lro.version_compat import (
@@ -187,7 +186,7 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
             await self.on_kill()
         except Exception:  # it must not take the place of the CancelledError: Airflow would fail the task for it
             advice = "if a user has killed the task: `python -m airflow_provider_lro cancel NAME`"
-            self.log.exception("%s: could not be asked to cancel; %s", self._what(), advice)
+            self.log.exception("could not be asked to cancel; %s [%s]", advice, self._what())
 
     async def on_kill(self) -> None:
         """Ask to cancel, if a user has taken the task away and ``cancel_on_kill`` is set."""
@@ -201,7 +200,8 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([killing], timeout=left)
         if killing.cancel():
-            raise TimeoutError(f"{self._what()} could not be asked to cancel in {KILL_TIMEOUT} s, and may go on")
+            why = f"could not be asked to cancel within {KILL_TIMEOUT:g} s, and may go on"
+            raise TimeoutError(f"{why}: `python -m airflow_provider_lro cancel NAME` [{self._what()}]")
         killing.result()
 
     def _is_overdue(self) -> bool:
@@ -218,7 +218,7 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
         group = await self._make_group(is_recheck=True)
         async with group:
             if await self._went_on(group):
-                self.log.info("%s: it is over already, so nothing is cancelled", self._what())
+                self.log.info("over already, so nothing is cancelled [%s]", self._what())
                 return
             await group.cancel(within=CANCEL_TIMEOUT_IN_TRIGGERER)
 
@@ -231,7 +231,7 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
             async with asyncio.timeout(RECHECK_TIMEOUT):
                 await group.poll_once(Start.POLL)
         except (LroError, TimeoutError) as error:
-            self.log.debug("%s: not known whether it is over: %s", self._what(), error)
+            self.log.debug("not known whether it is over: %s", error)
         return group.is_over
 
     async def _may_be_killed(self) -> bool:
@@ -244,8 +244,8 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
             return False
         if self._watch is not None and self._watch.stood_still():
             self.log.warning(
-                "%s: the trigger was stopped, but this process had stood still before, so that its task may have gone"
-                " on elsewhere: the operation is left alone",
+                "the trigger was stopped, but this process had stood still before, so that its task may have gone on"
+                " elsewhere: the operation is left alone [%s]",
                 self._what(),
             )
             return False
@@ -255,17 +255,15 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
         state = await sync_to_async(state_of)(self.task_instance)
         killed = state not in NOT_KILLED
         self.log.info(
-            "%s: the trigger was stopped, and the state of its task is %s: the operation is %s",
-            self._what(),
+            "the trigger was stopped, and the state of its task is %s: the operation is %s [%s]",
             state or "none",
             "cancelled, unless it is over" if killed else "left alone",
+            self._what(),
         )
         return killed
 
     def _what(self) -> str:
-        """Return the name or the number of the operations, for a log."""
-        names = self._names()
-        return f"operation {names[0]!r}" + (f" and {len(names) - 1} others" if len(names) > 1 else "")
+        return in_short(self._names())
 
     def _names(self) -> list[str]:
         if self._unpacked is None:
@@ -292,6 +290,8 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
         Raises:
             LroError: it could not be read until the deadline.
         """
+        from airflow_provider_lro._transport.limiter import pause
+
         await self._load_types()
         clock, logged = steady_clock(), ""
         end = clock() + MAX_OUTAGE if self.deadline is None else self.deadline
@@ -332,6 +332,8 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
         loop = asyncio.get_running_loop()
         key = (loop, response_type, self.metadata_type, self.type_modules)
         if key not in _type_loads:  # once for all waits that need the same
+            from airflow_provider_lro._transport.limiter import forget_closed
+
             forget_closed(_type_loads)
             _type_loads[key] = loop.create_task(_load_in_thread(*key[1:]))
         # Not wait_for: a wait that is cancelled must not take the import from all others.
@@ -386,7 +388,7 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
         try:
             await asyncio.wait_for(self._push(result), XCOM_TIMEOUT)
         except Exception:  # what it is does not matter: a worker writes the same again
-            self.log.warning("%s: its result could not be written; a worker does it", self._what(), exc_info=True)
+            self.log.warning("the result could not be written; a worker does it", exc_info=True)
             return False
         return True
 
@@ -398,7 +400,7 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
         await XCom.aset(str(BaseXCom.XCOM_RETURN_KEY), value, **task_id_of(self.task_instance))
 
     def _log_left_to_worker(self, why: str) -> None:
-        self.log.info("%s: a worker ends the task, as %s", self._what(), why)
+        self.log.info("a worker ends the task, as %s", why)
 
 
 _watches: dict[asyncio.AbstractEventLoop, LoopWatch] = {}
@@ -407,6 +409,8 @@ _watches: dict[asyncio.AbstractEventLoop, LoopWatch] = {}
 def _watch_of_loop() -> LoopWatch:
     loop = asyncio.get_running_loop()
     if loop not in _watches:
+        from airflow_provider_lro._transport.limiter import forget_closed
+
         forget_closed(_watches)
         _watches[loop] = LoopWatch(takeover_time())
     return _watches[loop]

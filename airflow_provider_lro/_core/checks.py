@@ -1,4 +1,4 @@
-"""Checks of single values, and how text that comes from elsewhere is shown."""
+"""Checks of single values, and how values and texts that come from elsewhere are shown."""
 
 from __future__ import annotations
 
@@ -143,6 +143,16 @@ def storable(text: str, *, what: str = "") -> str:
     if what:
         log.warning("%s has U+0000 or half of a surrogate pair in it, which no database takes: it becomes U+FFFD", what)
     return _UNSTORABLE.sub("\ufffd", text)
+
+
+def in_words(seconds: float) -> str:
+    """Return a duration as it is said: ``8 s``, ``5 min 12 s``, ``7 d``; no more than its two largest units."""
+    whole = round(seconds)
+    if whole < 1:
+        return f"{max(0.0, seconds):.1g} s"
+    units = ((whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "min"), (whole % 60, "s"))
+    first = next(index for index, (number, _) in enumerate(units) if number)
+    return " ".join(f"{number} {unit}" for number, unit in units[first : first + 2] if number)
 
 
 def one_line(text: str, longest: int = MAX_LINE) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 
 from airflow_provider_lro._core.checks import check_name, is_text
 
+MAX_IN_LOG = 40
+"""Letters of a name that a log shows more than once."""
 MAX_DEPTH = 10
 """Mappings in one another that ``name_of`` looks into; one that contains itself has no end."""
 
@@ -54,6 +56,16 @@ def parent_of(value: object) -> str:
         ValueError: it is not a name, or a template that went wrong.
     """
     return check_name(_rendered(value, what="parent"), what="parent", example="projects/p/locations/l")
+
+
+def short_name(name: str) -> str:
+    """Return the last part of a long name, for a log that has shown the whole of it before."""
+    return name if len(name) <= MAX_IN_LOG else f"…/{name.rpartition('/')[2]}"
+
+
+def in_short(names: Sequence[str]) -> str:
+    """Return in words which operations these are, for a log: the last part of a name, or how many."""
+    return f"operation {short_name(names[0])!r}" if len(names) == 1 else f"{len(names):,} operations"
 
 
 def parent_in(name: str, list_parent: str | None) -> str:

@@ -68,7 +68,7 @@ class TimedOut:
     @property
     def was_not_sent(self) -> bool:
         """Whether the poll at the deadline was never sent, so that the operation may have ended long before."""
-        return bool(getattr(self.error, "not_sent", False))
+        return self.error is not None and self.error.not_sent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

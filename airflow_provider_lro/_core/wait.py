@@ -276,7 +276,7 @@ class _Reading:
             why = f"no connection for {self._args.connect_timeout:g} s, since the first poll (connect_timeout)"
             advice = "check the endpoint and the network, and whether the service runs"
             return self._lost(CallFailed, EndpointError(f"{why}: {advice} [{value}]", code=value.code))
-        if (cut and value.code == Code.DEADLINE_EXCEEDED) or getattr(value, "not_sent", False):
+        if (cut and value.code == Code.DEADLINE_EXCEEDED) or value.not_sent:
             return None  # our own doing, so it does not count
         if not self.errors:
             self._errors_since = asked

@@ -45,10 +45,11 @@ MAX_FIELD = 100
 _JSON = (dict, list, str, int, float, bool, type(None))
 
 
-def unpack(payload: Payload | JsonPayload, expected: MessageType | None, *, what: str) -> Any:
+def unpack(payload: Payload | JsonPayload, expected: MessageType | None, *, what: str, of: str) -> Any:
     """Return a payload as a message; the raw ``Any`` if its type is not known here, JSON as it is.
 
-    ``expected`` None stands for the type that the payload names; ``what`` it is, for an error.
+    ``expected`` None stands for the type that the payload names; ``what`` it is, and ``of`` which operation, for an
+    error.
 
     Raises:
         PayloadTypeError: it is of another type than ``expected``.
@@ -60,12 +61,14 @@ def unpack(payload: Payload | JsonPayload, expected: MessageType | None, *, what
         return _any(payload) if known is None else known
     name = expected.full_name
     if (found := type_of_payload(payload)) != name:
-        raise PayloadTypeError(f"{what} is a {found!r}, but {name!r} was asked for: correct the type, or leave it out")
+        advice = "correct the type, or leave it out"
+        raise PayloadTypeError(f"{what} is a {found!r}, but {name!r} was asked for: {advice} [operation {of!r}]")
     try:
         return expected.parse(payload.value)
     except UNREADABLE as error:
         advice = "is another version of its library installed here than the service uses?"
-        raise PayloadTypeError(f"{what} says it is a {name!r}, but its bytes do not parse as one: {advice}") from error
+        why = f"{what} says it is a {name!r}, but its bytes do not parse as one"
+        raise PayloadTypeError(f"{why}: {advice} [operation {of!r}]") from error
 
 
 def parse_payload(payload: Payload | JsonPayload | None) -> Message | None:
@@ -79,6 +82,11 @@ def type_of_payload(payload: Payload | JsonPayload | None) -> str:
     if isinstance(payload, JsonPayload) and isinstance(payload.json, dict):
         named = payload.json.get("@type")
     return named.rpartition("/")[2] if isinstance(named, str) else ""
+
+
+def unknown_type(payload: Payload | JsonPayload | None) -> str:
+    """Return the full name of the type that a payload names, if it cannot be read here; empty where it can."""
+    return type_of_payload(payload) if isinstance(payload, Payload) and parse_payload(payload) is None else ""
 
 
 def _parse(name: str, value: bytes) -> Message | None:

@@ -159,7 +159,7 @@ def _outcome(letter: str, entry: Mapping[str, Any] | None, name: str, error: Lro
     if letter == "N":
         return outcomes.NotFound(**{"error": OperationNotFound(why), **values})
     if letter == "B":
-        unread = error or RpcError(f"operation {name!r} could not be read: {why}")
+        unread = error or RpcError(f"the operation could not be read: {why} [operation {name!r}]")
         return outcomes.CallFailed(**{"error": unread, **values})
     raise ValueError(f"it says {letter!r} of operation {name!r}")
 

@@ -109,6 +109,10 @@ class Call:
         self.timeout = timeout
         self.headers = (routing_header(name),)
 
+    def at(self, target: str) -> str:
+        """Return which call it is, and where, for the end of an error's text."""
+        return f"[{self.rpc} of {self.name!r} at {target}]"
+
 
 def get_call(name: str) -> Call:
     """Return the call of GetOperation; raise ValueError for an empty name."""
@@ -207,7 +211,7 @@ def read_answer(call: Call, raw: bytes, *, target: str) -> Any:
             page = _Page.FromString(raw)
             return Page([_state(each) for each in page.operations], page.next_page_token, _places(page.unreachable))
     except UNREADABLE:
-        text = f"{call.rpc} of {call.name!r} at {target}: the answer is not a message of google.longrunning"
+        text = f"the answer is not a message of google.longrunning {call.at(target)}"
         raise RpcError(text, code=Code.INTERNAL) from None
     return None
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf import empty_pb2
 
 from airflow_provider_lro._core import outcome as outcomes
-from airflow_provider_lro._core.checks import MAX_SAID, one_line
+from airflow_provider_lro._core.checks import MAX_SAID, in_words, one_line
+from airflow_provider_lro._core.names import short_name
 from airflow_provider_lro._core.state import OperationState
 from airflow_provider_lro._messages.encoding import details_to_json, operation_to_json, unpack
 from airflow_provider_lro._messages.metadata import describe
@@ -50,8 +51,8 @@ def result_of(outcome: Outcome, args: WaitArgs, response_type: Any = None, *, re
         raise timeout_error(outcome, args)
     if isinstance(outcome, outcomes.NotFound):
         raise OperationNotFound(
-            f"operation {args.operation_name!r} is not known to the service (any more): it has expired, was deleted, or"
-            f" belongs to another service or location [{outcome.error}]",
+            "the service does not know the operation (any more): it has expired, was deleted, or belongs to another"
+            f" service or location: {outcome.error}",
             code=outcome.error.code,
             message=outcome.error.message,
             details=outcome.error.details,
@@ -59,7 +60,7 @@ def result_of(outcome: Outcome, args: WaitArgs, response_type: Any = None, *, re
     if isinstance(outcome, outcomes.CallFailed):
         raise outcome.error
     if outcome.operation is None:
-        raise AssertionError(f"the state of operation {args.operation_name!r} was not kept; {REPORT_FAULT}")
+        raise AssertionError(f"its state was not kept; {REPORT_FAULT} [operation {args.operation_name!r}]")
     if isinstance(outcome, outcomes.Succeeded):
         return response(outcome.operation, response_type, require_result=require_result)
     raise failure(outcome.operation)
@@ -81,9 +82,9 @@ def merge_outcomes(known: Outcome, found: Outcome, name: str) -> Outcome:
         code = Code.CANCELLED if isinstance(known, outcomes.Cancelled) else Code.UNKNOWN
         why = f"its error could not be read again: {problem}"
         return replace(known, operation=OperationState(name=name, done=True, code=code, message=why))
-    why = f"operation {name!r} has succeeded, but its response could not be read again"
+    why = "the operation has succeeded, but its response could not be read again"
     if problem is None:
-        return outcomes.CallFailed(error=RpcError(why), operation=found.operation)
+        return outcomes.CallFailed(error=RpcError(f"{why} [operation {name!r}]"), operation=found.operation)
     kind = ResultGone if isinstance(problem, OperationNotFound) else type(problem)
     return outcomes.CallFailed(error=problem.as_type(kind, text=f"{why}: {problem}"), operation=found.operation)
 
@@ -111,10 +112,11 @@ def failure(state: OperationState) -> OperationFailed:
     details = details_to_json(state.details)
     said = one_line(state.message, MAX_SAID) or "the service gave no message"
     verb = "was cancelled" if code == Code.CANCELLED else f"failed with {number}"
-    text = f"operation {state.name!r} {verb}: {said}"
+    text = f"the operation {verb}: {said}"
     if details:
         shown = str(details)
         text += f" {shown if len(shown) <= MAX_DETAILS else shown[:MAX_DETAILS] + '…'}"
+    text += f" [operation {state.name!r}]"
     kind = OperationCancelled if code == Code.CANCELLED else OperationFailed
     return kind(text, code=code, message=state.message, details=details, operation=operation_to_json(state))
 
@@ -129,14 +131,15 @@ def response(state: OperationState, response_type: Any = None, *, require_result
     """
     expected = None if response_type is None else type_of(response_type)
     if state.response is not None:
-        return unpack(state.response, expected, what=f"the response of operation {state.name!r}")
+        return unpack(state.response, expected, what="the response", of=state.name)
     if require_result:
         raise MalformedOperation(
-            f"operation {state.name!r} is done with neither response nor error, and require_result asks for a result;"
-            " some services never give one",
+            "the operation is done with neither response nor error, but require_result asks for a result: leave it out"
+            f" if the service never gives one [operation {state.name!r}]",
             operation=operation_to_json(state),
         )
-    log.warning("operation %r is done with neither response nor error: taken for an empty response", state.name)
+    taken = "done with neither response nor error: taken for an empty response [operation %r]"
+    log.warning(taken, short_name(state.name))
     return empty_pb2.Empty() if expected is None else expected.empty()
 
 
@@ -144,15 +147,15 @@ def metadata(state: OperationState, message_type: Any = None) -> Any:
     """Return the metadata of an operation, unpacked; see ``Operation.metadata``."""
     expected = type_of(message_type, what="message_type")
     if state.metadata is None:
-        raise NoMetadataError(f"operation {state.name!r} has no metadata, as of its last poll")
-    return unpack(state.metadata, expected, what=f"the metadata of operation {state.name!r}")
+        raise NoMetadataError(f"there is no metadata, as of the last poll [operation {state.name!r}]")
+    return unpack(state.metadata, expected, what="the metadata", of=state.name)
 
 
 _CANCEL_TEXTS = {
-    "none": "It goes on, and may still succeed.",
-    "took effect": "It was asked to cancel then, and is cancelled.",
-    "asked": "It was asked to cancel then, which has had no effect so far: it may still succeed.",
-    "refused": "It could not be cancelled and goes on; it may still succeed.",
+    "none": "it goes on, and may still succeed",
+    "took effect": "it was asked to cancel then, and is cancelled",
+    "asked": "it was asked to cancel then, which has had no effect so far: it may still succeed",
+    "refused": "it could not be cancelled and goes on; it may still succeed",
 }
 
 
@@ -161,9 +164,8 @@ def timeout_error(outcome: outcomes.TimedOut, args: WaitArgs) -> OperationTimeou
     operation = None if outcome.operation is None else operation_to_json(outcome.operation)
     within = ""
     if args.started_at is not None and args.deadline is not None:
-        within = f" within {args.deadline - args.started_at:.6g} s"
-    effect = _CANCEL_TEXTS.get(outcome.cancel, _CANCEL_TEXTS["asked"])
-    text = f"operation {args.operation_name!r} was not done{within}. {effect}"
+        within = f" within {in_words(args.deadline - args.started_at)}"
+    text = f"the operation was not done{within}: {_CANCEL_TEXTS.get(outcome.cancel, _CANCEL_TEXTS['asked'])}."
     if outcome.cancel_error is not None:
         text += f" The cancel failed: {outcome.cancel_error}."
     if outcome.operation is not None and operation and operation.get("metadata"):
@@ -171,6 +173,7 @@ def timeout_error(outcome: outcomes.TimedOut, args: WaitArgs) -> OperationTimeou
         text += f" Its last known progress: {progress}."
     if outcome.error is not None:
         text += f" The last poll failed: {outcome.error}."
+    text += f" [operation {args.operation_name!r}]"
     error = OperationTimeout(text, code=Code.DEADLINE_EXCEEDED, operation=operation)
     error.cancel = outcome.cancel
     return error

@@ -8,6 +8,8 @@ import math
 import time
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
+from airflow_provider_lro._core.checks import in_words
+from airflow_provider_lro._core.names import in_short, short_name
 from airflow_provider_lro._core.wait import Answer, Cancel, Get, Pause
 from airflow_provider_lro.exceptions import LroError
 
@@ -167,11 +169,13 @@ def drive(
 class LogObserver:
     """Logs the events of one wait, sparingly: a line costs as much as a poll, and an outage meets all waits at once."""
 
-    __slots__ = ("_failed", "_line", "_logged", "_metadata", "_name")
+    __slots__ = ("_errors", "_failed", "_line", "_logged", "_metadata", "_name", "_polls")
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._failed = 0
+        self._polls = 0
+        self._errors = 0
+        self._failed = 0  # in a row
         self._logged: tuple[type[Any], Any] | None = None
         self._metadata = hash(b"")  # of the last; the bytes may be many, and there are thousands of waits
         self._line: str | None = None
@@ -180,22 +184,32 @@ class LogObserver:
         """Log a failure that is not the same as the last one, and progress."""
         if isinstance(command, Cancel):
             if value is None:
-                log.info("operation %r: asked to cancel, as %s", self._name, command.because)
+                log.info("asked to cancel, as %s [%s]", command.because, in_short([self._name]))
             else:
-                log.warning("operation %r: could not be asked to cancel: %s", self._name, value)
+                log.warning("could not be asked to cancel: %s", self._in_short(value))
         elif isinstance(value, LroError):
+            self._polls += 1
+            self._errors += 1
             self._failed += 1
             kind = (type(value), value.code)
             if kind != self._logged:
-                log.warning(
-                    "operation %r: a poll failed, which says nothing about the operation: %s", self._name, value
-                )
+                what = "there is no connection" if value.connected is False else "a poll failed"
+                log.warning("%s, which says nothing about the operation: %s", what, self._in_short(value))
             self._logged = kind
         elif value is not None:
+            self._polls += 1
             if self._failed:
-                log.info("operation %r: answers again after %d failed polls", self._name, self._failed)
+                log.info("answers again after %d failed polls [%s]", self._failed, in_short([self._name]))
                 self._failed, self._logged = 0, None
             self._log_progress(value)
+
+    def log_end(self, outcome: str, *, after: float) -> None:
+        """Log an outcome, and the polls that this process has made; ``after``: seconds since the wait began."""
+        polls = f"{self._polls} poll{'' if self._polls == 1 else 's'} here, {self._errors} failed"
+        log.info("%s after %s (%s) [%s]", outcome, in_words(after), polls, in_short([self._name]))
+
+    def _in_short(self, error: LroError) -> str:
+        return str(error).replace(self._name, short_name(self._name))
 
     def _log_progress(self, state: OperationState) -> None:
         """Log how far it is, when its metadata has changed and says something new."""
@@ -207,5 +221,5 @@ class LogObserver:
         self._metadata = digest
         line = describe(state)
         if line is not None and line != self._line:
-            log.info("operation %r: %s", self._name, line)
+            log.info("%s [%s]", line, in_short([self._name]))
             self._line = line

@@ -10,14 +10,17 @@ import copy
 import logging
 import math
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Self
 
+from airflow_provider_lro._core.checks import in_words
+from airflow_provider_lro._core.names import in_short
 from airflow_provider_lro._core.outcome import CallFailed, Quorum, Succeeded
 from airflow_provider_lro._core.wait import Cancel, Start, cancel_after_kill, wait
 from airflow_provider_lro._runner.driver import Drive, LogObserver, steady_clock
 from airflow_provider_lro._runner.telemetry import WaitTelemetry
-from airflow_provider_lro.exceptions import CredentialsError, EndpointError, LroError
+from airflow_provider_lro.exceptions import REPORT_FAULT, CredentialsError, EndpointError, LroError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
@@ -123,6 +126,19 @@ class WaitGroup:
         while self._clients:
             await self._clients.popitem()[1].close()
 
+    def beginning(self, conn_id: str) -> str:
+        """Return the wait in words, for the first line of its log: what for, where, as whom, how often, until when."""
+        targets = list(dict.fromkeys(channel.target for channel in self._channels))
+        where = targets[0] if len(targets) == 1 else f"{targets[0]} and {len(targets) - 1} other endpoints"
+        what = f"operation {self.names[0]!r}" if self._is_single else in_short(self.names)
+        until = "without a deadline"
+        if self.args.deadline is not None:
+            moment = datetime.fromtimestamp(self.args.deadline, UTC).isoformat(" ", timespec="seconds")
+            until = f"until {moment} (in {in_words(self.args.deadline - self._clock())})"
+        connection = f"connection {conn_id!r}" if conn_id else "no connection stored"
+        often = f"polled every {in_words(self.args.interval)} after the backoff"
+        return f"waiting for {what} at {where} ({connection}, {self._channels[0].whom}): {often}, {until}"
+
     @property
     def is_over(self) -> bool:
         """Whether enough of them are done. At the deadline each has its end coming, perhaps by a cancel."""
@@ -216,7 +232,8 @@ class WaitGroup:
             async with asyncio.timeout(within):
                 await run_all(cancel_one, remaining)
         except TimeoutError:
-            log.warning("not all of %d operations could be asked to cancel in %g s", len(remaining), within)
+            text = "not all of %d operations could be asked to cancel within %g s: the others may go on"
+            log.warning(text, len(remaining), within)
         if isinstance(self._log, GroupLog):
             self._log.log_now()
 
@@ -282,6 +299,9 @@ class WaitGroup:
             self._failed += 1
         if self._telemetry is not None:
             self._telemetry.ended(outcome)
+        if isinstance(self._log, LogObserver) and not self._is_recheck:
+            began = self.args.started_at
+            self._log.log_end(outcome.word.replace("_", " "), after=0.0 if began is None else self._clock() - began)
         if not self._may_begin_anew:
             self._count(index, outcome)
         if state is not None and not self._is_single:
@@ -375,7 +395,8 @@ class TaskSet:
 
     def _ended(self, task: asyncio.Task[bool]) -> None:
         self._tasks.discard(task)
-        error = RuntimeError("a wait was cancelled from inside") if task.cancelled() else task.exception()
+        why = f"a wait was cancelled, and nobody had asked for it; {REPORT_FAULT}"
+        error = RuntimeError(why) if task.cancelled() else task.exception()
         if self.over.done():
             return
         if error is not None:

@@ -178,7 +178,7 @@ def _send(values: Iterable[tuple[str, str, float, dict[str, str]]]) -> None:
         for method, name, value, tags in values:
             getattr(backend, method)(name, value, tags=tags)
     except Exception:  # whatever a backend for metrics may raise, no wait ends by it
-        log.warning("metrics could not be sent", exc_info=True)
+        log.warning("metrics could not be sent; no wait is affected", exc_info=True)
 
 
 # ── tracing ──

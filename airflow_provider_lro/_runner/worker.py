@@ -14,6 +14,7 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Self
 
+from airflow_provider_lro._core.names import in_short
 from airflow_provider_lro._runner.telemetry import send_counters
 from airflow_provider_lro.version_compat import AirflowTaskTerminated, AirflowTaskTimeout
 
@@ -175,11 +176,8 @@ class WorkerWait:
                 done.result()
                 return
             self._cancel(done)
-            raise KilledByUser(f"a user has killed the task that waited for {self._what()}")
-
-    def _what(self) -> str:
-        names = self._group.names
-        return f"operation {names[0]!r}" if len(names) == 1 else f"{len(names)} operations"
+            asked = f"a user has killed the task, and {in_short(self._group.names)} was asked to cancel"
+            raise KilledByUser(f"{asked}: the log above says what the service answered")
 
     def _cancel(self, done: Future[None]) -> None:
         self._loop.stop(done)

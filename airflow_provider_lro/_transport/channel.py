@@ -164,6 +164,11 @@ class ChannelConfig:
         if not is_whole(self.max_message_mb, least=1, most=2047):
             raise EndpointError(f"max_message_mb={self.max_message_mb!r}, but it must be a whole number from 1 to 2047")
 
+    @property
+    def whom(self) -> str:
+        """In words, as whom the service is called."""
+        return "in plaintext, as nobody" if self.insecure else self.credentials.whom
+
     def open(self, module: Any, *, number: int = 0) -> Any:
         """Open a channel with ``grpc`` or ``grpc.aio``; a number above 0 gives it a connection of its own."""
         options: list[tuple[str, Any]] = [

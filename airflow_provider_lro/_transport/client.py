@@ -167,8 +167,8 @@ class _Client:
     def _late_token_error(self, call: Call, options: CallOptions) -> RpcError:
         """Return the error of a call whose time is up before it has a token: an endpoint may never answer."""
         late = f"no token after {self._timeout(call, options):g} s, as {self.config.credentials.whose} are still being"
-        text = f"{call.rpc} of {call.name!r} at {self.config.target}: {late} refreshed: check the token endpoint"
-        return RpcError(f"{text}, or raise rpc_timeout", code=Code.DEADLINE_EXCEEDED)
+        advice = "check the token endpoint, or raise rpc_timeout"
+        return RpcError(f"{late} refreshed: {advice} {call.at(self.config.target)}", code=Code.DEADLINE_EXCEEDED)
 
     def _may_repeat(self, error: LroError, tokens: Headers | None) -> bool:
         """Return True where a call was refused for its token, and another token can be had: a key may have rotated."""

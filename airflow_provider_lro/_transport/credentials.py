@@ -21,7 +21,15 @@ if TYPE_CHECKING:
 
 CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
 
-_SOURCES = ("key_path", "keyfile", "config_file", "token", "given", "google")
+_SOURCES = {
+    "key_path": "a key",
+    "keyfile": "keyfile_dict",
+    "config_file": "credential_config_file",
+    "token": "a bearer token",
+    "given": "credentials that were given",
+    "google": "credentials of the Google provider",
+}
+"""Where credentials may come from, in words."""
 _UNUSABLE = (ValueError, TypeError, AttributeError, KeyError)
 """Errors of google-auth for JSON that it does not expect."""
 
@@ -95,6 +103,18 @@ class CredentialsConfig:
     def explicit(self) -> bool:
         """Whether credentials were asked for by name, so that leaving them out would surprise."""
         return any(getattr(self, name) for name in _SOURCES) or bool(self.impersonation_chain)
+
+    @property
+    def whom(self) -> str:
+        """In words, as whom they call, as far as that is known before they are loaded."""
+        if self.anonymous:
+            return "as nobody"
+        source = next(
+            (said for name, said in _SOURCES.items() if getattr(self, name)), "application default credentials"
+        )
+        if self.key_path:
+            source = f"the key {self.key_path!r}"
+        return f"as {self.impersonation_chain[-1]}, by {source}" if self.impersonation_chain else f"with {source}"
 
     def static_headers(self) -> Headers:
         """Return the headers of credentials that are never refreshed: a bearer token, or none."""

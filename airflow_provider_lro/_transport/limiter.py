@@ -281,7 +281,7 @@ class RateLimiter:
 
 def not_sent_error(call: Call, target: str) -> RpcError:
     """Return the error of a call that was rate limited, and never sent."""
-    error = RpcError(f"{call.rpc} of {call.name!r} at {target}: rate limited, not sent", code=Code.DEADLINE_EXCEEDED)
+    error = RpcError(f"rate limited, not sent {call.at(target)}", code=Code.DEADLINE_EXCEEDED)
     error.not_sent = True
     return error
 

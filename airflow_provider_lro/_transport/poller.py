@@ -217,7 +217,7 @@ class LongPoller:
             await self.close()
         except LroError as error:
             self._failed = True
-            log.debug("operation %r: a long poll has failed: %s", self._name, error)
+            log.debug("a long poll has failed: %s", error)
         else:
             self._support[self._target] = True
             return found  # type: ignore[no-any-return]

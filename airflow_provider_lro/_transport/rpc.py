@@ -76,18 +76,20 @@ def rpc_error(error: grpc.RpcError, call: Call, target: str) -> LroError:
     said = storable(error.details() or "", what="the text of a call's error")
     number = f"{code.name} ({code.value})" if isinstance(code, Code) else str(code)
     shown = one_line(said, MAX_SAID)
-    text = f"{call.rpc} of {call.name!r} at {target}: {number}{': ' if shown else ''}{shown}"
+    text, at = f"{number}{': ' if shown else ''}{shown}", call.at(target)
     trailer: Any = error.trailing_metadata() or ()
     payload, retry_after = read_error(next((value for key, value in trailer if key == "grpc-status-details-bin"), b""))
     details = details_to_json(payload)
     if code == Code.UNAVAILABLE and _PROXY_WANTS_LOGIN in said:
         cure = "put them into the URL of https_proxy, or name the endpoint in no_proxy"
-        why = f"the proxy on the way wants a user and a password: {cure} [{text}]"
+        why = f"the proxy on the way wants a user and a password: {cure} [{shown}]"
         return CredentialsError(why, code=code, message=said)
     if code == Code.UNAVAILABLE and (advice := _endpoint_fault(said)):
         return EndpointError(f"the endpoint {target!r} {advice} [{shown}]", code=code, message=said)
     if code == Code.UNAUTHENTICATED:
-        return CredentialsError(f"the credentials were refused: {text}", code=code, message=said, details=details)
+        advice = "check that the key or the token is still valid, and that its scope is right for this service"
+        why = f"the credentials were refused: {text}; {advice} {at}"
+        return CredentialsError(why, code=code, message=said, details=details)
     kind = RpcError
     if code == Code.UNIMPLEMENTED:
         kind = UnimplementedError
@@ -100,7 +102,7 @@ def rpc_error(error: grpc.RpcError, call: Call, target: str) -> LroError:
         text += "; raise max_message_mb in the connection's extra"
     elif is_cut:
         text += f"; the service has refused the call, and its error is larger than {MAX_TRAILER // 1024} KiB"
-    result = kind(text, code=code, message=said, details=details)
+    result = kind(f"{text} {at}", code=code, message=said, details=details)
     result.permanent = is_oversized or is_cut
     result.retry_after = retry_after
     return result

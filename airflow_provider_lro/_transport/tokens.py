@@ -97,7 +97,8 @@ class Tokens:
                 if self._has_begun or time.monotonic() < self._begins_by:
                     return self._refresh
                 # A signal handler has raised between the lines below that register a refresh and start its thread.
-                self._refresh.set_exception(RpcError("the token was not refreshed", code=Code.UNAVAILABLE))
+                why = f"the thread that refreshes {self._config.whose} has not started within {MAX_START:g} s"
+                self._refresh.set_exception(RpcError(f"{why}; the next poll tries again", code=Code.UNAVAILABLE))
             refresh: Future[Headers] = Future()
             headers = self.headers()
             if headers is not None:  # refreshed between the caller's look and now
@@ -194,4 +195,5 @@ def _refresh_error(error: google_errors.GoogleAuthError, status: int | None, *, 
         return RpcError(
             f"the token endpoint cannot be reached, to refresh {whose}: {shown}", code=Code.UNAVAILABLE, message=said
         )
-    return CredentialsError(f"{whose} were refused by the token endpoint: {shown}", message=said)
+    advice = "check that the key or the account still exists, and may be used from here"
+    return CredentialsError(f"{whose} were refused by the token endpoint: {shown}; {advice}", message=said)

@@ -120,7 +120,7 @@ class LongRunningOperationEventTrigger(BaseEventTrigger):
         try:
             self.check()
         except ValueError:
-            log.exception("asset watcher: an argument is wrong, and nothing is watched")
+            log.exception("an argument of the watcher of %r is wrong, so that nothing is watched", self.parent)
             await asyncio.Event().wait()  # a trigger that ended would be started again at once, and again
         async with aclosing(self._snapshots()) as stream, aclosing(self.filter_shared_stream(stream)) as events:
             async for event in events:

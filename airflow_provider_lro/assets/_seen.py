@@ -189,7 +189,7 @@ class EventDeduplicator:
                     read = await self._read(operation.name)
                 except LroError as error:
                     if digest not in self._unreadable:
-                        log.warning("operation %r is listed as done, but cannot be read: %s", operation.name, error)
+                        log.warning("listed as done, but cannot be read: %s [operation %r]", error, operation.name)
                     self._unreadable.add(digest)
                     if isinstance(error, OperationNotFound) and digest not in finished:
                         seen.add(digest)  # deleted: nobody can say any more how it ended

@@ -212,7 +212,7 @@ class LongRunningOperationHook(BaseHook):
             template = None if self._settings is None else self._settings.extra.get("link_template")
             return fill_template(template, name) if template else None
         except ValueError as error:
-            self.log.warning("no link to operation %r: %s", name, error)
+            self.log.warning("no link to the operation is made: %s", error)
             return None
 
     def test_connection(self) -> tuple[bool, str]:

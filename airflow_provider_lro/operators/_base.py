@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_lro._core.args import WaitArgs
 from airflow_provider_lro._core.checks import check_choice, check_not_url
-from airflow_provider_lro._core.names import check_literal, module_names, pack, parent_in, type_name
-from airflow_provider_lro.exceptions import REPORT_FAULT, LroError, OperationTimeout, PayloadTypeError, ResultGone
+from airflow_provider_lro._core.names import check_literal, in_short, module_names, pack, parent_in, type_name
+from airflow_provider_lro.exceptions import REPORT_FAULT, E, LroError, OperationTimeout, PayloadTypeError, ResultGone
 from airflow_provider_lro.links import XCOM_KEY, OperationLink, other_links, write_link
 from airflow_provider_lro.version_compat import (
     TRIGGER_TIMEOUTS,
@@ -53,19 +53,12 @@ READ_ONE_TIMEOUT = 0.1
 """… and how many more for each; a limit of polls a second may make that more."""
 
 
-class ExecutionTimeout(OperationTimeout, AirflowTaskTimeout):
-    """``execution_timeout`` is over: the time of this try, so that Airflow's retries apply."""
+def as_airflows(kind: type[E], airflows: Any = AirflowFailException) -> type[E]:
+    """Return a class of errors that is one of Airflow's, too, by default one that it never retries.
 
-
-class FinalPayloadTypeError(PayloadTypeError, AirflowFailException):
-    """The operation has succeeded, and the type of its response does not change.
-
-    A retry of a sensor would find the same, and one of a task that starts operations might do the work once more.
+    A log shows it by the name that it has in the documentation.
     """
-
-
-class FinalResultGone(ResultGone, AirflowFailException):
-    """The operation has succeeded, and its result is gone: no retry can help."""
+    return type(kind.__name__, (kind, airflows), {"__module__": kind.__module__, "__doc__": kind.__doc__})
 
 
 def seconds(value: Any) -> Any:
@@ -224,6 +217,7 @@ class WaitOperator(LroOperator):
         """
         args.reached = False
         group = self._group(context, names, args, hook, wanted=wanted)
+        self.log.info("%s", group.beginning(hook.stored_conn_id))
         with self._on_worker(context, group) as worker:
             worker.poll_once(start, meanwhile=lambda: self.before_wait(context, hook, names))
             if group.is_over:
@@ -277,13 +271,14 @@ class WaitOperator(LroOperator):
         packed = pack(names)
         if len(names) == 1:
             values["operation_name"] = names[0]
-            what = f"operation {names[0]!r} is"
         else:
             values.update(operation_names=packed, wanted=wanted, require_result=getattr(self, "require_result", False))
-            what = f"{len(names)} operations are"
-        self.log.info("%s not done yet: the triggerer waits from here on", what)
+        self.log.info("not done yet: the triggerer waits from here on [%s]", in_short(names))
         if args.poll_method == "list" and not parent_in(names[0], args.list_parent):
-            self.log.warning("the name %r has no /operations/ in it: it is polled; give list_parent", names[0])
+            self.log.warning(
+                "the name has no /operations/ in it, by which its parent is known, so that it is polled by"
+                " itself: give list_parent"
+            )
         self.defer(
             trigger=LongRunningOperationTrigger(**values, **trigger_kwargs),
             method_name="execute_complete",
@@ -385,7 +380,8 @@ class WaitOperator(LroOperator):
         if not args.cancel_on_kill:
             return False
         if (state := state_of(context["ti"])) not in USERS_STATES:
-            self.log.info("the worker stops, but the task is %s: no user has killed it, so nothing is cancelled", state)
+            text = "the worker stops, but the task is %s: no user has killed it, so the operation is left alone"
+            self.log.info(text, state)
             return False
         return True
 
@@ -406,10 +402,10 @@ class WaitOperator(LroOperator):
         return {"started_at": now, "deadline": None if self.limit is None else now + self.limit}
 
     def timeout_error(self, error: OperationTimeout) -> OperationTimeout:
-        """Return a timeout as ``ExecutionTimeout`` where the time of one try is the shorter one: retries apply."""
+        """Return a timeout as Airflow's own of a try where ``execution_timeout`` is the shorter one: retries apply."""
         one_try = math.inf if self.execution_timeout is None else self.execution_timeout.total_seconds()
         is_of_try = one_try < (math.inf if self.own_timeout is None else self.own_timeout)
-        return error.as_type(ExecutionTimeout) if is_of_try else error
+        return error.as_type(as_airflows(OperationTimeout, AirflowTaskTimeout)) if is_of_try else error
 
     def error_of(self, outcome: Outcome, args: WaitArgs) -> LroError:
         """Return the error of an outcome that is not a success."""
@@ -468,7 +464,7 @@ class ResultOperator(WaitOperator):
         try:
             write_link(context["ti"], link)
         except Exception:  # what it is does not matter: a failed task would start a second operation
-            self.log.warning("operation %r: its link could not be written", names[0], exc_info=True)
+            self.log.warning("the link to the operation could not be written", exc_info=True)
 
     def types_as_text(self) -> dict[str, str | None]:
         """Return the types of messages as they cross to a trigger."""
@@ -506,15 +502,34 @@ class ResultOperator(WaitOperator):
         from airflow_provider_lro._messages.encoding import response_to_json
         from airflow_provider_lro._messages.results import result_of
 
+        self._log_unknown_types(outcome)
         try:
             found = response_to_json(result_of(outcome, args, self.response_type, require_result=self.require_result))
-        except PayloadTypeError as error:
-            raise error.as_type(FinalPayloadTypeError) from None
-        except ResultGone as error:
-            raise error.as_type(FinalResultGone) from None
+        except (PayloadTypeError, ResultGone) as error:
+            # It has succeeded: a retry would find the same, or do the work once more.
+            raise error.as_type(as_airflows(type(error))) from None
         except OperationTimeout as error:
             raise self.timeout_error(error) from None
+        except LroError as error:  # without our frames, and what it came of: its text says it all
+            raise error.with_traceback(None) from None
         return self._splittable(found, args) if self.multiple_outputs and self.do_xcom_push else found
+
+    def _log_unknown_types(self, outcome: Outcome) -> None:
+        """Say once of each type that is not known here which argument would make JSON of it."""
+        from airflow_provider_lro._messages.encoding import unknown_type
+
+        if (state := outcome.operation) is None:
+            return
+        for argument, payload in (("response_type", state.response), ("metadata_type", state.metadata)):
+            name = unknown_type(payload)
+            if name and name not in self._unknown_types:
+                self._unknown_types.add(name)
+                text = "the type %r of the %s is not known here: %s= or type_modules= would make it readable"
+                self.log.info(text, name, argument.removesuffix("_type"), argument)
+
+    @cached_property
+    def _unknown_types(self) -> set[str]:
+        return set()
 
     def _splittable(self, found: Any, args: WaitArgs) -> dict[str, Any]:
         """Return a response of which Airflow can make an XCom for each key, and that leaves the link as it is.
@@ -524,9 +539,9 @@ class ResultOperator(WaitOperator):
         """
         if not isinstance(found, dict):
             raise AirflowFailException(
-                f"operation {args.operation_name!r} has succeeded, and multiple_outputs cannot split its response,"
-                f" which is not a mapping (a {type(found).__name__}): take multiple_outputs out; no retry is made, as"
-                " it would find the same, or start another"
+                "the operation has succeeded, and multiple_outputs cannot split its response, which is not a mapping (a"
+                f" {type(found).__name__}): take multiple_outputs out; no retry is made, as it would find the same, or"
+                f" start another [operation {args.operation_name!r}]"
             )
         if XCOM_KEY in found:
             self.log.warning("the response's key %r is left out: it is the XCom of the link to the operation", XCOM_KEY)

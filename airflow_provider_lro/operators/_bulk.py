@@ -77,7 +77,9 @@ def failed_entry(name: str, error: LroError) -> dict[str, Any]:
 def errors_in(results: Iterable[Mapping[str, Any]]) -> dict[str, LroError]:
     """Return the errors in entries of ``failed_entry``, by name: after a deferral only the entries are left."""
     return {
-        one["name"]: RpcError(one["error"]["message"], code=one["error"]["code"]) for one in results if "error" in one
+        one["name"]: RpcError(f"{one['error']['message']} [operation {one['name']!r}]", code=one["error"]["code"])
+        for one in results
+        if "error" in one
     }
 
 

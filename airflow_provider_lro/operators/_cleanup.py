@@ -173,7 +173,7 @@ class CleanupOperator(LroOperator):
             unlisted = len(errors)
             for one in chosen if self.is_dry else ():
                 report.add(self.would, one.name)
-                self.log.info("operation %r would be %s", one.name, self.verb)
+                self.log.info("would be %s [operation %r]", self.verb, one.name)
             if not self.is_dry:
                 self._act_on(chosen, report, errors)
         self.log.info("%s", report)
@@ -187,7 +187,10 @@ class CleanupOperator(LroOperator):
         total = unlisted + len(chosen)
         raise_together(errors, total=total, text=f"{len(errors)} of {total} {what} could not be {verb} ({report})")
         if unsupported:
-            raise AirflowSkipException(f"the service does not let operations be {self.verb}")
+            raise AirflowSkipException(
+                f"skipped, as on_unimplemented says: the service does not have the call by which the {len(chosen)}"
+                f" operations would be {self.verb}"
+            )
         return report
 
     def empty_report(self) -> Report:

@@ -74,7 +74,10 @@ class TaskStore:
         known = dict(stored) if isinstance(stored, Mapping) else {}
         known = {each.name: known[each.name] for each in fields(StartedOperation) if each.name in known}
         if not known.get("name"):
-            raise ValueError(f"the key {self.OPERATION!r} of this task's state store holds no operation: {stored!r}")
+            raise ValueError(
+                f"the key {self.OPERATION!r} of this task's state store is {stored!r}, but it must be a mapping with"
+                " the name of an operation: delete the key, and the task starts one"
+            )
         if not is_number(known.get("started_at"), most=MAX_EPOCH):
             known["started_at"] = time.time()
         if not isinstance(known.get("endpoint"), str):
@@ -95,7 +98,7 @@ class TaskStore:
             self._write(replace(known, max_tries=self._ti.max_tries))
         except Exception:
             # It runs, whatever became of its name here. To fail now would have a retry start a second one.
-            log.exception("operation %r is started, but its name could not be stored", known.name)
+            log.exception("the operation is started, but its name could not be stored [operation %r]", known.name)
 
     def record_kill(self) -> None:
         """Record that a user has killed the task, and that its operation was asked to cancel."""

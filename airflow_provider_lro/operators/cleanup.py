@@ -171,7 +171,7 @@ class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
             word = word_of(error, ignore_missing=True, ignore_unimplemented=self.on_unimplemented == "skip")
             asked, kind = False, "gone" if word == "missing" else word
         else:
-            self.log.info("operation %r: %s%s", name, "asked to cancel, " if asked else "", word)
+            self.log.info("%s%s [operation %r]", "asked to cancel, " if asked else "", word, name)
         return kind
 
     def execute(self, context: Context) -> Any:
@@ -238,7 +238,7 @@ class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
         for name, outcome in zip(waiting, outcomes, strict=True):
             kind = None if outcome is None else self.kinds.get(outcome.word)
             if kind is not None:
-                self.log.info("operation %r: asked to cancel, %s", name, kind)
+                self.log.info("asked to cancel, %s [operation %r]", kind, name)
                 if isinstance(outcome, CallFailed):
                     errors[name] = outcome.error
                 report.move(name, "asked", kind, errors.get(name))
@@ -347,7 +347,7 @@ class DeleteFinishedOperationsOperator(CleanupOperator):
             if self.on_unimplemented != "skip":
                 raise
             kind = "unimplemented"
-        self.log.info("operation %r: %s", name, kind)
+        self.log.info("%s [operation %r]", kind, name)
         return kind
 
     def execute(self, context: Context) -> Any:

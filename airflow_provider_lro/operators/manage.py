@@ -167,7 +167,7 @@ class CancelOperationOperator(WaitOperator):
             asked, word = ask_to_cancel(client, name, rpc_timeout=self.rpc_timeout)
         except LroError as error:
             asked, word = False, self._ignored(error)
-        self.log.info("operation %r: %s%s", name, "asked to cancel, " if asked else "", word)
+        self.log.info("%s%s [operation %r]", "asked to cancel, " if asked else "", word, name)
         return {"name": name, "asked": asked, "outcome": word}
 
     def _ignored(self, error: LroError) -> str:
@@ -267,7 +267,7 @@ class DeleteOperationOperator(LroOperator):
             client.delete_operation(name)
         except LroError as error:
             word = word_of(error, ignore_missing=self.ignore_missing, ignore_unimplemented=self.ignore_unimplemented)
-        self.log.info("operation %r: %s", name, word)
+        self.log.info("%s [operation %r]", word, name)
         return {"name": name, "outcome": word}
 
 

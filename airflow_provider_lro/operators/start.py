@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_lro._core.checks import check_wait_timeout
-from airflow_provider_lro._core.names import name_of
+from airflow_provider_lro._core.names import in_short, name_of, short_name
 from airflow_provider_lro.exceptions import (
     REPORT_FAULT,
     EndpointError,
@@ -20,12 +20,13 @@ from airflow_provider_lro.exceptions import (
     MalformedOperation,
     OperationFailed,
     OperationNotFound,
+    ResultGone,
 )
 from airflow_provider_lro.operators._base import (
     DEFAULT_DEFERRABLE,
-    FinalResultGone,
     ResultOperator,
     arguments,
+    as_airflows,
 )
 from airflow_provider_lro.operators._task_store import StartedOperation, TaskStore
 from airflow_provider_lro.version_compat import AirflowFailException, AirflowSkipException, AirflowTaskTimeout
@@ -165,7 +166,7 @@ class StartOperationOperator(ResultOperator):
         if known.returned and store.was_cleared(known):
             store.forget()
             return self._start(context, store)
-        self.log.info("operation %r was started by an earlier try: it is not started again", known.name)
+        self.log.info("started by an earlier try, so it is not started again [%s]", in_short([known.name]))
         return self._wait_for(context, store, known, found=True)
 
     def execute_complete(
@@ -195,7 +196,10 @@ class StartOperationOperator(ResultOperator):
                 name=name, started_at=time.time() if started_at is None else started_at, endpoint=endpoint
             )
             if known.name != name:
-                raise ValueError(f"the trigger's event is about {name!r}, and this task waits for {known.name!r}")
+                advice = "its state store was changed meanwhile; clear the task to wait again"
+                raise ValueError(
+                    f"the trigger's event is about {name!r}, but this task waits for {known.name!r}: {advice}"
+                )
         args = self._args(known, deadline=deadline)
         outcome = self._outcome_in(context, store, event, args)
         return self._conclude(context, store, outcome, args, anew=found and self._is_ours(outcome, store, known))
@@ -217,13 +221,13 @@ class StartOperationOperator(ResultOperator):
         if has_succeeded and problem is not None:
             store.record_return()
             if not store.keeps:
-                why = f"operation {name!r} has succeeded, and its result could not be read: {problem}"
-                raise AirflowFailException(f"{why}; {NO_RETRY}") from problem
+                why = f"the operation has succeeded, and its result could not be read: {problem}"
+                raise AirflowFailException(f"{why}; {NO_RETRY} [operation {name!r}]") from None
             if outcome is None:
                 raise problem
         if outcome is None:
             advice = "do the workers and the triggerer have the same version of airflow-provider-lro?"
-            raise LroError(f"the trigger's event has no outcome of operation {name!r}: {advice}")
+            raise LroError(f"the trigger's event has no outcome: {advice} [operation {name!r}]")
         return outcome
 
     def _start(self, context: Context, store: TaskStore) -> Any:
@@ -246,7 +250,7 @@ class StartOperationOperator(ResultOperator):
         )
         if known.name:
             store.keep(known)
-            self.log.info("operation %r is started%s", known.name, f" at {endpoint}" if endpoint else "")
+            self.log.info("started [operation %r]", known.name if operation.done else short_name(known.name))
         if operation.done:  # `validate_only`, perhaps: there may be nothing to poll
             return self._conclude(context, store, outcome_of(operation), self._args(known), anew=False)
         if not (reachable or endpoint):
@@ -255,7 +259,7 @@ class StartOperationOperator(ResultOperator):
         try:
             return self._wait_for(context, store, known, found=False)
         except EndpointError as error:
-            raise self._unreachable(store, known, str(error)) from error
+            raise self._unreachable(store, known, str(error)) from None
 
     def _left_in(self, context: Context, before: Collection[str]) -> dict[str, Any]:
         """Return what ``start`` has left in the context, for ``map_index_template`` perhaps: a deferral loses it."""
@@ -277,10 +281,10 @@ class StartOperationOperator(ResultOperator):
             return None
 
     def _unreachable(self, store: TaskStore, known: StartedOperation, why: str) -> Exception:
-        what = f"operation {known.name!r} is started, and cannot be polled: {why}"
+        what, which = f"the operation is started, and cannot be polled: {why}", f"[operation {known.name!r}]"
         if store.operation() is not None:
-            return EndpointError(f"{what}; a retry then waits for this operation")
-        return AirflowFailException(f"{what}; the operation goes on, and {NO_RETRY}")
+            return EndpointError(f"{what}; a retry then waits for this operation {which}")
+        return AirflowFailException(f"{what}; the operation goes on, and {NO_RETRY} {which}")
 
     def _wait_for(self, context: Context, store: TaskStore, known: StartedOperation, *, found: bool) -> Any:
         from airflow_provider_lro._core.outcome import NotFound
@@ -314,10 +318,10 @@ class StartOperationOperator(ResultOperator):
             store.record_kill()
             raise
         if outcome is None:
-            raise AssertionError(f"the wait for operation {known.name!r} ended without an outcome; {REPORT_FAULT}")
+            raise AssertionError(f"the wait ended without an outcome; {REPORT_FAULT} [operation {known.name!r}]")
         if known.returned and isinstance(outcome, NotFound):
-            why = f"operation {known.name!r} has succeeded, and the service does not know it any more: {outcome.error}"
-            raise outcome.error.as_type(FinalResultGone, text=f"{why}; {NO_RETRY}") from outcome.error
+            why = f"the operation has succeeded, and the service does not know it any more: {outcome.error}"
+            raise outcome.error.as_type(as_airflows(ResultGone), text=f"{why}; {NO_RETRY}") from None
         # An operation that was over before this try's first poll is an earlier try's failure; this one is to do better.
         anew = found and (not was_running or self._is_ours(outcome, store, known))
         return self._conclude(context, store, outcome, args, anew=anew)
@@ -327,11 +331,12 @@ class StartOperationOperator(ResultOperator):
         return self.cancel_on_kill and store.was_cleared(known) and not (known.killed or known.left)
 
     def _cancel_first(self, hook: LongRunningOperationHook, name: str) -> None:
-        self.log.info("operation %r is of a try that was cleared: it is asked to cancel, then another is started", name)
+        text = "the operation is of a try that was cleared: it is asked to cancel, then another is started [%s]"
+        self.log.info(text, in_short([name]))
         try:
             hook.cancel_operation(name)
         except LroError as error:
-            self.log.warning("operation %r could not be asked to cancel, so its end is waited for: %s", name, error)
+            self.log.warning("could not be asked to cancel, so its end is waited for: %s", error)
 
     def _is_ours(self, outcome: Outcome, store: TaskStore, known: StartedOperation) -> bool:
         """Return True if an operation was cancelled by this task's own kill or timeout, in an earlier try."""
