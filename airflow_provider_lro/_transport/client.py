@@ -24,7 +24,7 @@ from airflow_provider_lro._transport.rpc import (
     check_headers,
     rpc_error,
 )
-from airflow_provider_lro.exceptions import Code, CredentialsError, EndpointError, LroError, RpcError
+from airflow_provider_lro.exceptions import Code, EndpointError, LroError, RpcError
 
 if TYPE_CHECKING:
     import os
@@ -172,8 +172,7 @@ class _Client:
 
     def _may_repeat(self, error: LroError, tokens: Headers | None) -> bool:
         """Return True where a call was refused for its token, and another token can be had: a key may have rotated."""
-        refused = isinstance(error, CredentialsError) and error.code == Code.UNAUTHENTICATED
-        return refused and self._tokens is not None and self._tokens.forget(tokens)
+        return error.code == Code.UNAUTHENTICATED and self._tokens is not None and self._tokens.forget(tokens)
 
 
 class OperationsClient(_Client):

@@ -86,6 +86,8 @@ def rpc_error(error: grpc.RpcError, call: Call, target: str) -> LroError:
         return CredentialsError(why, code=code, message=said)
     if code == Code.UNAVAILABLE and (advice := _endpoint_fault(said)):
         return EndpointError(f"the endpoint {target!r} {advice} [{shown}]", code=code, message=said)
+    if advice := _foreign_answer(said):
+        return EndpointError(f"the endpoint {target!r} {advice} [{text}]", code=code, message=said)
     if code == Code.UNAUTHENTICATED:
         return CredentialsError(f"the credentials were refused: {text}", code=code, message=said, details=details)
     kind = RpcError
@@ -114,6 +116,24 @@ def _endpoint_fault(said: str) -> str | None:
     return None
 
 
+def _foreign_answer(said: str) -> str | None:
+    """Return in words who has answered, where gRPC itself has made the code: it is not the service's word then.
+
+    An HTTP status that passes with time is an outage. Source: gRPC's ``doc/http-grpc-status-mapping.md``, and
+    ``grpc_http2_error_to_grpc_status``, which makes PERMISSION_DENIED of INADEQUATE_SECURITY.
+    """
+    if "Received RST_STREAM with error code 12" in said:
+        return "refuses the TLS of this connection (HTTP/2: INADEQUATE_SECURITY)"
+    found = _HTTP_STATUS.search(said)
+    if found is None or found[1] in _PASSING_STATUS:
+        return None
+    what = "host, port and credentials" if found[1] in ("401", "403") else "host and port"
+    return f"is answered by something that is not a gRPC service (HTTP {found[1]}): check {what}"
+
+
+_HTTP_STATUS = re.compile(r"Received http2 header with status: (4\d\d)")
+_PASSING_STATUS = ("408", "429")
+"""Request Timeout, Too Many Requests."""
 _PROXY_WANTS_LOGIN = "HTTP proxy returned response code 407"
 _CERTIFICATE = "shows a certificate that"
 _OTHER_NAME = f"{_CERTIFICATE} is for another name; check the host, or set authority"
