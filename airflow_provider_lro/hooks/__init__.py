@@ -216,13 +216,17 @@ class LongRunningOperationHook(BaseHook):
             return None
 
     def test_connection(self) -> tuple[bool, str]:
-        """Ask for an operation that exists nowhere, and conclude from the answer how far the call came."""
+        """Ask for an operation that exists nowhere, and conclude from the answer how far the call came.
+
+        The text also names extras that are unknown, or not as they should be.
+        """
         try:
-            return self._probe()
+            worked, said = self._probe()
         except CredentialsError as error:
-            return False, f"Credentials refused: {error}"
+            worked, said = False, f"Credentials refused: {error}"
         except LroError as error:
-            return False, f"Cannot connect: {error}"
+            worked, said = False, f"Cannot connect: {error}"
+        return worked, "; ".join((said, *(() if self._settings is None else self._settings.remarks())))
 
     def _probe(self) -> tuple[bool, str]:
         client = self.get_conn(PROBE_NAME)

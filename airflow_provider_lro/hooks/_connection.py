@@ -6,10 +6,12 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Self
 
 from airflow_provider_lro._core.args import MIN_RATE
 from airflow_provider_lro._core.checks import is_number
+from airflow_provider_lro._core.form import FIELDS
 from airflow_provider_lro.exceptions import CredentialsError, EndpointError
 
 if TYPE_CHECKING:
@@ -31,6 +33,14 @@ GOOGLE_PROVIDER_EXTRAS = (
 )
 """Extras for which the Google provider is needed: keys in Secret Manager, client credentials of an IdP."""
 
+KNOWN_EXTRAS = (
+    *(each.name for each in FIELDS),
+    *GOOGLE_PROVIDER_EXTRAS,
+    "project",
+    "project_id",
+    "num_retries",
+)
+"""Extras that mean something here, or to the Google provider."""
 SECRET_EXTRAS = ("keyfile_dict", "credential_config_file", "client_key", "client_secret", "idp_extra_parameters")
 SECRET_KEYS = ("private_key", "client_secret", "refresh_token")
 """Secrets inside those that are JSON."""
@@ -47,6 +57,7 @@ class ConnectionSettings:
     port: int | None = None
     password: str | None = field(default=None, repr=False)
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    is_google: bool = False
     _configs: dict[Any, ChannelConfig] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -62,7 +73,7 @@ class ConnectionSettings:
             raise EndpointError(f'{what}, but it must be a JSON object such as {{"key_path": "/keys/k.json"}}')
         extra = _unprefixed(extra)
         if connection.conn_type == GOOGLE_CONNECTION:
-            return cls(conn_id=connection.conn_id, extra=extra)
+            return cls(conn_id=connection.conn_id, extra=extra, is_google=True)
         return cls(
             conn_id=connection.conn_id,
             host=connection.host,
@@ -85,6 +96,22 @@ class ConnectionSettings:
                 texts.append(_text(value))
                 texts.extend(_text(content.get(secret)) for secret in SECRET_KEYS)
         return [text for text in texts if text]
+
+    def remarks(self) -> Iterator[str]:
+        """Yield what is probably meant otherwise, though it works; each in words.
+
+        Some of the Google provider's hooks have extras of their own, so of its connections only misspelt ones are told.
+        """
+        for key in self.extra:
+            if key not in KNOWN_EXTRAS:
+                meant = get_close_matches(key, KNOWN_EXTRAS, n=1, cutoff=0.8)
+                if meant or not self.is_google:
+                    yield f"unknown extra {key!r}" + (f" (did you mean {meant[0]!r}?)" if meant else "")
+        for each in FIELDS:
+            value = self.extra.get(each.name)
+            # A URI has only texts; Airflow itself writes True as "True" then.
+            if each.kind == "boolean" and isinstance(value, str) and value.lower() not in ("", "true", "false"):
+                yield f"{each.name}={value!r} should be true or false"
 
     def channel_config(self, task: TaskSettings, *, name: str | None = None) -> ChannelConfig:
         """Return the channel for one operation, or for none in particular; see ``channel_configs``."""
