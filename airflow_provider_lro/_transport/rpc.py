@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 DEFAULT_RPC_TIMEOUT = 30.0
 """Seconds a call may take."""
 
-_HEADER_KEY = re.compile(r"[0-9a-z_.-]+")
-_HEADER_VALUE = re.compile(r"[ -~]*")
 API_CLIENT = (
     "x-goog-api-client",
     (
@@ -47,23 +45,11 @@ class CallOptions(TypedDict, total=False):
     rpc_timeout: float | None
     """Seconds this call may take; None: the client's."""
     metadata: Sequence[tuple[str, str | bytes]]
-    """More headers."""
+    """More headers; one of a name that there is already takes its place."""
     wait_for_ready: bool
     """Wait for a connection, as long as the call may last, instead of failing where there is none."""
     queue: float
     """asyncio: seconds that the call may wait for its turn when too many are on their way, before ``rpc_timeout``."""
-
-
-def check_headers(headers: Sequence[tuple[str, str | bytes]]) -> None:
-    """Raise ValueError where a header of the caller's own cannot be sent."""
-    for key, value in headers:
-        binary = key.endswith("-bin")
-        sendable = isinstance(value, bytes) if binary else isinstance(value, str) and _HEADER_VALUE.fullmatch(value)
-        if not _HEADER_KEY.fullmatch(key) or not sendable:
-            raise ValueError(
-                f"metadata: the header {key!r} cannot be sent; expected a lower-case name, and printable ASCII text"
-                " (bytes for a name that ends in '-bin')"
-            )
 
 
 def rpc_error(error: grpc.RpcError, call: Call, target: str) -> LroError:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Self
 
 from airflow_provider_lro._core.args import MIN_RATE
-from airflow_provider_lro._core.checks import is_number
+from airflow_provider_lro._core.checks import is_number, is_secret_header, read_headers, read_task_headers
 from airflow_provider_lro._core.form import FIELDS
 from airflow_provider_lro.exceptions import CredentialsError, EndpointError
 
@@ -95,6 +96,9 @@ class ConnectionSettings:
             if isinstance(content, Mapping):
                 texts.append(_text(value))
                 texts.extend(_text(content.get(secret)) for secret in SECRET_KEYS)
+        with suppress(ValueError):  # said where they are read for a call
+            headers = read_headers(self.extra.get("headers"))
+            texts.extend(value for name, value in headers.items() if is_secret_header(name))
         return [text for text in texts if text]
 
     def remarks(self) -> Iterator[str]:
@@ -132,14 +136,21 @@ class ConnectionSettings:
         endpoint = task.endpoint or self.host or ""
         if universe := _string(self.extra, "universe_domain"):
             endpoint = in_universe(endpoint, universe)
-        who = (not task.endpoint, chain_of(task.impersonation_chain), task.quota_project_id)
+        headers = tuple({**self._headers(), **task.read_headers()}.items())
+        who = (not task.endpoint, chain_of(task.impersonation_chain), task.quota_project_id, headers)
         for name in names:
             place = fill_location(endpoint, name) if "{location}" in endpoint else endpoint
             if (place, who) not in self._configs:
-                self._configs[place, who] = self._channel_config(task, place)
+                self._configs[place, who] = self._channel_config(task, place, headers)
             yield self._configs[place, who]
 
-    def _channel_config(self, task: TaskSettings, endpoint: str) -> ChannelConfig:
+    def _headers(self) -> dict[str, str]:
+        try:
+            return read_headers(self.extra.get("headers"), where=" in the connection's extra")
+        except ValueError as error:
+            raise EndpointError(str(error)) from None
+
+    def _channel_config(self, task: TaskSettings, endpoint: str, headers: tuple[tuple[str, str], ...]) -> ChannelConfig:
         from airflow_provider_lro._transport.channel import ChannelConfig, parse_endpoint
 
         extra = self.extra
@@ -151,6 +162,7 @@ class ConnectionSettings:
             client_certificate=_pem(extra, "client_certificate"),
             client_key=_pem(extra, "client_key"),
             authority=_string(extra, "authority"),
+            headers=headers,
             max_message_mb=_number(extra, "max_message_mb", int, what="a whole number", least=0, default=64),
             max_polls_per_second=_number(extra, "max_polls_per_second", float, what="a number above 0", least=MIN_RATE),
         )
@@ -184,6 +196,14 @@ class TaskSettings:
     endpoint: str | None = None
     impersonation_chain: str | Sequence[str] | None = None
     quota_project_id: str | None = None
+    headers: Mapping[str, str] | str | None = None
+
+    def read_headers(self) -> dict[str, str]:
+        """Return the headers; raise EndpointError for wrong ones, and for one that may hold a secret."""
+        try:
+            return read_task_headers(self.headers)
+        except ValueError as error:
+            raise EndpointError(str(error)) from None
 
     def check(self) -> None:
         """Raise EndpointError or CredentialsError for a value that is not text."""

@@ -69,6 +69,7 @@ class CancelOperationOperator(WaitOperator):
     :param endpoint: host or host:port of the service, instead of the connection's; may hold ``{location}``.
     :param impersonation_chain: service account to impersonate, or a chain of them (text with commas, or a sequence).
     :param quota_project_id: project that quota and bills go to.
+    :param headers: more headers of every call, no secret among them; ``x-goog-request-params`` takes our own's place.
     """
 
     operation_name: Any
@@ -103,6 +104,7 @@ class CancelOperationOperator(WaitOperator):
         endpoint: str | None = None,
         impersonation_chain: str | Sequence[str] | None = None,
         quota_project_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**arguments(locals()))
@@ -227,6 +229,7 @@ class DeleteOperationOperator(LroOperator):
     :param endpoint: host or host:port of the service, instead of the connection's; may hold ``{location}``.
     :param impersonation_chain: service account to impersonate, or a chain of them (text with commas, or a sequence).
     :param quota_project_id: project that quota and bills go to.
+    :param headers: more headers of every call, no secret among them; ``x-goog-request-params`` takes our own's place.
     """
 
     operation_name: Any
@@ -245,6 +248,7 @@ class DeleteOperationOperator(LroOperator):
         endpoint: str | None = None,
         impersonation_chain: str | Sequence[str] | None = None,
         quota_project_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**arguments(locals()))
@@ -280,6 +284,7 @@ class GetOperationOperator(LroOperator):
     :param endpoint: host or host:port of the service, instead of the connection's; may hold ``{location}``.
     :param impersonation_chain: service account to impersonate, or a chain of them (text with commas, or a sequence).
     :param quota_project_id: project that quota and bills go to.
+    :param headers: more headers of every call, no secret among them; ``x-goog-request-params`` takes our own's place.
     """
 
     operation_name: Any
@@ -294,6 +299,7 @@ class GetOperationOperator(LroOperator):
         endpoint: str | None = None,
         impersonation_chain: str | Sequence[str] | None = None,
         quota_project_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**arguments(locals()))
@@ -325,6 +331,7 @@ class ListOperationsOperator(LroOperator):
     :param endpoint: host or host:port of the service, instead of the connection's; may hold ``{location}``.
     :param impersonation_chain: service account to impersonate, or a chain of them (text with commas, or a sequence).
     :param quota_project_id: project that quota and bills go to.
+    :param headers: more headers of every call, no secret among them; ``x-goog-request-params`` takes our own's place.
     """
 
     parent: str
@@ -347,6 +354,7 @@ class ListOperationsOperator(LroOperator):
         endpoint: str | None = None,
         impersonation_chain: str | Sequence[str] | None = None,
         quota_project_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**arguments(locals()))
