@@ -117,7 +117,7 @@ $(NEWEST)/.stamp: pyproject.toml constraints/airflow-3.3.2.txt
 	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
 	echo "Python 3.11, 3.12 or 3.13 is needed, and PYTHON=$(PYTHON) is $$("$(PYTHON)" --version 2>&1). Try: make PYTHON=python3.12 …" >&2; \
 	exit 1; }
-	$(call install,$(PYTHON),$(NEWEST),constraints/airflow-3.3.2.txt,dev$(comma)cookbook$(comma)postgres)
+	$(call install,$(PYTHON),$(NEWEST),constraints/airflow-3.3.2.txt,dev$(comma)cookbook$(comma)postgres$(comma)traced)
 
 .venv-%/.stamp: pyproject.toml constraints/airflow-%.txt
 	@[ -n "$(call python,$*)" ] || { \

@@ -143,6 +143,7 @@ def lro_task(
     endpoint: str | None = None,
     impersonation_chain: str | Sequence[str] | None = None,
     quota_project_id: str | None = None,
+    headers: Mapping[str, str] | None = None,
     multiple_outputs: bool = False,
     **kwargs: Any,
 ) -> Callable[[Callable[P, R]], Task[P, R]]: ...

@@ -125,6 +125,7 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
     :param endpoint: host or host:port of the service, instead of the connection's; may hold ``{location}``.
     :param impersonation_chain: service account to impersonate, or a chain of them (text with commas, or a sequence).
     :param quota_project_id: project that quota and bills go to.
+    :param headers: more headers of every call, no secret among them; ``x-goog-request-params`` takes our own's place.
     """
 
     operation_name: Any
@@ -171,6 +172,7 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
         endpoint: str | None = None,
         impersonation_chain: str | Sequence[str] | None = None,
         quota_project_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**arguments(locals()))

@@ -84,6 +84,7 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
     :param endpoint: host or host:port of the service, instead of the connection's; may hold ``{location}``.
     :param impersonation_chain: service account to impersonate, or several with commas between.
     :param quota_project_id: project that quota and bills go to.
+    :param headers: more headers of every call, as a JSON object.
     :param interval: seconds between polls once the backoff has reached it; at least 0.1.
     :param initial_delay: seconds between the first poll and the second.
     :param multiplier: growth of each pause over the one before, until the interval is reached.

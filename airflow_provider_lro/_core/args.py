@@ -64,6 +64,7 @@ class WaitArgs:
     list_parent: str | None = None
     metadata_type: str | None = None
     type_modules: str | None = None
+    headers: str | None = None
 
     def schedule(self) -> Schedule:
         """Return the schedule of the polls."""

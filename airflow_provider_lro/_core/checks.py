@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 if TYPE_CHECKING:
@@ -19,6 +21,9 @@ MAX_LINE = 400
 MAX_SAID = 2000
 """Characters of a service's message in the text of an error; its ``message`` has all of them."""
 
+_HEADER_KEY = re.compile(r"[0-9a-z_.-]+")
+_HEADER_VALUE = re.compile(r"[ -~]*")
+_SECRET_HEADER = re.compile("authorization|api-?key|cookie|token|secret|password|jwt|assertion")
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 log = logging.getLogger(__name__)
@@ -125,6 +130,48 @@ def check_page_size(value: object) -> None:
     """Raise ValueError for a ``page_size`` that is a wrong number; a template is checked when it is rendered."""
     if isinstance(value, int | float) and not is_whole(value, least=1, most=2**31 - 1):
         raise ValueError(f"page_size={value!r}, but it must be None or a whole number from 1 to 2147483647")
+
+
+def check_headers(headers: Iterable[tuple[str, str | bytes]], *, what: str = "metadata") -> None:
+    """Raise ValueError where a header of the caller's own cannot be sent."""
+    for key, value in headers:
+        binary = key.endswith("-bin")
+        sendable = isinstance(value, bytes) if binary else isinstance(value, str) and _HEADER_VALUE.fullmatch(value)
+        if not _HEADER_KEY.fullmatch(key) or not sendable:
+            raise ValueError(
+                f"{what}: the header {key!r} cannot be sent; expected a lower-case name, and printable ASCII text"
+                " (bytes for a name that ends in '-bin')"
+            )
+
+
+def is_secret_header(key: str) -> bool:
+    """Return True for a header that may carry a secret."""
+    return _SECRET_HEADER.search(key) is not None
+
+
+def read_headers(value: object, *, where: str = "") -> dict[str, str]:
+    """Return headers from a mapping, or its JSON; raise ValueError, which shows no value: one may be a secret."""
+    try:
+        content = json.loads(value) if isinstance(value, str) and value else value or {}
+    except ValueError:
+        content = None
+    if not isinstance(content, Mapping) or not all(isinstance(text, str) for each in content.items() for text in each):
+        example = '{"x-goog-request-params": "location=us-central1"}'
+        raise ValueError(f"headers=…{where}, but it must be a JSON object of texts such as {example}")
+    check_headers(content.items(), what=f"headers{where}")
+    return dict(content)
+
+
+def read_task_headers(value: object) -> dict[str, str]:
+    """Return the headers of a task, as ``read_headers`` does; raise ValueError for a secret one, too."""
+    headers = read_headers(value)
+    for key in headers:
+        if is_secret_header(key):
+            raise ValueError(
+                f"headers: {key!r} may hold a secret, and the arguments of a task are stored in plain text: put it into"
+                " headers in the connection's extra"
+            )
+    return headers
 
 
 def without_user(text: str) -> str:

@@ -57,6 +57,7 @@ FIELDS = (
     ),
     Field("universe_domain", "Universe domain", "Takes the place of googleapis.com in the endpoint."),
     Field("authority", "Authority", "The name to expect in the server's certificate."),
+    Field("headers", "More headers", "Of every call: a JSON object of texts.", secret=True),
     Field("max_message_mb", "Largest response (MiB)", "1 to 2047. Default: 64.", kind="integer", least=1, most=2047),
     Field(
         "max_polls_per_second",

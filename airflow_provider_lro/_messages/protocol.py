@@ -198,7 +198,7 @@ class Listing:
 # ── answers ──
 
 
-def read_answer(call: Call, raw: bytes, *, target: str) -> Any:
+def read_answer(call: Call, raw: bytes | None, *, target: str) -> Any:
     """Return an answer: an OperationState, a Page, or None for an empty one.
 
     Raises:
@@ -210,7 +210,7 @@ def read_answer(call: Call, raw: bytes, *, target: str) -> Any:
         if call.rpc == "ListOperations":
             page = _Page.FromString(raw)
             return Page([_state(each) for each in page.operations], page.next_page_token, _places(page.unreachable))
-    except UNREADABLE:
+    except (*UNREADABLE, TypeError):  # gRPC gives None for an OK without a message
         text = f"the answer is not a message of google.longrunning {call.at(target)}"
         raise RpcError(text, code=Code.INTERNAL) from None
     return None

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import grpc
 
 from airflow_provider_lro import __version__
-from airflow_provider_lro._core.checks import is_text, is_whole, without_user
+from airflow_provider_lro._core.checks import is_secret_header, is_text, is_whole, without_user
 from airflow_provider_lro._messages.protocol import MAX_TRAILER, METHODS
 from airflow_provider_lro._transport.credentials import CredentialsConfig
 from airflow_provider_lro._transport.tokens import Tokens
@@ -133,7 +133,7 @@ class ChannelConfig:
     """The settings that make one channel differ from another; compared by value. The repr shows no secret.
 
     ``target`` is from ``parse_endpoint``, the certificates are PEM; the others are as ``OperationsClient.connect`` has
-    them. ``max_polls_per_second`` makes no channel differ.
+    them. ``headers`` go with every call. ``max_polls_per_second`` makes no channel differ.
 
     Raises:
         CredentialsError: credentials on a plaintext channel.
@@ -148,10 +148,11 @@ class ChannelConfig:
     client_key: bytes | None = field(default=None, repr=False)
     authority: str | None = None
     max_message_mb: int = 64
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     max_polls_per_second: float | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        if self.insecure and self.credentials.explicit:
+        if self.insecure and (self.credentials.explicit or any(is_secret_header(name) for name, _ in self.headers)):
             raise CredentialsError(
                 f"credentials are given for {self.target!r}, which is plaintext (insecure); a token is never sent"
                 " unencrypted: take out insecure, or the credentials"

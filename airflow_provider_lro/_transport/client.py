@@ -6,6 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
+from airflow_provider_lro._core.checks import check_headers
 from airflow_provider_lro._messages.protocol import (
     DEFAULT_SERVER_WAIT,
     Listing,
@@ -21,10 +22,9 @@ from airflow_provider_lro._transport.limiter import not_sent_error
 from airflow_provider_lro._transport.rpc import (
     API_CLIENT,
     DEFAULT_RPC_TIMEOUT,
-    check_headers,
     rpc_error,
 )
-from airflow_provider_lro.exceptions import Code, CredentialsError, EndpointError, LroError, RpcError
+from airflow_provider_lro.exceptions import Code, EndpointError, LroError, RpcError
 
 if TYPE_CHECKING:
     import os
@@ -151,12 +151,15 @@ class _Client:
 
     def _arguments(self, call: Call, tokens: Headers | None, options: CallOptions, spent: float) -> dict[str, Any]:
         """Return the arguments of a call; ``spent``: seconds of its time that it took to have a token."""
-        more = options.get("metadata", ())
-        if more:
-            check_headers(more)
+        headers: tuple[tuple[str, str | bytes], ...] = (*call.headers, API_CLIENT, *(tokens or ()))
+        check_headers(options.get("metadata", ()))
+        for more in (self.config.headers, options.get("metadata", ())):
+            if more:
+                names = {name for name, _ in more}
+                headers = (*(each for each in headers if each[0] not in names), *more)
         return {
             "timeout": max(MIN_CALL_LEFT, self._timeout(call, options) - spent),
-            "metadata": (*call.headers, API_CLIENT, *(tokens or ()), *more),
+            "metadata": headers,
             "wait_for_ready": options.get("wait_for_ready"),
         }
 
@@ -172,8 +175,7 @@ class _Client:
 
     def _may_repeat(self, error: LroError, tokens: Headers | None) -> bool:
         """Return True where a call was refused for its token, and another token can be had: a key may have rotated."""
-        refused = isinstance(error, CredentialsError) and error.code == Code.UNAUTHENTICATED
-        return refused and self._tokens is not None and self._tokens.forget(tokens)
+        return error.code == Code.UNAUTHENTICATED and self._tokens is not None and self._tokens.forget(tokens)
 
 
 class OperationsClient(_Client):

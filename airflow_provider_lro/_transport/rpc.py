@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 DEFAULT_RPC_TIMEOUT = 30.0
 """Seconds a call may take."""
 
-_HEADER_KEY = re.compile(r"[0-9a-z_.-]+")
-_HEADER_VALUE = re.compile(r"[ -~]*")
 API_CLIENT = (
     "x-goog-api-client",
     (
@@ -47,23 +45,11 @@ class CallOptions(TypedDict, total=False):
     rpc_timeout: float | None
     """Seconds this call may take; None: the client's."""
     metadata: Sequence[tuple[str, str | bytes]]
-    """More headers."""
+    """More headers; one of a name that there is already takes its place."""
     wait_for_ready: bool
     """Wait for a connection, as long as the call may last, instead of failing where there is none."""
     queue: float
     """asyncio: seconds that the call may wait for its turn when too many are on their way, before ``rpc_timeout``."""
-
-
-def check_headers(headers: Sequence[tuple[str, str | bytes]]) -> None:
-    """Raise ValueError where a header of the caller's own cannot be sent."""
-    for key, value in headers:
-        binary = key.endswith("-bin")
-        sendable = isinstance(value, bytes) if binary else isinstance(value, str) and _HEADER_VALUE.fullmatch(value)
-        if not _HEADER_KEY.fullmatch(key) or not sendable:
-            raise ValueError(
-                f"metadata: the header {key!r} cannot be sent; expected a lower-case name, and printable ASCII text"
-                " (bytes for a name that ends in '-bin')"
-            )
 
 
 def rpc_error(error: grpc.RpcError, call: Call, target: str) -> LroError:
@@ -86,6 +72,8 @@ def rpc_error(error: grpc.RpcError, call: Call, target: str) -> LroError:
         return CredentialsError(why, code=code, message=said)
     if code == Code.UNAVAILABLE and (advice := _endpoint_fault(said)):
         return EndpointError(f"the endpoint {target!r} {advice} [{shown}]", code=code, message=said)
+    if advice := _foreign_answer(said):
+        return EndpointError(f"the endpoint {target!r} {advice} [{text}]", code=code, message=said)
     if code == Code.UNAUTHENTICATED:
         advice = "check that the key or the token is still valid, and that its scope is right for this service"
         why = f"the credentials were refused: {text}; {advice} {at}"
@@ -116,6 +104,24 @@ def _endpoint_fault(said: str) -> str | None:
     return None
 
 
+def _foreign_answer(said: str) -> str | None:
+    """Return in words who has answered, where gRPC itself has made the code: it is not the service's word then.
+
+    An HTTP status that passes with time is an outage. Source: gRPC's ``doc/http-grpc-status-mapping.md``, and
+    ``grpc_http2_error_to_grpc_status``, which makes PERMISSION_DENIED of INADEQUATE_SECURITY.
+    """
+    if "Received RST_STREAM with error code 12" in said:
+        return "refuses the TLS of this connection (HTTP/2: INADEQUATE_SECURITY)"
+    found = _HTTP_STATUS.search(said)
+    if found is None or found[1] in _PASSING_STATUS:
+        return None
+    what = "host, port and credentials" if found[1] in ("401", "403") else "host and port"
+    return f"is answered by something that is not a gRPC service (HTTP {found[1]}): check {what}"
+
+
+_HTTP_STATUS = re.compile(r"Received http2 header with status: (4\d\d)")
+_PASSING_STATUS = ("408", "429")
+"""Request Timeout, Too Many Requests."""
 _PROXY_WANTS_LOGIN = "HTTP proxy returned response code 407"
 _CERTIFICATE = "shows a certificate that"
 _OTHER_NAME = f"{_CERTIFICATE} is for another name; check the host, or set authority"

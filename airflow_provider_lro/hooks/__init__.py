@@ -23,7 +23,7 @@ from airflow_provider_lro.operation import Operation
 from airflow_provider_lro.version_compat import AirflowNotFoundException, BaseHook, mask_secret
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
     from google.longrunning import operations_proto_pb2 as pb
 
@@ -54,6 +54,7 @@ class LongRunningOperationHook(BaseHook):
     :param endpoint: host or host:port of the service, instead of the connection's; may hold ``{location}``.
     :param impersonation_chain: service account to impersonate, or a chain of them (text with commas, or a sequence).
     :param quota_project_id: project that quota and bills go to.
+    :param headers: more headers of every call: a mapping, or its JSON; none is a secret.
     """
 
     conn_name_attr = "lro_conn_id"
@@ -70,12 +71,16 @@ class LongRunningOperationHook(BaseHook):
         endpoint: str | None = None,
         impersonation_chain: str | Sequence[str] | None = None,
         quota_project_id: str | None = None,
+        headers: Mapping[str, str] | str | None = None,
     ) -> None:
         super().__init__()
         self.lro_conn_id = lro_conn_id
         self.endpoint = endpoint
         self._task = TaskSettings(
-            endpoint=endpoint, impersonation_chain=impersonation_chain, quota_project_id=quota_project_id
+            endpoint=endpoint,
+            impersonation_chain=impersonation_chain,
+            quota_project_id=quota_project_id,
+            headers=headers,
         )
         self._settings: ConnectionSettings | None = None
         self._clients: dict[ChannelConfig, OperationsClient] = {}
@@ -91,6 +96,7 @@ class LongRunningOperationHook(BaseHook):
             endpoint=owner.endpoint or endpoint,
             impersonation_chain=owner.impersonation_chain,
             quota_project_id=owner.quota_project_id,
+            headers=getattr(owner, "headers", None),  # a watcher has none of its own
         )
 
     def __enter__(self) -> Self:
@@ -216,13 +222,17 @@ class LongRunningOperationHook(BaseHook):
             return None
 
     def test_connection(self) -> tuple[bool, str]:
-        """Ask for an operation that exists nowhere, and conclude from the answer how far the call came."""
+        """Ask for an operation that exists nowhere, and conclude from the answer how far the call came.
+
+        The text also names extras that are unknown, or not as they should be.
+        """
         try:
-            return self._probe()
+            worked, said = self._probe()
         except CredentialsError as error:
-            return False, f"Credentials refused: {error}"
+            worked, said = False, f"Credentials refused: {error}"
         except LroError as error:
-            return False, f"Cannot connect: {error}"
+            worked, said = False, f"Cannot connect: {error}"
+        return worked, "; ".join((said, *(() if self._settings is None else self._settings.remarks())))
 
     def _probe(self) -> tuple[bool, str]:
         client = self.get_conn(PROBE_NAME)

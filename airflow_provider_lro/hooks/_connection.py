@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Self
 
 from airflow_provider_lro._core.args import MIN_RATE
-from airflow_provider_lro._core.checks import is_number
+from airflow_provider_lro._core.checks import is_number, is_secret_header, read_headers, read_task_headers
+from airflow_provider_lro._core.form import FIELDS
 from airflow_provider_lro.exceptions import CredentialsError, EndpointError
 
 if TYPE_CHECKING:
@@ -31,6 +34,14 @@ GOOGLE_PROVIDER_EXTRAS = (
 )
 """Extras for which the Google provider is needed: keys in Secret Manager, client credentials of an IdP."""
 
+KNOWN_EXTRAS = (
+    *(each.name for each in FIELDS),
+    *GOOGLE_PROVIDER_EXTRAS,
+    "project",
+    "project_id",
+    "num_retries",
+)
+"""Extras that mean something here, or to the Google provider."""
 SECRET_EXTRAS = ("keyfile_dict", "credential_config_file", "client_key", "client_secret", "idp_extra_parameters")
 SECRET_KEYS = ("private_key", "client_secret", "refresh_token")
 """Secrets inside those that are JSON."""
@@ -47,6 +58,7 @@ class ConnectionSettings:
     port: int | None = None
     password: str | None = field(default=None, repr=False)
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    is_google: bool = False
     _configs: dict[Any, ChannelConfig] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -62,7 +74,7 @@ class ConnectionSettings:
             raise EndpointError(f'{what}, but it must be a JSON object such as {{"key_path": "/keys/k.json"}}')
         extra = _unprefixed(extra)
         if connection.conn_type == GOOGLE_CONNECTION:
-            return cls(conn_id=connection.conn_id, extra=extra)
+            return cls(conn_id=connection.conn_id, extra=extra, is_google=True)
         return cls(
             conn_id=connection.conn_id,
             host=connection.host,
@@ -84,7 +96,26 @@ class ConnectionSettings:
             if isinstance(content, Mapping):
                 texts.append(_text(value))
                 texts.extend(_text(content.get(secret)) for secret in SECRET_KEYS)
+        with suppress(ValueError):  # said where they are read for a call
+            headers = read_headers(self.extra.get("headers"))
+            texts.extend(value for name, value in headers.items() if is_secret_header(name))
         return [text for text in texts if text]
+
+    def remarks(self) -> Iterator[str]:
+        """Yield what is probably meant otherwise, though it works; each in words.
+
+        Some of the Google provider's hooks have extras of their own, so of its connections only misspelt ones are told.
+        """
+        for key in self.extra:
+            if key not in KNOWN_EXTRAS:
+                meant = get_close_matches(key, KNOWN_EXTRAS, n=1, cutoff=0.8)
+                if meant or not self.is_google:
+                    yield f"unknown extra {key!r}" + (f" (did you mean {meant[0]!r}?)" if meant else "")
+        for each in FIELDS:
+            value = self.extra.get(each.name)
+            # A URI has only texts; Airflow itself writes True as "True" then.
+            if each.kind == "boolean" and isinstance(value, str) and value.lower() not in ("", "true", "false"):
+                yield f"{each.name}={value!r} should be true or false"
 
     def channel_config(self, task: TaskSettings, *, name: str | None = None) -> ChannelConfig:
         """Return the channel for one operation, or for none in particular; see ``channel_configs``."""
@@ -105,14 +136,21 @@ class ConnectionSettings:
         endpoint = task.endpoint or self.host or ""
         if universe := _string(self.extra, "universe_domain"):
             endpoint = in_universe(endpoint, universe)
-        who = (not task.endpoint, chain_of(task.impersonation_chain), task.quota_project_id)
+        headers = tuple({**self._headers(), **task.read_headers()}.items())
+        who = (not task.endpoint, chain_of(task.impersonation_chain), task.quota_project_id, headers)
         for name in names:
             place = fill_location(endpoint, name) if "{location}" in endpoint else endpoint
             if (place, who) not in self._configs:
-                self._configs[place, who] = self._channel_config(task, place)
+                self._configs[place, who] = self._channel_config(task, place, headers)
             yield self._configs[place, who]
 
-    def _channel_config(self, task: TaskSettings, endpoint: str) -> ChannelConfig:
+    def _headers(self) -> dict[str, str]:
+        try:
+            return read_headers(self.extra.get("headers"), where=" in the connection's extra")
+        except ValueError as error:
+            raise EndpointError(str(error)) from None
+
+    def _channel_config(self, task: TaskSettings, endpoint: str, headers: tuple[tuple[str, str], ...]) -> ChannelConfig:
         from airflow_provider_lro._transport.channel import ChannelConfig, parse_endpoint
 
         extra = self.extra
@@ -124,6 +162,7 @@ class ConnectionSettings:
             client_certificate=_pem(extra, "client_certificate"),
             client_key=_pem(extra, "client_key"),
             authority=_string(extra, "authority"),
+            headers=headers,
             max_message_mb=_number(extra, "max_message_mb", int, what="a whole number", least=0, default=64),
             max_polls_per_second=_number(extra, "max_polls_per_second", float, what="a number above 0", least=MIN_RATE),
         )
@@ -157,6 +196,14 @@ class TaskSettings:
     endpoint: str | None = None
     impersonation_chain: str | Sequence[str] | None = None
     quota_project_id: str | None = None
+    headers: Mapping[str, str] | str | None = None
+
+    def read_headers(self) -> dict[str, str]:
+        """Return the headers; raise EndpointError for wrong ones, and for one that may hold a secret."""
+        try:
+            return read_task_headers(self.headers)
+        except ValueError as error:
+            raise EndpointError(str(error)) from None
 
     def check(self) -> None:
         """Raise EndpointError or CredentialsError for a value that is not text."""

@@ -6,6 +6,7 @@ signature.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from datetime import timedelta
@@ -13,7 +14,7 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_lro._core.args import WaitArgs
-from airflow_provider_lro._core.checks import check_choice, check_not_url
+from airflow_provider_lro._core.checks import check_choice, check_not_url, read_task_headers
 from airflow_provider_lro._core.names import check_literal, in_short, module_names, pack, parent_in, type_name
 from airflow_provider_lro.exceptions import REPORT_FAULT, E, LroError, OperationTimeout, PayloadTypeError, ResultGone
 from airflow_provider_lro.links import XCOM_KEY, OperationLink, other_links, write_link
@@ -95,8 +96,9 @@ class LroOperator(BaseOperator):
     endpoint: str | None
     impersonation_chain: str | Sequence[str] | None
     quota_project_id: str | None
+    headers: Mapping[str, str] | None
 
-    template_fields: Sequence[str] = ("lro_conn_id", "endpoint", "impersonation_chain", "quota_project_id")
+    template_fields: Sequence[str] = ("lro_conn_id", "endpoint", "impersonation_chain", "quota_project_id", "headers")
     ui_color = "#d9e7ff"
     MEANT: ClassVar[Mapping[str, str]] = {
         "poke_interval": "interval",
@@ -114,6 +116,11 @@ class LroOperator(BaseOperator):
         for name, value in own.items():
             setattr(self, name, seconds(value))
         check_not_url(getattr(self, "endpoint", None), what="endpoint")
+        headers = getattr(self, "headers", None)
+        if isinstance(headers, dict):  # else a template, or another task's XCom, as its values may be
+            read_task_headers({key: value for key, value in headers.items() if not hasattr(value, "resolve")})
+        elif isinstance(headers, list | tuple):
+            read_task_headers(headers)
 
     def check_literal(self, operation_name: Any) -> None:
         """Raise ValueError where no template can make a name of ``operation_name``, as it is given.
@@ -175,6 +182,7 @@ class WaitOperator(LroOperator):
 
         own = self._wait_fields()
         own["impersonation_chain"] = ",".join(chain_of(self.impersonation_chain)) or None  # only scalars cross
+        own["headers"] = json.dumps(read_task_headers(self.headers)) if self.headers else None
         return WaitArgs(**{**own, "operation_name": name, **more})
 
     def check_args(self) -> None:

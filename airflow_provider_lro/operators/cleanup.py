@@ -76,6 +76,7 @@ class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
     :param endpoint: host or host:port of the service, instead of the connection's; may hold ``{location}``.
     :param impersonation_chain: service account to impersonate, or a chain of them (text with commas, or a sequence).
     :param quota_project_id: project that quota and bills go to.
+    :param headers: more headers of every call, no secret among them; ``x-goog-request-params`` takes our own's place.
     """
 
     max_cancel: int | None
@@ -139,6 +140,7 @@ class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
         endpoint: str | None = None,
         impersonation_chain: str | Sequence[str] | None = None,
         quota_project_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**arguments(locals()))
@@ -286,6 +288,7 @@ class DeleteFinishedOperationsOperator(CleanupOperator):
     :param endpoint: host or host:port of the service, instead of the connection's; may hold ``{location}``.
     :param impersonation_chain: service account to impersonate, or a chain of them (text with commas, or a sequence).
     :param quota_project_id: project that quota and bills go to.
+    :param headers: more headers of every call, no secret among them; ``x-goog-request-params`` takes our own's place.
     """
 
     max_delete: int | None
@@ -315,6 +318,7 @@ class DeleteFinishedOperationsOperator(CleanupOperator):
         endpoint: str | None = None,
         impersonation_chain: str | Sequence[str] | None = None,
         quota_project_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**arguments(locals()))

@@ -71,6 +71,7 @@ class CancelOperationOperator(WaitOperator):
     :param endpoint: host or host:port of the service, instead of the connection's; may hold ``{location}``.
     :param impersonation_chain: service account to impersonate, or a chain of them (text with commas, or a sequence).
     :param quota_project_id: project that quota and bills go to.
+    :param headers: more headers of every call, no secret among them; ``x-goog-request-params`` takes our own's place.
     """
 
     operation_name: Any
@@ -106,6 +107,7 @@ class CancelOperationOperator(WaitOperator):
         endpoint: str | None = None,
         impersonation_chain: str | Sequence[str] | None = None,
         quota_project_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**arguments(locals()))
@@ -230,6 +232,7 @@ class DeleteOperationOperator(LroOperator):
     :param endpoint: host or host:port of the service, instead of the connection's; may hold ``{location}``.
     :param impersonation_chain: service account to impersonate, or a chain of them (text with commas, or a sequence).
     :param quota_project_id: project that quota and bills go to.
+    :param headers: more headers of every call, no secret among them; ``x-goog-request-params`` takes our own's place.
     """
 
     operation_name: Any
@@ -248,6 +251,7 @@ class DeleteOperationOperator(LroOperator):
         endpoint: str | None = None,
         impersonation_chain: str | Sequence[str] | None = None,
         quota_project_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**arguments(locals()))
@@ -283,6 +287,7 @@ class GetOperationOperator(LroOperator):
     :param endpoint: host or host:port of the service, instead of the connection's; may hold ``{location}``.
     :param impersonation_chain: service account to impersonate, or a chain of them (text with commas, or a sequence).
     :param quota_project_id: project that quota and bills go to.
+    :param headers: more headers of every call, no secret among them; ``x-goog-request-params`` takes our own's place.
     """
 
     operation_name: Any
@@ -297,6 +302,7 @@ class GetOperationOperator(LroOperator):
         endpoint: str | None = None,
         impersonation_chain: str | Sequence[str] | None = None,
         quota_project_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**arguments(locals()))
@@ -328,6 +334,7 @@ class ListOperationsOperator(LroOperator):
     :param endpoint: host or host:port of the service, instead of the connection's; may hold ``{location}``.
     :param impersonation_chain: service account to impersonate, or a chain of them (text with commas, or a sequence).
     :param quota_project_id: project that quota and bills go to.
+    :param headers: more headers of every call, no secret among them; ``x-goog-request-params`` takes our own's place.
     """
 
     parent: str
@@ -350,6 +357,7 @@ class ListOperationsOperator(LroOperator):
         endpoint: str | None = None,
         impersonation_chain: str | Sequence[str] | None = None,
         quota_project_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**arguments(locals()))

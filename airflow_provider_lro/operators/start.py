@@ -88,6 +88,7 @@ class StartOperationOperator(ResultOperator):
     :param endpoint: host or host:port of the service, instead of the connection's; may hold ``{location}``.
     :param impersonation_chain: service account to impersonate, or a chain of them (text with commas, or a sequence).
     :param quota_project_id: project that quota and bills go to.
+    :param headers: more headers of every call, no secret among them; ``x-goog-request-params`` takes our own's place.
     """
 
     interval: float
@@ -123,6 +124,7 @@ class StartOperationOperator(ResultOperator):
         endpoint: str | None = None,
         impersonation_chain: str | Sequence[str] | None = None,
         quota_project_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**arguments(locals()))
@@ -461,22 +463,24 @@ def endpoint_of(started: Any) -> str | None:
     return _of_stub(stub) if stub is not None else _of_url(getattr(getattr(client, "_transport", None), "_host", None))
 
 
+_KNOWN_LAYERS = ("grpc.", "opentelemetry.instrumentation.grpc.")
+"""The modules whose channels and methods are looked into: gRPC's own, with its interceptors, and OpenTelemetry's."""
+
+
 def _of_stub(stub: Any) -> str | None:
-    """Return the endpoint of gRPC's generated stub, whose callables know their channel."""
-    method: Any = getattr(stub, "GetOperation", None)
-    if not type(method).__module__.startswith("grpc."):
-        return None
-    target = getattr(method, "_target", None)
-    if isinstance(target, bytes):
-        return _of_target(target.decode())
-    # An intercepted one knows how to make the next, out of the channel below.
-    thunk = getattr(method, "_thunk", None)
-    channel: Any = inspect.getclosurevars(thunk).nonlocals.get("self") if inspect.isfunction(thunk) else None
-    while type(channel).__module__.startswith("grpc."):
-        target = getattr(channel, "_target", None)
+    """Return the endpoint of gRPC's generated stub, whose callables know their channel, below all interceptors."""
+    layer: Any = getattr(stub, "GetOperation", None)
+    while type(layer).__module__.startswith(_KNOWN_LAYERS):
+        target = getattr(layer, "_target", None)
         if target is not None:
-            return _of_target(target)
-        channel = getattr(channel, "_channel", None)
+            return _of_target(target.decode() if isinstance(target, bytes) else target)
+        # A method that gRPC intercepts knows how to make the next, out of the channel below; OpenTelemetry's has the
+        # next. A channel has the one below.
+        thunk = getattr(layer, "_thunk", None)
+        if inspect.isfunction(thunk):
+            layer = inspect.getclosurevars(thunk).nonlocals.get("self")
+        else:
+            layer = getattr(layer, "_base_callable", None) or getattr(layer, "_channel", None)
     return None
 
 

@@ -38,7 +38,7 @@ with warnings.catch_warnings(action="ignore"):  # it would like grpcio-status, a
     from google.auth.credentials import AnonymousCredentials
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from google.protobuf.message import Message
 
@@ -96,6 +96,15 @@ class PassOn(grpc.UnaryUnaryClientInterceptor):
 
     def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
         return continuation(details, request)
+
+
+@pytest.fixture
+def instrumented() -> Iterator[None]:
+    """Let OpenTelemetry instrument gRPC, as ``opentelemetry-instrument airflow …`` does."""
+    grpc_client = pytest.importorskip("opentelemetry.instrumentation.grpc").GrpcInstrumentorClient()
+    grpc_client.instrument()
+    yield
+    grpc_client.uninstrument()
 
 
 def generated(endpoint: str, message: pb.Operation, *, interceptors: int = 1) -> Any:
@@ -442,6 +451,34 @@ def test_endpoint_is_that_of_the_functions_own_client(
         assert store.get("lro_operation")["endpoint"] == simulator.endpoint
 
 
+@pytest.mark.usefixtures("instrumented")
+@pytest.mark.parametrize("interceptors", [0, 1, 3])
+def test_endpoint_of_an_instrumented_client(
+    start: Callable[..., pb.Operation], simulator: Simulator, nameless: str, ti: FakeTaskInstance, interceptors: int
+) -> None:
+    """OpenTelemetry's channel is around gRPC's, and the interceptors of the client library are around both."""
+
+    @lro_task(lro_conn_id=nameless, deferrable=True, **FAST)
+    def report() -> Any:
+        message = start(duration=0.2, response={"rows": 5})
+        return generated(simulator.endpoint, message, interceptors=interceptors)
+
+    done = run(operator(report), ti=ti)
+    assert done.result == {"rows": 5.0}
+    assert done.rows[0][1]["endpoint"] == simulator.endpoint
+
+
+def test_endpoint_of_a_client_that_is_instrumented_by_hand() -> None:
+    """OpenTelemetry's channel may be around the others, too, and any number of times."""
+    otel = pytest.importorskip("opentelemetry.instrumentation.grpc")
+    with grpc.insecure_channel("example.com:444") as channel:
+        wrapped: Any = grpc.intercept_channel(channel, PassOn())
+        for interceptor in (otel.client_interceptor(), otel.client_interceptor()):
+            wrapped = otel.intercept_channel(wrapped, interceptor)
+        operation = api_core.from_gapic(MESSAGE, operations_v1.OperationsClient(wrapped), struct_pb2.Struct)
+    assert endpoint_of(operation) == "example.com:444"
+
+
 def test_endpoint_goes_before_the_connections_and_after_the_tasks(
     start: Callable[..., pb.Operation],
     simulator: Simulator,
@@ -554,6 +591,30 @@ def test_endpoint_that_nothing_tells(
         mended = report.override(endpoint=simulator.endpoint)
         assert run(operator(mended), ti=ti, store=store).result == {"rows": 5.0}
         assert len(calls) == 1
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["store", "no store"])
+def test_endpoint_of_a_client_in_an_unknown_wrapper(
+    start: Callable[..., pb.Operation], simulator: Simulator, nameless: str, ti: FakeTaskInstance, stored: bool
+) -> None:
+    """What has been started is not lost: its name is stored or, without a store, in the error, and no retry is made."""
+    names: list[str] = []
+
+    @lro_task(lro_conn_id=nameless, **FAST)
+    def report() -> Any:
+        names.append((message := start(duration=0.1, response={"rows": 5})).name)
+        with Balancer(simulator.endpoint) as balancer:
+            channel = grpc.intercept_channel(balancer, PassOn())
+            return api_core.from_gapic(message, operations_v1.OperationsClient(channel), struct_pb2.Struct)
+
+    store = FakeStore() if stored else None
+    with pytest.raises(EndpointError if stored else AirflowFailException, match="give the task endpoint=") as caught:
+        run(operator(report), ti=ti, store=store)
+    assert names[0] in str(caught.value)
+    if stored:
+        mended = report.override(endpoint=simulator.endpoint)
+        assert run(operator(mended), ti=ti, store=store).result == {"rows": 5.0}
+        assert len(names) == 1
 
 
 def test_async_function_needs_an_endpoint_before_it_runs(nameless: str, ti: FakeTaskInstance) -> None:

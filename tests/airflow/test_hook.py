@@ -348,3 +348,47 @@ class TestTestConnection:
         with store(host=host, extra={"insecure": True}) as hook:
             worked, said = hook.test_connection()
         assert (worked, said.startswith("Cannot connect")) == (False, True)
+
+    @pytest.mark.parametrize(
+        ("extra", "remark"),
+        [
+            ({"insecure": True}, None),
+            ({"insecure": "true", "is_anonymous": "False", "project": "p", "num_retries": 5, "client_id": ""}, None),
+            ({"extra__google_cloud_platform__project": "p", "insecure": True}, None),
+            ({"insecure": "yes"}, "insecure='yes' should be true or false"),
+            ({"insecure": True, "is_anonymous": "0"}, "is_anonymous='0' should be true or false"),
+            ({"insecure": True, "is_anonymus": "no"}, "unknown extra 'is_anonymus' (did you mean 'is_anonymous'?)"),
+            ({"insecure": True, "colour": "red"}, "unknown extra 'colour'"),
+        ],
+    )
+    def test_extra_that_works_and_is_not_as_it_should_be(
+        self, store: Callable[..., LongRunningOperationHook], simulator: Simulator, extra: Any, remark: str | None
+    ) -> None:
+        """It is told behind the answer, and the texts of a URI are not."""
+        with store(host=simulator.endpoint, extra=extra) as hook:
+            worked, said = hook.test_connection()
+        assert worked
+        assert said.partition("; ")[2] == (remark or "")
+
+    def test_misspelt_extra_of_a_connection_that_fails(
+        self, store: Callable[..., LongRunningOperationHook], simulator: Simulator
+    ) -> None:
+        """Without `insecure` the call has TLS: the text says both."""
+        with store(host=simulator.endpoint, extra={"inscure": True, "is_anonymous": True}) as hook:
+            worked, said = hook.test_connection()
+        assert not worked
+        assert said.startswith("Cannot connect: ")
+        assert said.endswith("; unknown extra 'inscure' (did you mean 'insecure'?)")
+
+    @pytest.mark.parametrize(
+        ("key", "is_told"), [("inscure", True), ("instance_name", False), ("location", False), ("project_id", False)]
+    )
+    def test_extra_of_a_google_connection(
+        self, key: str, is_told: bool, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its other hooks have extras that are not known here, so that only a misspelt one is told."""
+        stored = {"conn_type": "google_cloud_platform", "extra": {"insecure": True, key: "x"}}
+        monkeypatch.setenv("AIRFLOW_CONN_GOOGLE", json.dumps(stored))
+        with LongRunningOperationHook("google", endpoint=simulator.endpoint) as hook:
+            worked, said = hook.test_connection()
+        assert (worked, "unknown extra" in said) == (True, is_told)

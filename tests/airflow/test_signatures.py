@@ -42,6 +42,7 @@ VALUES: dict[str, Any] = {
     "dry_run": True,
     "endpoint": "127.0.0.1:1",
     "filter": "done=false",
+    "headers": {"x-goog-request-params": "location=us-central1"},
     "ignore_missing": True,
     "ignore_unimplemented": True,
     "impersonation_chain": "a@b",

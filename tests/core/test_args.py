@@ -59,6 +59,7 @@ def test_every_argument_but_the_name_has_a_default() -> None:
         "list_parent": None,
         "metadata_type": None,
         "type_modules": None,
+        "headers": None,
     }
     assert all(field.kw_only for field in dataclasses.fields(WaitArgs))
 
@@ -180,7 +181,7 @@ def test_a_right_argument_is_allowed(name: str, value: Any) -> None:
 
 def test_every_argument_is_checked_but_those_of_the_connection() -> None:
     """An argument that is added gets its rows in the tables here."""
-    elsewhere = {"operation_name", "lro_conn_id", "endpoint", "impersonation_chain", "quota_project_id"}
+    elsewhere = {"operation_name", "lro_conn_id", "endpoint", "impersonation_chain", "quota_project_id", "headers"}
     assert (
         WRONG.keys()
         == ALLOWED.keys() | RANGES.keys()

@@ -20,7 +20,7 @@ from google.oauth2.credentials import Credentials
 from airflow_provider_lro._transport.channel import ChannelConfig
 from airflow_provider_lro._transport.credentials import CLOUD_PLATFORM, CredentialsConfig
 from airflow_provider_lro._transport.tokens import MAX_MARGIN, MAX_START, PAUSE_AFTER_FAILURE, Tokens
-from airflow_provider_lro.exceptions import Code, CredentialsError, OperationTimeout, RpcError
+from airflow_provider_lro.exceptions import Code, CredentialsError, EndpointError, OperationTimeout, RpcError
 from airflow_provider_lro.operation import AsyncOperationsClient, OperationsClient
 from airflow_provider_lro.simulator import operation_name
 from tests.grpc.token_server import TOKEN
@@ -132,14 +132,19 @@ class Rotating(Credentials):
         self.token = next(self.tokens)
 
 
+@pytest.mark.parametrize(
+    ("says", "error"),
+    [("who are you", CredentialsError), ("Received http2 header with status: 401", EndpointError)],
+    ids=["the service", "a proxy"],
+)
 async def test_token_that_is_refused_is_refreshed_once(
-    shell: Shell, serve: Serve, leaf: trustme.LeafCert, trusted: bytes
+    *, shell: Shell, serve: Serve, leaf: trustme.LeafCert, trusted: bytes, says: str, error: type[Exception]
 ) -> None:
     """A key may be rotated, or a token revoked, before its time: one more poll with another token, and no third."""
 
     def get(request: Any, context: grpc.ServicerContext) -> pb.Operation:
         if ("authorization", "Bearer new") not in context.invocation_metadata():
-            context.abort(grpc.StatusCode.UNAUTHENTICATED, "who are you")
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, says)
         return pb.Operation(name="o")
 
     fake = serve(tls=leaf, GetOperation=get)
@@ -150,7 +155,7 @@ async def test_token_that_is_refused_is_refreshed_once(
     async with shell.connect(
         fake.endpoint, credentials=Rotating("old", "older", "new"), root_certificates=trusted
     ) as client:
-        with pytest.raises(CredentialsError):
+        with pytest.raises(error):
             await shell.do(client.get_operation("o"))
     assert len(fake.calls) == 5
 

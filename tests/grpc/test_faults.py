@@ -722,6 +722,9 @@ such a wait ends after 24 hours of nothing but errors. A connection that is dead
 in twenty seconds of a call. Where there is no connection, a poll waits for one as long as it may last, so that an
 outage costs a wait a call or two; only the first poll on a worker says at once that nobody is there.
 
+A code that gRPC itself has made is not the service's word: the HTTP status of a proxy or a load balancer on the way,
+401, 403 or 404 for example, ends only the first poll on a worker, with `EndpointError`; a wait goes on through it.
+
 `tests/grpc/test_faults.py` holds these lines as data and checks them; this page is printed from it
 (`LRO_WRITE_DOCS=1 python -m pytest tests/grpc/test_faults.py -k docs`).
 
