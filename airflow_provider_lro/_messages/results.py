@@ -11,7 +11,6 @@ from google.protobuf import empty_pb2
 
 from airflow_provider_lro._core import outcome as outcomes
 from airflow_provider_lro._core.checks import MAX_SAID, in_words, one_line
-from airflow_provider_lro._core.names import short_name
 from airflow_provider_lro._core.state import OperationState
 from airflow_provider_lro._messages.encoding import details_to_json, operation_to_json, unpack
 from airflow_provider_lro._messages.metadata import describe
@@ -138,8 +137,7 @@ def response(state: OperationState, response_type: Any = None, *, require_result
             f" if the service never gives one [operation {state.name!r}]",
             operation=operation_to_json(state),
         )
-    taken = "done with neither response nor error: taken for an empty response [operation %r]"
-    log.warning(taken, short_name(state.name))
+    log.warning("done with neither response nor error: taken for an empty response [operation %r]", state.name)
     return empty_pb2.Empty() if expected is None else expected.empty()
 
 

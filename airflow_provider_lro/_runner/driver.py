@@ -9,7 +9,6 @@ import time
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 from airflow_provider_lro._core.checks import in_words
-from airflow_provider_lro._core.names import in_short, short_name
 from airflow_provider_lro._core.wait import Answer, Cancel, Get, Pause
 from airflow_provider_lro.exceptions import LroError
 
@@ -167,12 +166,16 @@ def drive(
 
 
 class LogObserver:
-    """Logs the events of one wait, sparingly: a line costs as much as a poll, and an outage meets all waits at once."""
+    """Logs the events of one wait, sparingly: a line costs as much as a poll, and an outage meets all waits at once.
 
-    __slots__ = ("_errors", "_failed", "_line", "_logged", "_metadata", "_name", "_polls")
+    ``shown``: what stands for a name that the log has shown before.
+    """
 
-    def __init__(self, name: str) -> None:
+    __slots__ = ("_errors", "_failed", "_line", "_logged", "_metadata", "_name", "_polls", "_shown")
+
+    def __init__(self, name: str, *, shown: str = "") -> None:
         self._name = name
+        self._shown = shown or name
         self._polls = 0
         self._errors = 0
         self._failed = 0  # in a row
@@ -184,7 +187,7 @@ class LogObserver:
         """Log a failure that is not the same as the last one, and progress."""
         if isinstance(command, Cancel):
             if value is None:
-                log.info("asked to cancel, as %s [%s]", command.because, in_short([self._name]))
+                log.info("asked to cancel, as %s [operation %r]", command.because, self._shown)
             else:
                 log.warning("could not be asked to cancel: %s", self._in_short(value))
         elif isinstance(value, LroError):
@@ -199,17 +202,17 @@ class LogObserver:
         elif value is not None:
             self._polls += 1
             if self._failed:
-                log.info("answers again after %d failed polls [%s]", self._failed, in_short([self._name]))
+                log.info("answers again after %s [operation %r]", _counted(self._failed, "failed poll"), self._shown)
                 self._failed, self._logged = 0, None
             self._log_progress(value)
 
     def log_end(self, outcome: str, *, after: float) -> None:
         """Log an outcome, and the polls that this process has made; ``after``: seconds since the wait began."""
-        polls = f"{self._polls} poll{'' if self._polls == 1 else 's'} here, {self._errors} failed"
-        log.info("%s after %s (%s) [%s]", outcome, in_words(after), polls, in_short([self._name]))
+        polls = f"{_counted(self._polls, 'poll')} here, {self._errors} failed"
+        log.info("%s after %s (%s) [operation %r]", outcome, in_words(after), polls, self._shown)
 
     def _in_short(self, error: LroError) -> str:
-        return str(error).replace(self._name, short_name(self._name))
+        return str(error).replace(self._name, self._shown)
 
     def _log_progress(self, state: OperationState) -> None:
         """Log how far it is, when its metadata has changed and says something new."""
@@ -221,5 +224,9 @@ class LogObserver:
         self._metadata = digest
         line = describe(state)
         if line is not None and line != self._line:
-            log.info("%s [%s]", line, in_short([self._name]))
+            log.info("%s [operation %r]", line, self._shown)
             self._line = line
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -15,7 +15,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Self
 
 from airflow_provider_lro._core.checks import in_words
-from airflow_provider_lro._core.names import in_short
+from airflow_provider_lro._core.names import in_short, short_name
 from airflow_provider_lro._core.outcome import CallFailed, Quorum, Succeeded
 from airflow_provider_lro._core.wait import Cancel, Start, cancel_after_kill, wait
 from airflow_provider_lro._runner.driver import Drive, LogObserver, steady_clock
@@ -99,7 +99,7 @@ class WaitGroup:
         self._drives: dict[int, Drive[Outcome]] = {}
         self._clients: dict[int, AsyncOperationsClient] = {}  # by the identity of their channels, which are thousands
         self._clock = steady_clock()
-        self._log: WaitObserver = LogObserver(names[0]) if self._is_single else GroupLog(len(names), args.interval)
+        self._log: WaitObserver = _log_of(names, args.interval)
         self._telemetry: WaitTelemetry | None = None
         if self._is_single and not is_recheck:
             self._telemetry = WaitTelemetry.of(args_for(args, names[0]), channels[0].target, ti=ti)
@@ -333,6 +333,12 @@ async def run_group(prepare: Callable[[], Awaitable[WaitGroup]], start: Start) -
     async with await prepare() as group:
         await group.run(start)
     return group.outcomes
+
+
+def _log_of(names: Sequence[str], interval: float) -> LogObserver | GroupLog:
+    if len(names) == 1:
+        return LogObserver(names[0], shown=short_name(names[0]))
+    return GroupLog(len(names), interval)
 
 
 def _unreachable(outcome: Outcome | None) -> LroError | None:

@@ -282,7 +282,7 @@ async def test_wrong_argument(wrong: dict[str, Any], text: str, caplog: pytest.L
         watcher.serialize()
     assert watcher.shared_stream_key() is None
     running = asyncio.ensure_future(anext(watcher.run()))
-    await until(lambda: said(caplog, "an argument is wrong"))
+    await until(lambda: said(caplog, "an argument of the watcher of"))
     assert not running.done()
     running.cancel()
     await asyncio.wait([running])

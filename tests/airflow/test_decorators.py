@@ -386,7 +386,7 @@ def test_response_that_cannot_be_split(payload: Message, ti: FakeTaskInstance) -
     def report() -> pb.Operation:
         return done_with(payload)
 
-    with pytest.raises(AirflowFailException, match="'operations/1' has succeeded, and multiple_outputs cannot split"):
+    with pytest.raises(AirflowFailException, match="the operation has succeeded, and multiple_outputs cannot split"):
         run(operator(lro_task(multiple_outputs=True)(report)), ti=ti)
     unsplit = operator(lro_task(multiple_outputs=True, do_xcom_push=False)(report))
     assert run(unsplit).result in ("x", [])

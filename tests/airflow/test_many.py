@@ -39,7 +39,6 @@ from airflow_provider_lro.exceptions import (
 )
 from airflow_provider_lro.hooks import LongRunningOperationHook
 from airflow_provider_lro.operators import CancelOperationOperator, _base
-from airflow_provider_lro.operators._base import FinalResultGone
 from airflow_provider_lro.sensors import LongRunningOperationSensor
 from airflow_provider_lro.simulator import operation_name
 from airflow_provider_lro.triggers import LongRunningOperationTrigger
@@ -363,7 +362,7 @@ def test_timeout_names_those_that_are_not_done(mode: dict[str, Any], name: Calla
     error = failure(sensor(names, timeout=0.8, **mode), ti)
     (timeout,) = error.errors.values()
     assert isinstance(timeout, OperationTimeout)
-    assert "was not done within 0.8 s. It goes on" in str(timeout)
+    assert "was not done within 0.8 s: it goes on" in str(timeout)
     assert isinstance(error, AirflowFailException)
     assert ti.xcoms["results"] == [{"n": 0.0}, None]
 
@@ -490,11 +489,8 @@ def test_result_that_cannot_be_read_again_is_not_a_success(
 
     with pytest.raises(OperationsFailed) as raised:
         run(sensor(names, deferrable=True), before_resume=forget)
-    assert [type(each) for each in raised.value.errors.values()] == [
-        FinalResultGone,
-        OperationFailed,
-        OperationCancelled,
-    ]
+    names_of_errors = [type(each).__name__ for each in raised.value.errors.values()]
+    assert names_of_errors == ["ResultGone", "OperationFailed", "OperationCancelled"]
     assert "has succeeded, but its response could not be read again" in str(raised.value.errors[names[0]])
     assert "could not be read again" in str(raised.value.errors[names[1]])
 
@@ -642,7 +638,9 @@ async def test_wait_that_was_cancelled_from_inside_ends_none_of_the_others() -> 
 def test_failure_without_errors_may_be_retried() -> None:
     """Where no operation says anything, none says that it stays so."""
     assert sensors._final(OperationsFailed("", errors={})) is None
-    assert sensors._final(OperationsFailed("", errors={"x": OperationFailed("")})) is sensors.FinalOperationsFailed
+    final = sensors._final(OperationsFailed("", errors={"x": OperationFailed("")}))
+    assert final is not None
+    assert issubclass(final, AirflowFailException)
 
 
 # On a worker, where signals and kills strike into the main thread
@@ -768,7 +766,7 @@ def test_execution_timeout_on_a_worker_polls_once_more(
     assert list(error.errors) == running
     assert all(isinstance(each, AirflowTaskTimeout) for each in error.errors.values())
     assert not isinstance(error, AirflowFailException)
-    effect = "is cancelled" if on_timeout == "cancel" else "It goes on"
+    effect = "is cancelled" if on_timeout == "cancel" else "it goes on"
     assert all(effect in str(each) for each in error.errors.values())
     assert ti.xcoms["results"] == [{"n": 0.0}] * len(done) + [None] * len(running)
     assert cancelled(simulator, running) == (sorted(running) if on_timeout == "cancel" else [])

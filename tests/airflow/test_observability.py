@@ -198,7 +198,7 @@ def test_template_that_is_wrong_costs_the_link_alone(
     assert ran.result
     assert ran.ti.xcoms == {}
     (warning,) = warnings
-    assert "no link to operation" in warning
+    assert "no link to the operation" in warning
     assert said in warning
 
 

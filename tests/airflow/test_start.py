@@ -715,7 +715,7 @@ def test_endpoint_that_the_name_spoils_starts_no_second(
             return starts[-1]
 
     kind = EndpointError if stored else AirflowFailException
-    with pytest.raises(kind, match=r"'operations/0' is started, and cannot be polled: .*location"):
+    with pytest.raises(kind, match=r"the operation is started, and cannot be polled: .*location"):
         run(Starting(task_id="start"), ti=ti, store=store if stored else None)
     if stored:
         with pytest.raises(EndpointError):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from google.longrunning import operations_proto_pb2 as pb
 
+from airflow_provider_lro._core.names import short_name
 from airflow_provider_lro.exceptions import OperationFailed, OperationTimeout, PayloadTypeError
 from airflow_provider_lro.operators import StartOperationOperator
 from airflow_provider_lro.sensors import LongRunningOperationSensor
@@ -96,7 +97,8 @@ def deferred(task: Any) -> tuple[str, dict[str, Any]]:
 def lines(caplog: pytest.LogCaptureFixture, name: str = "operations/fill") -> list[str]:
     """Return what was logged of an operation's progress."""
     messages = [record.getMessage() for record in caplog.records if record.name.endswith(".driver")]
-    return [message.removeprefix(f"operation {name!r}: ") for message in messages]
+    progress = [message for message in messages if " polls here, " not in message and " poll here, " not in message]
+    return [message.removesuffix(f" [operation {short_name(name)!r}]") for message in progress]
 
 
 # ── types ──
@@ -302,7 +304,7 @@ def test_timeout_has_the_last_progress(server: FakeServer, late: LateModule, def
     kwargs: dict[str, Any] = {"timeout": 0.3, "deferrable": deferrable}
     with pytest.raises(OperationTimeout, match=r'progress: \{"@type": .*Metadata'):
         run(sensor("operations/never", **kwargs))
-    with pytest.raises(OperationTimeout, match=r"Its last known progress: plan\.$"):
+    with pytest.raises(OperationTimeout, match=r"Its last known progress: plan\. \[operation "):
         run(sensor("operations/never", metadata_type=f"{late.module}:Metadata", **kwargs))
 
 
@@ -339,7 +341,7 @@ def test_types_in_a_real_airflow(airflow: AirflowStack, service: Simulator, run_
     ended_too = {"ended": ("success", 1)} if CAN_END else {}
     assert came == {"right": ("success", 1), "wrong": ("failed", 1), "missing": ("failed", 1), **ended_too}
     for task in ("right", *ended_too):
-        said = re.findall(r"-%s': (\d+) %%, simulate" % task, airflow.task_log("typed", run_id, task))  # noqa: UP031
+        said = re.findall(r"(\d+) %%, simulate \[operation .*-%s'" % task, airflow.task_log("typed", run_id, task))  # noqa: UP031
         assert (int(said[0]) < 100, said[-1]) == (True, "100")
         assert airflow.xcom("typed", run_id, task) == {"id": f"{run_id}-{task}"}
     assert "'google.protobuf.Duration' was asked for" in airflow.task_log("typed", run_id, "wrong")

@@ -536,7 +536,7 @@ async def test_a_host_that_does_not_exist(shell: Shell) -> None:
 async def test_a_port_that_refuses(shell: Shell) -> None:
     """A server may be on its way: it is an RpcError, and a wait goes on."""
     async with shell.connect("127.0.0.1:1", insecure=True) as client:
-        with pytest.raises(RpcError, match=r"127\.0\.0\.1:1.*UNAVAILABLE \(14\)") as caught:
+        with pytest.raises(RpcError, match=r"^UNAVAILABLE \(14\): .*127\.0\.0\.1:1") as caught:
             await shell.do(client.get_operation("o"))
         assert caught.value.code is Code.UNAVAILABLE
         assert caught.value.is_transient

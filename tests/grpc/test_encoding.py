@@ -171,21 +171,21 @@ def test_the_text_of_a_failure_is_short() -> None:
     info = details_pb2.DebugInfo(detail="x" * 5000)
     status = status_pb2.Status(code=5, message="gone", details=[packed(info)])
     error = failure(done(error=status))
-    assert str(error).startswith("operation 'o' failed with NOT_FOUND (5): gone [")
+    assert str(error).startswith("the operation failed with NOT_FOUND (5): gone [{'@type'")
     assert len(str(error)) < 1200
     assert len(error.details[0]["detail"]) == 5000
     bare = failure(done(error=status_pb2.Status(code=77)))
-    assert str(bare) == "operation 'o' failed with code 77: the service gave no message"
+    assert str(bare) == "the operation failed with code 77: the service gave no message [operation 'o']"
     cancelled = failure(done(error=status_pb2.Status(code=1, message="by me")))
     assert (type(bare), type(cancelled)) == (OperationFailed, OperationCancelled)
-    assert str(cancelled) == "operation 'o' was cancelled: by me"
+    assert str(cancelled) == "the operation was cancelled: by me [operation 'o']"
 
 
 def test_what_a_service_says_forges_no_line_of_a_log() -> None:
     """In the text it is one printable line of bounded length; `message` has it all."""
     said = "no\n[2026-01-01] ERROR forged\x1b[31m\u2028" + "x" * 10_000
     error = failure(done(error=status_pb2.Status(code=5, message=said)))
-    assert str(error).startswith("operation 'o' failed with NOT_FOUND (5): no [2026-01-01] ERROR forged [31m x")
+    assert str(error).startswith("the operation failed with NOT_FOUND (5): no [2026-01-01] ERROR forged [31m x")
     assert str(error).isprintable()
     assert len(str(error)) < 2100
     assert error.message == said
@@ -376,7 +376,7 @@ def test_payloads_that_are_json_stay_as_they_are() -> None:
     state = OperationState(name="o", done=True, response=JsonPayload(json=said), metadata=JsonPayload(json="half"))
     assert checked(operation_to_json(state)) == {"name": "o", "done": True, "metadata": "half", "response": said}
     assert response_to_json(response(state)) == said
-    assert unpack(JsonPayload(json=[1]), None, what="it") == [1]
+    assert unpack(JsonPayload(json=[1]), None, what="it", of="o") == [1]
     for convert in (payload_to_json, opaque_to_json):
         assert convert(JsonPayload(json=said)) == said
     error = failure(OperationState(name="o", done=True, code=5, details=JsonPayload(json=[said])))

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 
 from airflow_provider_lro import sensors
+from airflow_provider_lro._core.names import short_name
 from airflow_provider_lro._runner import driver as driver_module
 from airflow_provider_lro.exceptions import (
     Code,
@@ -529,12 +530,14 @@ class Log(logging.Handler):
         self.trials: dict[str, Trial] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
-        name, about = record.args if isinstance(record.args, tuple) else (None, None)
-        trial = self.trials.get(str(name))
-        if trial is not None and isinstance(about, LroError):
-            trial.failing.set()
-        elif trial is not None and isinstance(about, int):
-            trial.failed += about
+        text = record.getMessage()
+        for name, trial in list(self.trials.items()):
+            if short_name(name) not in text and name not in text:
+                continue
+            if " failed poll" in text:
+                trial.failed += int(text.split()[3])
+            elif "says nothing about the operation" in text:
+                trial.failing.set()
 
 
 class Runner:

@@ -36,6 +36,7 @@ INTERVAL, JITTER = 16.0, 0.1
 BACKOFF = 30.0
 #: Seconds that two busy cores may delay a poll, or its way to the simulator.
 LATE = 2.0
+UNITS = {"min": 60.0, "s": 1.0}
 FAILURES = (Code.INVALID_ARGUMENT, Code.NOT_FOUND, Code.FAILED_PRECONDITION, Code.INTERNAL)
 STATES = {"ok": "success", "fail": "failed", "cancelled": "skipped", "never": "failed"}
 
@@ -143,10 +144,10 @@ def outcome_of(airflow: AirflowStack, run: str, wait: Wait, came: TaskState) -> 
         return "ok" if response == wait.script.get("response") else f"another's response: {response}"
     if state == "skipped":
         return "cancelled" if "was cancelled" in log else "skipped"
-    if late := re.search(r"was not done within ([\d.]+) s", log):
+    if late := re.search(r"was not done within (.*?):", log):
         # Of an operation that the task has started the text counts from there, and the timeout a moment later.
-        within = float(late[1])
-        return "never" if wait.timeout <= within < wait.timeout + LATE else f"timed out after {within:g} s"
+        within = sum(float(number) * UNITS[unit] for number, unit in re.findall(r"([\d.]+) (min|s)", late[1]))
+        return "never" if wait.timeout - 0.5 <= within < wait.timeout + LATE else f"timed out after {within:g} s"
     return "fail" if f"{wait.code.name} ({wait.code.value})" in log else f"{state}"
 
 
