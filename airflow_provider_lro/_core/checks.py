@@ -195,7 +195,7 @@ def storable(text: str, *, what: str = "") -> str:
 def in_words(seconds: float) -> str:
     """Return a duration as it is said: ``8 s``, ``5 min 12 s``, ``7 d``; no more than its two largest units."""
     whole = round(seconds)
-    if whole < 1:
+    if seconds < 1:
         return f"{max(0.0, seconds):.1g} s"
     units = ((whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "min"), (whole % 60, "s"))
     first = next(index for index, (number, _) in enumerate(units) if number)

@@ -126,8 +126,8 @@ class WaitGroup:
         while self._clients:
             await self._clients.popitem()[1].close()
 
-    def beginning(self, conn_id: str) -> str:
-        """Return the wait in words, for the first line of its log: what for, where, as whom, how often, until when."""
+    def log_beginning(self, conn_id: str) -> None:
+        """Log the first line of a wait: what for, where, as whom, how often, and until when."""
         targets = list(dict.fromkeys(channel.target for channel in self._channels))
         where = targets[0] if len(targets) == 1 else f"{targets[0]} and {len(targets) - 1} other endpoints"
         what = f"operation {self.names[0]!r}" if self._is_single else in_short(self.names)
@@ -137,7 +137,8 @@ class WaitGroup:
             until = f"until {moment} (in {in_words(self.args.deadline - self._clock())})"
         connection = f"connection {conn_id!r}" if conn_id else "no connection stored"
         often = f"polled every {in_words(self.args.interval)} after the backoff"
-        return f"waiting for {what} at {where} ({connection}, {self._channels[0].whom}): {often}, {until}"
+        whom = self._channels[0].whom
+        log.info("waiting for %s at %s (%s, %s): %s, %s", what, where, connection, whom, often, until)
 
     @property
     def is_over(self) -> bool:

@@ -176,8 +176,8 @@ class WorkerWait:
                 done.result()
                 return
             self._cancel(done)
-            asked = f"a user has killed the task, and {in_short(self._group.names)} was asked to cancel"
-            raise KilledByUser(f"{asked}: the log above says what the service answered")
+            asked = f"a user has killed the task, so its wait has asked to cancel {in_short(self._group.names)}"
+            raise KilledByUser(f"{asked}; the log above says what the service answered")
 
     def _cancel(self, done: Future[None]) -> None:
         self._loop.stop(done)

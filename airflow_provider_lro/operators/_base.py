@@ -225,7 +225,7 @@ class WaitOperator(LroOperator):
         """
         args.reached = False
         group = self._group(context, names, args, hook, wanted=wanted)
-        self.log.info("%s", group.beginning(hook.stored_conn_id))
+        group.log_beginning(hook.stored_conn_id)
         with self._on_worker(context, group) as worker:
             worker.poll_once(start, meanwhile=lambda: self.before_wait(context, hook, names))
             if group.is_over:

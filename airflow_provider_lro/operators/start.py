@@ -325,7 +325,8 @@ class StartOperationOperator(ResultOperator):
             why = f"the operation has succeeded, and the service does not know it any more: {outcome.error}"
             raise outcome.error.as_type(as_airflows(ResultGone), text=f"{why}; {NO_RETRY}") from None
         # An operation that was over before this try's first poll is an earlier try's failure; this one is to do better.
-        anew = found and (not was_running or self._is_ours(outcome, store, known))
+        was_failure = not (was_running or self._is_to_skip(outcome))
+        anew = found and (was_failure or self._is_ours(outcome, store, known))
         return self._conclude(context, store, outcome, args, anew=anew)
 
     def _was_killed_by_clear(self, store: TaskStore, known: StartedOperation) -> bool:
@@ -347,8 +348,13 @@ class StartOperationOperator(ResultOperator):
         own = known.timed_out or (self.cancel_on_kill and (known.killed or store.was_cleared(known)))
         return own and isinstance(outcome, Cancelled)
 
+    def _is_to_skip(self, outcome: Outcome) -> bool:
+        from airflow_provider_lro._core.outcome import Cancelled
+
+        return isinstance(outcome, Cancelled) and self.on_cancelled == "skip"
+
     def _conclude(self, context: Context, store: TaskStore, outcome: Outcome, args: WaitArgs, *, anew: bool) -> Any:
-        from airflow_provider_lro._core.outcome import Cancelled, TimedOut
+        from airflow_provider_lro._core.outcome import TimedOut
 
         if isinstance(outcome, TimedOut) and outcome.cancel in CANCELLING:
             store.record_timeout()
@@ -359,7 +365,7 @@ class StartOperationOperator(ResultOperator):
             if anew:
                 self.log.info("the operation of an earlier try is over, so another one is started: %s", error)
                 return self._start(context, store)
-            if isinstance(outcome, Cancelled) and self.on_cancelled == "skip":
+            if self._is_to_skip(outcome):
                 raise AirflowSkipException(f"skipped: {error}") from error
             raise
         except LroError:

@@ -272,6 +272,21 @@ def test_operation_that_somebody_cancelled_fails_the_try_that_started_it(
     assert store.get("lro_operation") is None
 
 
+def test_skip_that_a_lost_try_did_not_come_to_is_no_failure(
+    start: Callable[..., StartSimulation], ti: FakeTaskInstance, store: FakeStore
+) -> None:
+    """A worker that dies with a cancelled operation leaves the skip to the retry, which starts no other."""
+    kwargs = {"deferrable": True, "on_cancelled": "skip"}
+    with pytest.raises(TaskDeferred) as deferred:
+        start({"outcome": "cancelled", "duration": 0.2}, **kwargs).execute({"ti": ti, "task_state_store": store})
+    fire(deferred.value.trigger.serialize())
+    second = start({}, **kwargs)
+    with pytest.raises(AirflowSkipException):
+        run(second, ti=ti, store=store)
+    assert second.starts == []
+    assert store.get("lro_operation") is None
+
+
 def test_request_id_is_the_same_until_the_operation_is_over(
     start: Callable[..., StartSimulation], ti: FakeTaskInstance, store: FakeStore, simulator: Simulator
 ) -> None:
