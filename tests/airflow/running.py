@@ -44,10 +44,11 @@ def until(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.2)
 
 
-def cli(airflow: AirflowStack, *arguments: str) -> None:
-    """Run `airflow …`."""
+def cli(airflow: AirflowStack, *arguments: str) -> str:
+    """Run `airflow …`, and return what it has said."""
     argv = [sys.executable, "-W", "ignore", "-m", "airflow", *arguments]
-    subprocess.run(argv, check=True, env=airflow.env, capture_output=True, timeout=60)
+    ended = subprocess.run(argv, check=True, env=airflow.env, capture_output=True, text=True, timeout=60)
+    return ended.stdout + ended.stderr
 
 
 def connect(airflow: AirflowStack, name: str, **stored: Any) -> None:

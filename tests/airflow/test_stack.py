@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from scripts.children import free_ports
-from tests.airflow.running import tasks, until
+from tests.airflow.running import cli, connect, tasks, until
 from tests.simulator_fixture import running_simulator
 
 if TYPE_CHECKING:
@@ -47,6 +47,17 @@ def test_outcomes(airflow: AirflowStack, service: Simulator, run_of: Callable[[s
     assert "is cancelled" in airflow.task_log("outcomes", run, "times_out")
     never = f"simulations/outcome=never/operations/{run}-never"
     assert len(service.calls("CancelOperation", never)) == 1
+
+
+def test_test_commands_find_a_connection_of_the_database(airflow: AirflowStack, service: Simulator) -> None:
+    """`airflow dags test` and `airflow tasks test` run the trigger in their own process, without a triggerer."""
+    connect(airflow, "stored", host="127.0.0.1", port=service.port, extra={"insecure": True})
+    for command in (("dags", "test", "stored"), ("tasks", "test", "stored", "waits")):
+        before = len(service.calls("GetOperation"))
+        said = cli(airflow, *command)
+        assert "succeeded after" in said
+        # The first poll is that before the deferral.
+        assert len(service.calls("GetOperation")) - before >= 2
 
 
 def test_outage_of_the_service_costs_no_retry(airflow: AirflowStack) -> None:

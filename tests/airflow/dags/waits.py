@@ -50,6 +50,15 @@ with DAG("outcomes", schedule=None, start_date=START, default_args={**SOON, "def
         interval=1,
     )
 
+with DAG("stored", schedule=None, start_date=START):
+    LongRunningOperationSensor(
+        task_id="waits",
+        operation_name="simulations/duration=2/operations/{{ run_id }}",
+        lro_conn_id="stored",
+        deferrable=True,
+        **SOON,
+    )
+
 with DAG("outage", schedule=None, start_date=START):
     LongRunningOperationSensor(
         task_id="survives",
