@@ -55,7 +55,7 @@ def unpack(payload: Payload | JsonPayload, expected: MessageType | None, *, what
         PayloadTypeError: it is of another type than ``expected``.
     """
     if isinstance(payload, JsonPayload):
-        return _rebuild(payload.json, {})
+        return storable_json(payload.json)
     if expected is None:
         known = parse_payload(payload)
         return _any(payload) if known is None else known
@@ -119,7 +119,7 @@ def response_to_json(response: Any) -> Any:
 
 def payload_to_json(payload: Payload | JsonPayload) -> Any:
     """Return a payload as ProtoJSON with its ``@type``; opaque where its type is not known here."""
-    return _rebuild(payload.json, {}) if isinstance(payload, JsonPayload) else _any_to_json(_any(payload))
+    return storable_json(payload.json) if isinstance(payload, JsonPayload) else _any_to_json(_any(payload))
 
 
 def _any_to_json(payload: any_pb2.Any) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def details_to_json(details: Payload | JsonPayload | None) -> list[dict[str, Any
     if details is None:
         return []
     if isinstance(details, JsonPayload):
-        return list(_rebuild(details.json, {}))
+        return list(storable_json(details.json))
     try:
         status = status_pb2.Status.FromString(details.value)
     except UNREADABLE:
@@ -158,11 +158,14 @@ def operation_to_json(
 
 def opaque_to_json(payload: Payload | JsonPayload) -> Any:
     """Return a payload without a look inside it: ``{"@type", "value"}`` with its bytes in base64, or its JSON."""
-    return _rebuild(payload.json, {}) if isinstance(payload, JsonPayload) else _opaque(payload.type_url, payload.value)
+    return storable_json(payload.json) if isinstance(payload, JsonPayload) else _opaque(payload.type_url, payload.value)
 
 
 def _opaque(type_url: str, value: bytes) -> dict[str, Any]:
-    return {"@type": type_url, "value": base64.b64encode(value).decode("ascii")}
+    return {
+        "@type": storable(type_url, what="the type of a payload"),
+        "value": base64.b64encode(value).decode("ascii"),
+    }
 
 
 def _message_to_json(message: Message) -> Any:
@@ -215,6 +218,11 @@ def is_repeated(field: Any) -> bool:
     """Return True if a field of a descriptor holds many values."""
     # protobuf 6 brought is_repeated and protobuf 7 took label away.
     return bool(field.is_repeated) if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED
+
+
+def storable_json(value: Any) -> Any:
+    """Return JSON of which every text can be stored, as ``storable`` makes it."""
+    return _rebuild(value, {})
 
 
 def _rebuild(value: Any, hidden: dict[str, dict[str, Any]]) -> Any:

@@ -16,6 +16,7 @@ from airflow_provider_lro import exceptions
 from airflow_provider_lro._core import outcome as outcomes
 from airflow_provider_lro._core.state import JsonPayload, OperationState, Payload
 from airflow_provider_lro._core.wait import outcome_of
+from airflow_provider_lro._messages.encoding import storable_json
 from airflow_provider_lro.exceptions import LroError, OperationNotFound, RpcError
 
 if TYPE_CHECKING:
@@ -234,7 +235,7 @@ def _state_from_wire(wire: Mapping[str, Any], name: str) -> OperationState:
 
 def _wire(payload: Payload | JsonPayload) -> dict[str, Any]:
     if isinstance(payload, JsonPayload):
-        return {"json": payload.json}
+        return {"json": storable_json(payload.json)}
     return {"@type": payload.type_url, "value": base64.b64encode(payload.value).decode("ascii")}
 
 

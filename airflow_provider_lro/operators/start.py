@@ -265,10 +265,12 @@ class StartOperationOperator(ResultOperator):
 
     def _left_in(self, context: Context, before: Collection[str]) -> dict[str, Any]:
         """Return what ``start`` has left in the context, for ``map_index_template`` perhaps: a deferral loses it."""
+        from airflow_provider_lro._messages.encoding import storable_json
+
         left = {key: context[key] for key in context if key not in before}  # type: ignore[literal-required]
         try:
             if len(json.dumps(left, allow_nan=False)) <= MAX_CONTEXT:
-                return left
+                return dict(storable_json(left))
             why = f"it is larger than {MAX_CONTEXT} bytes"
         except (TypeError, ValueError, RecursionError) as error:
             why = f"it is not JSON: {error}"

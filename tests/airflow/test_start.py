@@ -559,7 +559,7 @@ def test_what_start_leaves_in_the_context_outlives_the_deferral(
         odd = False
 
         def start(self, context: Any) -> Any:
-            context["lake"], context["client"] = "sales", object() if self.odd else 7
+            context["lake"], context["client"] = "sales\0", object() if self.odd else 7
             return super().start(context)
 
     def task() -> Start:
@@ -572,11 +572,11 @@ def test_what_start_leaves_in_the_context_outlives_the_deferral(
     context: dict[str, Any] = {"ti": ti, **there}
     event = fire(deferred.value.trigger.serialize())
     task().resume_execution("execute_complete", {**kwargs, "event": event}, context)
-    assert (context["lake"], context["client"]) == ("sales", 7)
+    assert (context["lake"], context["client"]) == ("sales\ufffd", 7)
     if stored:
         retry: dict[str, Any] = {"ti": ti, **there}
         task().execute(retry)
-        assert retry["lake"] == "sales"
+        assert retry["lake"] == "sales\ufffd"
     odd = task()
     odd.odd = True
     with pytest.raises(TaskDeferred) as deferred:

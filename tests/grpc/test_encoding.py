@@ -26,7 +26,7 @@ from google.rpc import status_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_lro._core.outcome import Cancelled, Failed, Succeeded
+from airflow_provider_lro._core.outcome import CallFailed, Cancelled, Failed, Succeeded
 from airflow_provider_lro._core.state import JsonPayload, OperationState, Payload
 from airflow_provider_lro._core.wait import outcome_of
 from airflow_provider_lro._messages.encoding import (
@@ -37,9 +37,10 @@ from airflow_provider_lro._messages.encoding import (
     response_to_json,
     unpack,
 )
+from airflow_provider_lro._messages.events import event_from_outcomes
 from airflow_provider_lro._messages.protocol import STATUS_URL, state_from_message
 from airflow_provider_lro._messages.results import failure, response
-from airflow_provider_lro.exceptions import OperationCancelled, OperationFailed
+from airflow_provider_lro.exceptions import LroError, OperationCancelled, OperationFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -306,6 +307,29 @@ def test_texts_that_no_database_takes(caplog: pytest.LogCaptureFixture) -> None:
     assert xcom(struct) == {"rows": {"first\ufffd": ["F\ufffdo"]}}
     assert caplog.text.count("U+FFFD") == 1
     assert "field 'rows' (of 2 texts)" in caplog.text
+
+
+def test_type_of_a_payload_that_no_database_takes() -> None:
+    """Wherever a payload of an unknown type is, inside another, too, its type is a text of the service's as any."""
+    odd = any_pb2.Any(type_url="x/\0", value=b"1")
+    status = status_pb2.Status(code=13, message="F\0o", details=[odd])
+    error = LroError("x", details=details_to_json(payload_of(packed(status))))
+    outcomes: list[Any] = [
+        CallFailed(error=error),
+        Failed(operation=state_from_message(pb.Operation(name="o", done=True, error=status))),
+        Succeeded(operation=state_from_message(pb.Operation(name="o", done=True, response=packed(status)))),
+        Succeeded(operation=OperationState(name="o", done=True, response=JsonPayload(json={"\0": ["\ud800"]}))),
+    ]
+    written = [
+        response_to_json(odd),
+        xcom(status),
+        operation_to_json(state_from_message(pb.Operation(name="o", metadata=packed(status)))),
+        *[event_from_outcomes([outcome], ["o"], started_at=0.0) for outcome in outcomes],
+    ]
+    for value in written:
+        assert "\\u0000" not in json.dumps(value)
+        assert "\\ud800" not in json.dumps(value)
+    assert sum("\\ufffd" in json.dumps(value) for value in written) == len(written) - 1  # the response's is in base64
 
 
 @pytest.fixture
