@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from airflow_provider_lro._core.state import OperationState
     from airflow_provider_lro._core.wait import Command
 
-TICK = 1.0
+LOOK_EVERY = 1.0
 """Seconds between two looks at whether an event loop moves."""
 AFTERMATH = 60.0
 """Seconds after a standstill in which Airflow's supervisor tells the process what has become of its triggers."""
@@ -60,7 +60,7 @@ class LoopWatch:
         self._users += 1
         if self._users == 1:
             self._ticked_at = self._loop.time()
-            self._timer = self._loop.call_later(TICK, self._tick)
+            self._timer = self._loop.call_later(LOOK_EVERY, self._tick)
         return self
 
     def __exit__(self, *raised: object) -> None:
@@ -78,7 +78,7 @@ class LoopWatch:
 
     def _tick(self) -> None:
         self._look()
-        self._timer = self._loop.call_later(TICK, self._tick)
+        self._timer = self._loop.call_later(LOOK_EVERY, self._tick)
 
     def _look(self) -> None:
         now = self._loop.time()

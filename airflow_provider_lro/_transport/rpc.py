@@ -113,14 +113,14 @@ def _foreign_answer(said: str) -> str | None:
     if "Received RST_STREAM with error code 12" in said:
         return "refuses the TLS of this connection (HTTP/2: INADEQUATE_SECURITY)"
     found = _HTTP_STATUS.search(said)
-    if found is None or found[1] in _PASSING_STATUS:
+    if found is None or found[1] in _PASSING_HTTP:
         return None
     what = "host, port and credentials" if found[1] in ("401", "403") else "host and port"
     return f"is answered by something that is not a gRPC service (HTTP {found[1]}): check {what}"
 
 
 _HTTP_STATUS = re.compile(r"Received http2 header with status: (4\d\d)")
-_PASSING_STATUS = ("408", "429")
+_PASSING_HTTP = ("408", "429")
 """Request Timeout, Too Many Requests."""
 _PROXY_WANTS_LOGIN = "HTTP proxy returned response code 407"
 _CERTIFICATE = "shows a certificate that"
