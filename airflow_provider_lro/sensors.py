@@ -439,7 +439,7 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
                 raise AirflowSkipException(f"skipped: {error}") from error
             kind = _final(error)
             if kind is None:
-                raise
+                raise error.with_traceback(None)  # noqa: B904  (without our frames below)
             raise error.as_type(kind) from None
         except Exception as error:
             if self.never_fail:
