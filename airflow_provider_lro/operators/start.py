@@ -324,7 +324,7 @@ class StartOperationOperator(ResultOperator):
         if outcome is None:
             raise AssertionError(f"the wait ended without an outcome; {REPORT_FAULT} [operation {known.name!r}]")
         if known.returned and isinstance(outcome, NotFound):
-            why = f"the operation has succeeded, and the service does not know it any more: {outcome.error}"
+            why = f"the operation is over, as an earlier try saw, and the service does not know it any more: {outcome.error}"
             raise outcome.error.as_type(as_airflows(ResultGone), text=f"{why}; {NO_RETRY}") from None
         # An operation that was over before this try's first poll is an earlier try's failure; this one is to do better.
         was_failure = not (was_running or self._is_to_skip(outcome))
@@ -363,12 +363,13 @@ class StartOperationOperator(ResultOperator):
         try:
             result = self.result(outcome, args)
         except OVER as error:
+            if self._is_to_skip(outcome) and not anew:
+                store.record_return()  # where Airflow does not hear of the skip, a retry finds it again
+                raise AirflowSkipException(f"skipped: {error}") from error
             store.forget()
             if anew:
                 self.log.info("the operation of an earlier try is over, so another one is started: %s", error)
                 return self._start(context, store)
-            if self._is_to_skip(outcome):
-                raise AirflowSkipException(f"skipped: {error}") from error
             raise
         except LroError:
             store.record_left()

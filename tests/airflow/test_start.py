@@ -265,11 +265,30 @@ def test_operation_that_somebody_cancelled_fails_the_try_that_started_it(
     start: Callable[..., StartSimulation], ti: FakeTaskInstance, store: FakeStore
 ) -> None:
     """Only what an earlier try left behind is replaced within a try; `on_cancelled="skip"` skips."""
-    task = start({"outcome": "cancelled", "duration": 0.2}, deferrable=True, on_cancelled="skip")
-    with pytest.raises(AirflowSkipException):
+    task = start({"outcome": "cancelled", "duration": 0.2}, deferrable=True)
+    with pytest.raises(OperationCancelled):
         run(task, ti=ti, store=store)
     assert len(task.starts) == 1
     assert store.get("lro_operation") is None
+
+
+@WAYS
+def test_skip_that_airflow_did_not_hear_of_is_found_again(
+    start: Callable[..., StartSimulation], ti: FakeTaskInstance, store: FakeStore, deferrable: bool
+) -> None:
+    """A worker may die with the skip on its tongue: the retry skips, too. After a clear another one is started."""
+    kwargs = {"deferrable": deferrable, "on_cancelled": "skip"}
+    first = start({"outcome": "cancelled", "duration": 0.2}, **kwargs)
+    with pytest.raises(AirflowSkipException):
+        run(first, ti=ti, store=store)
+    again = start({}, **kwargs)
+    with pytest.raises(AirflowSkipException):
+        run(again, ti=ti, store=store)
+    assert (len(first.starts), again.starts) == (1, [])
+    ti.max_tries += 1  # what a clear does
+    anew = start({"duration": 0}, **kwargs)
+    assert "id" in run(anew, ti=ti, store=store).result
+    assert len(anew.starts) == 1
 
 
 def test_skip_that_a_lost_try_did_not_come_to_is_no_failure(
@@ -284,7 +303,6 @@ def test_skip_that_a_lost_try_did_not_come_to_is_no_failure(
     with pytest.raises(AirflowSkipException):
         run(second, ti=ti, store=store)
     assert second.starts == []
-    assert store.get("lro_operation") is None
 
 
 def test_request_id_is_the_same_until_the_operation_is_over(
@@ -775,7 +793,7 @@ def test_success_that_cannot_be_read_again_is_not_done_again(
                 hook.delete_operation(task.starts[0])
         ti.try_number = 2
         again = start({"duration": 0.2}, deferrable=True, not_found_grace=0)
-        with pytest.raises(AirflowFailException, match="has succeeded, and the service does not know it any more"):
+        with pytest.raises(AirflowFailException, match="is over, as an earlier try saw, and the service does not"):
             run(again, ti=ti, store=store)
         assert again.starts == []
 
