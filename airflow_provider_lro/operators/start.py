@@ -324,8 +324,8 @@ class StartOperationOperator(ResultOperator):
         if outcome is None:
             raise AssertionError(f"the wait ended without an outcome; {REPORT_FAULT} [operation {known.name!r}]")
         if known.returned and isinstance(outcome, NotFound):
-            why = f"the operation is over, as an earlier try saw, and the service does not know it any more: {outcome.error}"
-            raise outcome.error.as_type(as_airflows(ResultGone), text=f"{why}; {NO_RETRY}") from None
+            why = "the operation is over, as an earlier try saw, and the service does not know it any more"
+            raise outcome.error.as_type(as_airflows(ResultGone), text=f"{why}: {outcome.error}; {NO_RETRY}") from None
         # An operation that was over before this try's first poll is an earlier try's failure; this one is to do better.
         was_failure = not (was_running or self._is_to_skip(outcome))
         anew = found and (was_failure or self._is_ours(outcome, store, known))
