@@ -105,9 +105,14 @@ def is_same(one: Outcome | None, two: Outcome | None) -> bool:
 
 
 texts = st.text(max_size=40)
+storable_texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40)
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False) | texts,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**60), 2**60)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | storable_texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(storable_texts, inner, max_size=3),
     max_leaves=5,
 )
 json_details = st.lists(st.dictionaries(texts, json_values, max_size=3), max_size=3)
