@@ -141,7 +141,7 @@ def _imported(text: str, *, what: str) -> Any:
                 found, why = getattr(found, part), ""
             except AttributeError:
                 # A name that is missing in a package was meant as a module of it, whose import has failed before.
-                why = why or f"{found!r} has no {part!r}"
+                why = why or f"{getattr(found, '__name__', found)!r} has no {part!r}"
                 break
             except (Exception, SystemExit) as error:  # noqa: BLE001  (a module's __getattr__ runs whatever it likes)
                 why = f"{type(error).__name__}: {error}"
