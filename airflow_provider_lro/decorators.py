@@ -96,7 +96,8 @@ def _is_left_out(
     if parameter is None or parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
         return False
     if parameter.default not in (parameter.empty, "", None):
-        raise ValueError(f"the parameter {name!r} is filled by @task.lro; its default can only be '' or None")
+        given = f"the parameter {name!r} has the default {parameter.default!r}"
+        raise ValueError(f"{given}, but @task.lro fills it: give it the default '' or None")
     try:
         return name not in signature.bind_partial(*op_args, **op_kwargs).arguments
     except TypeError:  # Airflow says what is wrong with the arguments

@@ -64,11 +64,13 @@ def check_template(template: object) -> str:
         ValueError: it is not one; says why, and what would do.
     """
     if not isinstance(template, str):
-        raise ValueError(f"link_template must be text, not a {type(template).__name__}: {_EXPECTED_URL}")  # noqa: TRY004
+        raise ValueError(f"link_template={template!r}, but it must be {_EXPECTED_URL}")  # noqa: TRY004
     text = template.strip()
     shown = without_user(text)
     if re.search(r"[{}]", _PLACEHOLDER.sub("", text)):
-        raise ValueError(f"link_template {shown!r} has a brace that belongs to no placeholder such as {{project}}")
+        raise ValueError(
+            f"link_template {shown!r} has a brace that belongs to no placeholder such as {{project}}: take it out"
+        )
     # A placeholder's value may come from anywhere: it must never decide where a click leads.
     if not _URL.fullmatch(text):
         raise ValueError(f"link_template {shown!r} is refused: expected {_EXPECTED_URL}")
@@ -86,8 +88,8 @@ def fill_template(template: object, name: str) -> str:
     missing = sorted(set(_PLACEHOLDER.findall(text)) - set(values))
     if missing:
         raise ValueError(
-            f"link_template asks for {', '.join(f'{{{key}}}' for key in missing)}, and the name {name!r} has"
-            f" {', '.join(f'{{{key}}}' for key in values)}"
+            f"link_template asks for {', '.join(f'{{{key}}}' for key in missing)}, but the name has only"
+            f" {', '.join(f'{{{key}}}' for key in values)}: use these [operation {name!r}]"
         )
     return _PLACEHOLDER.sub(lambda found: values[found[1]], text)
 
@@ -96,7 +98,7 @@ def _values(name: str) -> dict[str, str]:
     """Return the placeholders that an operation's name fills: ``name``, ``id``, and each of its collections."""
     segments = [segment for segment in name.split("/") if segment]
     if any(segment in (".", "..") for segment in segments):
-        raise ValueError(f"the name {name!r} has segments that would lead a link elsewhere")
+        raise ValueError(f"the name has a part '.' or '..', which would lead the link elsewhere [operation {name!r}]")
     values = {"name": quote("/".join(segments), safe="/"), "id": quote(segments[-1] if segments else "", safe="")}
     for collection, value in zip(segments[::2], segments[1::2], strict=False):
         key = re.sub(r"(?<=[a-z0-9])([A-Z])", r"_\1", collection).lower()

@@ -50,9 +50,9 @@ DEFAULT_TIMEOUT: float = conf.getfloat("sensors", "default_timeout")
 MIN_RESCHEDULE = 10.0
 """Seconds: in reschedule mode each poll is the start of a process on a worker."""
 REFUSED = {
-    "exponential_backoff": "the schedule backs off already: initial_delay, multiplier and poke_interval shape it",
-    "max_wait": "poke_interval is the longest pause already",
-    "silent_fail": "a failed poll never fails the wait already: max_consecutive_errors is how many in a row may",
+    "exponential_backoff": "the pauses grow already, as initial_delay, multiplier and poke_interval say",
+    "max_wait": "give poke_interval, which is the longest pause",
+    "silent_fail": "a failed poll fails no wait, and max_consecutive_errors limits how many may fail in a row",
 }
 NAMES, RESULTS = "operation_names", "results"
 """Keys of XComs: the names that were listed under a parent, and the results that there were when the task failed."""
@@ -182,13 +182,15 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
             raise ValueError(f"{type(self).__name__} does not take {'; '.join(refused)}")
         if self._reschedules and self.max_consecutive_errors:
             raise ValueError(
-                "max_consecutive_errors cannot be counted in mode='reschedule', where each poll is a process of its"
-                " own; use deferrable=True, or 0 to tolerate none"
+                f"max_consecutive_errors={self.max_consecutive_errors} cannot be counted in mode='reschedule', where"
+                " each poll is a process of its own; use deferrable=True, or 0 to tolerate none"
             )
         if end_from_trigger and not deferrable:
-            raise ValueError("end_from_trigger=True needs deferrable=True")
+            raise ValueError("end_from_trigger=True needs deferrable=True: give both, or leave it out")
         if end_from_trigger and not triggers_have_on_kill():  # which came with the XComs of triggers
-            raise ValueError(f"end_from_trigger=True needs Airflow 3.3 or newer, and this is {AIRFLOW_VERSION}")
+            raise ValueError(
+                f"end_from_trigger=True needs Airflow 3.3 or newer, and this is {AIRFLOW_VERSION}: leave it out"
+            )
         self._wanted()
         self._check_names(operation_name)
         self.check_args()

@@ -202,7 +202,7 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
                 await asyncio.wait([killing], timeout=left)
         if killing.cancel():
             why = f"could not be asked to cancel within {KILL_TIMEOUT:g} s, and may go on"
-            raise TimeoutError(f"{why}: `python -m airflow_provider_lro cancel NAME` [{self._what()}]")
+            raise TimeoutError(f"{why}: run `python -m airflow_provider_lro cancel NAME` [{self._what()}]")
         killing.result()
 
     def _is_overdue(self) -> bool:

@@ -25,9 +25,12 @@ def name_of(value: object, *, what: str = "operation_name") -> str:
         if not isinstance(value, Mapping):
             return check_name(_rendered(value, what=what), what=what)
         if "name" not in value:
-            raise ValueError(f"{what} is a mapping without a 'name': it has {sorted(map(str, value))}")
+            advice = "give the name, or a mapping that has it as 'name'"
+            raise ValueError(f"{what} is a mapping without a 'name' (it has {sorted(map(str, value))}): {advice}")
         value = value["name"]
-    raise ValueError(f"{what} is a mapping whose 'name' is a mapping, and so on, more than {MAX_DEPTH} deep")
+    raise ValueError(
+        f"{what} is a mapping whose 'name' is a mapping, and so on, more than {MAX_DEPTH} deep: give the name"
+    )
 
 
 def names_of(value: object) -> list[str]:
@@ -84,9 +87,11 @@ def _rendered(value: object, *, what: str) -> object:
         return value
     value = value.strip()
     if value in ("None", "null"):
-        raise ValueError(f"{what} is empty: the XCom or the variable that the template reads has no value")
+        why = "the XCom or the variable that the template reads has no value"
+        raise ValueError(f"{what} is empty: {why}; check its key, and that it is written before this task runs")
     if value.startswith("{{"):
-        raise ValueError(f"{what} is a template that was not rendered: {value[:80]!r}")
+        advice = "give it to the operator in the DAG file, or give the name"
+        raise ValueError(f"{what} is a template that was not rendered: {value[:80]!r}; {advice}")
     if value[:1] in ("{", "["):
         raise ValueError(
             f"{what} is the text of a whole value, not a name: {value[:80]!r}; pass the XCom itself"
@@ -112,12 +117,15 @@ def unpack(text: str) -> list[str]:
     Raises:
         ValueError: ``pack`` has not made this text.
     """
+    advice = "give a list of names"
     try:
         names = json.loads(zlib.decompress(base64.b64decode(text, validate=True)))
     except (TypeError, ValueError, zlib.error) as error:
-        raise ValueError(f"these are not packed names ({type(error).__name__}: {error}): {text!r:.80}") from error
+        raise ValueError(
+            f"{text!r:.80} is not a text of packed names ({type(error).__name__}: {error}): {advice}"
+        ) from error
     if not isinstance(names, list):
-        raise ValueError(f"these are not packed names ({type(names).__name__}, not a list): {text!r:.80}")  # noqa: TRY004
+        raise ValueError(f"{text!r:.80} is not a text of packed names ({type(names).__name__}): {advice}")  # noqa: TRY004
     return [check_name(name) for name in names]
 
 

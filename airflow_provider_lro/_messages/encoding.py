@@ -66,7 +66,7 @@ def unpack(payload: Payload | JsonPayload, expected: MessageType | None, *, what
     try:
         return expected.parse(payload.value)
     except UNREADABLE as error:
-        advice = "is another version of its library installed here than the service uses?"
+        advice = "install the version of its library that the service uses"
         why = f"{what} says it is a {name!r}, but its bytes do not parse as one"
         raise PayloadTypeError(f"{why}: {advice} [operation {of!r}]") from error
 

@@ -101,8 +101,8 @@ def outcomes_from_event(event: Mapping[str, Any], names: Sequence[str]) -> list[
         return [_outcome(letter, known.get(str(index)), names[index], error) for index, letter in enumerate(letters)]
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"the trigger's event is not one that this version understands ({type(error).__name__}: {error}); do the"
-            " workers and the triggerer have the same version of airflow-provider-lro?"
+            f"the trigger's event is not one that this version understands ({type(error).__name__}: {error}): install"
+            " the same version of airflow-provider-lro on the workers and the triggerer"
         ) from error
 
 
@@ -158,7 +158,7 @@ def _outcome(letter: str, entry: Mapping[str, Any] | None, name: str, error: Lro
         return outcomes.TimedOut(cancel=_EFFECTS[letter], **values)
     why = "there was no room in the trigger's event for its error; the triggerer's log has the last errors"
     if letter == "N":
-        return outcomes.NotFound(**{"error": OperationNotFound(why), **values})
+        return outcomes.NotFound(**{"error": OperationNotFound(f"{why} [operation {name!r}]"), **values})
     if letter == "B":
         unread = error or RpcError(f"the operation could not be read: {why} [operation {name!r}]")
         return outcomes.CallFailed(**{"error": unread, **values})

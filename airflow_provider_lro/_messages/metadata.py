@@ -194,20 +194,23 @@ def as_seconds(value: object) -> float | None:
         return None
     if isinstance(value, datetime):
         if value.tzinfo is None:
-            raise ValueError(f"time_of has returned {value!r}, which has no time zone")
+            raise ValueError(
+                f"time_of has returned {value!r}, which has no time zone: give it one, such as timezone.utc"
+            )
         return _sound(value.timestamp())
     if isinstance(value, int | float) and not isinstance(value, bool):
         return _sound(value)
     if isinstance(value, str) and value:
         stamp = _parsed(value)
         if stamp is None:
-            raise ValueError(f"time_of has returned {value[:80]!r}, not a time as in RFC 3339, with a time zone")
+            expected = "a text must be a time as in RFC 3339, such as '2026-01-31T08:00:00Z'"
+            raise ValueError(f"time_of has returned {value[:80]!r}, but {expected}")
         return _moment(stamp)
     if value == "" or _is(value, timestamp_pb2.Timestamp):  # a field that is not set
         return _moment(value)
     raise ValueError(
-        "time_of must return a datetime with a time zone, epoch seconds, a Timestamp, text as in RFC 3339, or None"
-        f" where it cannot tell; not {value!r}"
+        f"time_of has returned {value!r}, but it must be a datetime with a time zone, epoch seconds, a Timestamp, a"
+        " text as in RFC 3339, or None where it cannot tell"
     )
 
 

@@ -149,7 +149,7 @@ class Listing:
 
     def __init__(self, parent: str, filter: str, page_size: int | None, return_partial_success: bool) -> None:  # noqa: FBT001
         if page_size is not None and not is_whole(page_size, least=1, most=2**31 - 1):
-            raise ValueError(f"page_size={page_size!r}, but it must be None or a whole number above 0")
+            raise ValueError(f"page_size={page_size!r}, but it must be None or a whole number from 1 to 2147483647")
         if not is_text(filter):
             raise ValueError(f"filter={filter!r}, but it must be a text in UTF-8")
         self.unreachable: list[str] = []
@@ -189,7 +189,8 @@ class Listing:
         elif self._empty >= MAX_EMPTY_PAGES and token:
             problem = f"has given {self._empty} pages in a row without an operation, and names another"
         if problem:
-            text = f"ListOperations of {self._parent!r} {problem}; stopped, as it would never end"
+            text = f"the service {problem}: stopped, as it would never end; try another filter"
+            text += f" [ListOperations of {self._parent!r}]"
             raise RpcError(text, code=Code.INTERNAL)
         self._tokens.add(token)
         return token or None
@@ -211,7 +212,7 @@ def read_answer(call: Call, raw: bytes | None, *, target: str) -> Any:
             page = _Page.FromString(raw)
             return Page([_state(each) for each in page.operations], page.next_page_token, _places(page.unreachable))
     except (*UNREADABLE, TypeError):  # gRPC gives None for an OK without a message
-        text = f"the answer is not a message of google.longrunning {call.at(target)}"
+        text = f"the answer is not a message of google.longrunning: check host and port {call.at(target)}"
         raise RpcError(text, code=Code.INTERNAL) from None
     return None
 

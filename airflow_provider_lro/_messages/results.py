@@ -51,7 +51,7 @@ def result_of(outcome: Outcome, args: WaitArgs, response_type: Any = None, *, re
     if isinstance(outcome, outcomes.NotFound):
         raise OperationNotFound(
             "the service does not know the operation (any more): it has expired, was deleted, or belongs to another"
-            f" service or location: {outcome.error}",
+            f" service or location; check name and endpoint: {outcome.error}",
             code=outcome.error.code,
             message=outcome.error.message,
             details=outcome.error.details,
@@ -145,7 +145,9 @@ def metadata(state: OperationState, message_type: Any = None) -> Any:
     """Return the metadata of an operation, unpacked; see ``Operation.metadata``."""
     expected = type_of(message_type, what="message_type")
     if state.metadata is None:
-        raise NoMetadataError(f"there is no metadata, as of the last poll [operation {state.name!r}]")
+        raise NoMetadataError(
+            f"the last poll found no metadata: poll again later, or do without [operation {state.name!r}]"
+        )
     return unpack(state.metadata, expected, what="the metadata", of=state.name)
 
 

@@ -80,7 +80,7 @@ def load(*, response_type: Any = None, metadata_type: Any = None, type_modules: 
     message_type(metadata_type, what="metadata_type")
 
 
-_ADVICE = "install what it is in where this runs, or correct the name"
+_ADVICE = "install its package on this machine, or correct the name"
 
 
 def _of_class(kind: Any, *, what: str) -> MessageType:

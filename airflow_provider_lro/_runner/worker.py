@@ -176,8 +176,9 @@ class WorkerWait:
                 done.result()
                 return
             self._cancel(done)
-            asked = f"a user has killed the task, so its wait has asked to cancel {in_short(self._group.names)}"
-            raise KilledByUser(f"{asked}; the log above says what the service answered")
+            asked = "a user has killed the task, so its wait has asked to cancel"
+            what = in_short(self._group.names)
+            raise KilledByUser(f"{asked}; the log above says what the service answered [{what}]")
 
     def _cancel(self, done: Future[None]) -> None:
         self._loop.stop(done)

@@ -120,11 +120,11 @@ def read_pem(value: str | bytes | os.PathLike[str] | None, *, what: str) -> byte
             data = Path(data.decode()).expanduser().read_bytes()
         except (OSError, ValueError) as error:
             # A value that does not look like a path is not shown: it may be half of a key.
-            shown = f" {value!r}" if re.match(rb"(/|~|\.\.?/)[^\n]{1,250}$", data) else ""
+            shown = f" {value!r}" if re.match(rb"(/|~|\.\.?/)[^\n]{1,250}$", data) else " what is given"
             why = error.strerror if isinstance(error, OSError) else "it is not a path"
             raise EndpointError(f"{what}:{shown} is neither PEM text nor a file that can be read: {why}") from None
     if b"-----BEGIN" not in data:
-        raise EndpointError(f"{what}: the file holds no PEM ('-----BEGIN …')")
+        raise EndpointError(f"{what}: the file holds no PEM, which has a line '-----BEGIN …': give another file")
     return data
 
 

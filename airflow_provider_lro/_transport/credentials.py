@@ -33,6 +33,7 @@ _SOURCES = {
 _UNUSABLE = (ValueError, TypeError, AttributeError, KeyError)
 """Errors of google-auth for JSON that it does not expect."""
 
+_EVERYWHERE = "it must be on every worker and triggerer"
 _PASSING_STATUS = frozenset({408, 429, *range(500, 600)})
 
 Headers: TypeAlias = tuple[tuple[str, str], ...]
@@ -76,12 +77,14 @@ class CredentialsConfig:
         sources = [name for name in (*_SOURCES, "anonymous") if getattr(self, name)]
         if self.impersonation_chain and (self.anonymous or self.token):
             raise CredentialsError(
-                "impersonation_chain needs credentials that may impersonate; a bearer token or anonymous calls cannot"
+                "impersonation_chain is given with a bearer token or anonymous calls, which cannot impersonate: give"
+                " other credentials, or take it out"
             )
         if len(sources) > 1:
+            kinds = ", ".join(_SOURCES.get(name, "is_anonymous") for name in sources)
             raise CredentialsError(
-                f"several kinds of credentials are given ({', '.join(sources)}); give one, or none for application"
-                " default credentials"
+                f"several kinds of credentials are given ({kinds}); give one, or none for application default"
+                " credentials"
             )
         if self.quota_project_id is not None:
             object.__setattr__(self, "quota_project_id", self._checked_quota_project() or None)
@@ -94,7 +97,7 @@ class CredentialsConfig:
         """Return the project without what surrounds it; gRPC would take what no header can carry for an outage."""
         project: object = self.quota_project_id
         if not isinstance(project, str):
-            raise CredentialsError(f"quota_project_id must be a project's id, as text, not a {type(project).__name__}")
+            raise CredentialsError(f"quota_project_id={project!r}, but it must be a project's id, as a text")
         if not (project.strip().isascii() and project.strip().isprintable()):
             raise CredentialsError("quota_project_id holds characters that no header can carry; give a project's id")
         return project.strip()
@@ -210,7 +213,8 @@ class CredentialsConfig:
         except (AirflowException, GoogleAPICallError, google_errors.GoogleAuthError, *_UNUSABLE, OSError) as error:
             # The Google provider's own texts name fields; those of the others may quote what is in them.
             why = str(error) if isinstance(error, AirflowException) else type(error).__name__
-            raise CredentialsError(f"{self.whose}: no key comes of the secret {name!r}: {why}") from None
+            checks = "that it is there and holds a JSON key, and that this account may read it"
+            raise CredentialsError(f"{self.whose}: the secret {name!r} gives no key ({why}); check {checks}") from None
         return credentials
 
     def _load_key(self) -> Credentials:
@@ -224,7 +228,7 @@ class CredentialsConfig:
             credentials: Credentials = service_account.Credentials.from_service_account_info(info, scopes=self.scopes)
         except OSError as error:
             raise CredentialsError(
-                f"the service-account key {self.key_path!r} cannot be read: {error.strerror}"
+                f"the service-account key {self.key_path!r} cannot be read: {error.strerror}; {_EVERYWHERE}"
             ) from None
         except (google_errors.GoogleAuthError, *_UNUSABLE) as error:
             # Without its text, which may quote the key.
@@ -238,14 +242,15 @@ class CredentialsConfig:
 def _from_config_file(text: str | None, scopes: Sequence[str], supplier: Any = None) -> Credentials:
     """Return the credentials of a configuration, its path or its text, whose subject a supplier may give."""
     if not text:
-        raise CredentialsError("idp_issuer_url needs a credential_config_file that says where its tokens are exchanged")
+        purpose = "which says where its tokens are exchanged"
+        raise CredentialsError(f"idp_issuer_url is given without credential_config_file, {purpose}: give both")
     try:
         info = json.loads(text if text.lstrip().startswith("{") else Path(text).expanduser().read_text())
         if supplier is not None:
             info["subject_token_supplier"] = supplier
         return _from_configuration(info, list(scopes))
     except OSError as error:
-        raise CredentialsError(f"credential_config_file cannot be read: {error.strerror}") from None
+        raise CredentialsError(f"credential_config_file cannot be read: {error.strerror}; {_EVERYWHERE}") from None
     except (google_errors.GoogleAuthError, *_UNUSABLE) as error:
         raise CredentialsError(
             f"credential_config_file is not a usable credential configuration ({type(error).__name__}); expected the"
@@ -281,9 +286,9 @@ def _supplier(base: Any, wanted: Mapping[str, str]) -> Any:
             **json.loads(wanted.get("idp_extra_parameters") or "{}"),
         )
     except KeyError as error:
-        raise CredentialsError(f"idp_issuer_url needs {error.args[0]} beside it") from None
+        raise CredentialsError(f"idp_issuer_url is given without {error.args[0]}: give both") from None
     except (ValueError, TypeError):
-        raise CredentialsError("idp_extra_parameters must be a JSON object of further parameters") from None
+        raise CredentialsError("idp_extra_parameters=…, but it must be a JSON object of further parameters") from None
 
 
 def _from_configuration(info: Mapping[str, Any], scopes: list[str]) -> Credentials:

@@ -111,7 +111,7 @@ def _foreign_answer(said: str) -> str | None:
     ``grpc_http2_error_to_grpc_status``, which makes PERMISSION_DENIED of INADEQUATE_SECURITY.
     """
     if "Received RST_STREAM with error code 12" in said:
-        return "refuses the TLS of this connection (HTTP/2: INADEQUATE_SECURITY)"
+        return "refuses the TLS of this connection (HTTP/2: INADEQUATE_SECURITY): check the proxy on the way, if any"
     found = _HTTP_STATUS.search(said)
     if found is None or found[1] in _PASSING_HTTP:
         return None
@@ -128,19 +128,19 @@ _OTHER_NAME = f"{_CERTIFICATE} is for another name; check the host, or set autho
 _ENDPOINT_FAULTS = (
     ("Domain name not found", "has a host name that does not resolve; check its spelling"),
     ("Name or service not known", "has a host name that does not resolve; check its spelling"),
-    ("Misformatted domain name", "has a host name that cannot be one"),
+    ("Misformatted domain name", "has a host name that cannot be one; correct it"),
     ("WRONG_VERSION_NUMBER", "does not speak TLS; for a plaintext server the connection needs insecure"),
-    ("certificate has expired", f"{_CERTIFICATE} has expired"),
-    ("certificate is not yet valid", f"{_CERTIFICATE} is not valid yet"),
+    ("certificate has expired", f"{_CERTIFICATE} has expired; whoever runs the service must renew it"),
+    ("certificate is not yet valid", f"{_CERTIFICATE} is not valid yet; check the clock here and there"),
     ("Hostname Verification Check failed", _OTHER_NAME),
     ("is not in peer certificate", _OTHER_NAME),  # below gRPC 1.78
     ("CERTIFICATE_VERIFY_FAILED", f"{_CERTIFICATE} no trusted authority has signed; set root_certificates"),
-    ("handshake failed", "refuses the TLS handshake"),
+    ("handshake failed", "refuses the TLS handshake; check whether it wants a client_certificate"),
     (
         "Failed to create security handshaker",
         (
             "cannot be called with these certificates: root_certificates, client_certificate or client_key is not"
-            " usable PEM, or the key is another certificate's"
+            " usable PEM, or the key is another certificate's; correct them"
         ),
     ),
 )

@@ -111,7 +111,9 @@ class Tokens:
                 threading.Thread(target=self._run_refresh, args=(refresh,), name="lro-token", daemon=True).start()
             except RuntimeError as error:
                 self._refresh = None
-                raise RpcError(f"the token cannot be refreshed: {error}", code=Code.UNAVAILABLE) from error
+                raise RpcError(
+                    f"the token cannot be refreshed: {error}; the next poll tries again", code=Code.UNAVAILABLE
+                ) from error
         return refresh
 
     def _run_refresh(self, refresh: Future[Headers]) -> None:

@@ -95,7 +95,7 @@ class LongRunningOperationEventTrigger(BaseEventTrigger):
 
     def __post_init__(self, queue: str | None) -> None:
         if queue is not None and not triggers_have_queues():
-            raise ValueError(f"queue={queue!r} needs Airflow 3.4 or newer, and this is {AIRFLOW_VERSION}")
+            raise ValueError(f"queue={queue!r} needs Airflow 3.4 or newer, and this is {AIRFLOW_VERSION}: leave it out")
         BaseEventTrigger.__init__(self, **({} if queue is None else {"queue": queue}))
 
     def check(self) -> None:

@@ -229,7 +229,7 @@ class LongRunningOperationHook(BaseHook):
         try:
             worked, said = self._probe()
         except CredentialsError as error:
-            worked, said = False, f"Credentials refused: {error}"
+            worked, said = False, f"The credentials do not work: {error}"
         except LroError as error:
             worked, said = False, f"Cannot connect: {error}"
         return worked, "; ".join((said, *(() if self._settings is None else self._settings.remarks())))

@@ -70,7 +70,7 @@ class ConnectionSettings:
         """
         extra = connection.extra_dejson
         if not isinstance(extra, Mapping):
-            what = f"the extra of connection {connection.conn_id!r} is a {type(extra).__name__}"
+            what = f"the extra of connection {connection.conn_id!r} is of type {type(extra).__name__}"
             raise EndpointError(f'{what}, but it must be a JSON object such as {{"key_path": "/keys/k.json"}}')
         extra = _unprefixed(extra)
         if connection.conn_type == GOOGLE_CONNECTION:
@@ -258,7 +258,7 @@ def _string(extra: Mapping[str, Any], key: str) -> str | None:
     value = extra.get(key)
     if value is None or isinstance(value, str):
         return value or None
-    raise EndpointError(f"{key} in the connection's extra is a {type(value).__name__}, but it must be text")
+    raise EndpointError(f"{key} in the connection's extra is of type {type(value).__name__}, but it must be a text")
 
 
 def _boolean(extra: Mapping[str, Any], key: str) -> bool:

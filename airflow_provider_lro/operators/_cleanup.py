@@ -123,7 +123,9 @@ class CleanupOperator(LroOperator):
         most = getattr(self, self.max_argument)
         if most is not None and not is_whole(most, least=1):
             what = f"{self.max_argument}={most!r}"
-            raise ValueError(f"{what}, but it must be None or a whole number above 0; dry_run=True does nothing")
+            raise ValueError(
+                f"{what}, but it must be None or a whole number above 0; to act on none, give dry_run=True"
+            )
         check_choice(self.on_unimplemented, ("fail", "skip"), what="on_unimplemented")
         check_page_size(self.page_size)
         check_flag(self.return_partial_success, what="return_partial_success")
@@ -188,8 +190,8 @@ class CleanupOperator(LroOperator):
         raise_together(errors, total=total, text=f"{len(errors)} of {total} {what} could not be {verb} ({report})")
         if unsupported:
             raise AirflowSkipException(
-                f"skipped, as on_unimplemented says: the service does not have the call by which the {len(chosen)}"
-                f" operations would be {self.verb}"
+                "skipped, as on_unimplemented says: the service does not have the call by which operations"
+                f" are {self.verb} (there were {len(chosen)} to be {self.verb})"
             )
         return report
 
@@ -226,7 +228,9 @@ class CleanupOperator(LroOperator):
             for place in pager.unreachable:
                 report.add("unreachable", place)
         if unlistable is not None and not (found or errors):
-            raise AirflowSkipException(f"the service cannot list operations: {unlistable}") from unlistable
+            raise AirflowSkipException(
+                f"skipped, as on_unimplemented says: the service cannot list operations: {unlistable}"
+            ) from unlistable
         if unknown:
             self.log.warning(
                 "%d operations are left alone, as their age is not known; their metadata: %s. type_modules makes types"
@@ -300,7 +304,7 @@ def _age(value: object) -> float:
         age = math.nan
     if not 0 < age < math.inf:
         raise ValueError(
-            f"older_than={value!r}, but it must be a timedelta or a number of seconds above 0, as such or as text"
+            f"older_than={value!r}, but it must be a timedelta, or a number of seconds above 0, which may be a text"
         )
     return age
 

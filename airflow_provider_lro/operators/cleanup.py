@@ -248,7 +248,7 @@ class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
         if remaining:
             some = ", ".join(map(repr, report.names("asked")[:MAX_NAMED])) + (", …" if remaining > MAX_NAMED else "")
             raise OperationTimeout(
-                f"{remaining} operations were asked to cancel and are not known to be done: {some}; they may still end",
+                f"{remaining} operations were asked to cancel and are not known to be done; they may still end: {some}",
                 code=Code.DEADLINE_EXCEEDED,
             )
         total = len(waiting)

@@ -115,7 +115,9 @@ class CancelOperationOperator(WaitOperator):
         check_wait_timeout(self.wait_timeout)
         self.check_args()
         if deferrable and not wait and not DEFAULT_DEFERRABLE:
-            raise ValueError("deferrable=True, but without wait=True there is nothing to defer for: give that, too")
+            raise ValueError(
+                "deferrable=True, but without wait=True there is nothing to defer for: give wait=True, too"
+            )
 
     @property
     def own_timeout(self) -> float | None:

@@ -223,12 +223,12 @@ class StartOperationOperator(ResultOperator):
         if has_succeeded and problem is not None:
             store.record_return()
             if not store.keeps:
-                why = f"the operation has succeeded, and its result could not be read: {problem}"
-                raise AirflowFailException(f"{why}; {NO_RETRY} [operation {name!r}]") from None
+                why = f"the operation has succeeded, and its result could not be read; {NO_RETRY}"
+                raise AirflowFailException(f"{why}: {problem} [operation {name!r}]") from None
             if outcome is None:
                 raise problem
         if outcome is None:
-            advice = "do the workers and the triggerer have the same version of airflow-provider-lro?"
+            advice = "install the same version of airflow-provider-lro on the workers and the triggerer"
             raise LroError(f"the trigger's event has no outcome: {advice} [operation {name!r}]")
         return outcome
 
@@ -325,7 +325,7 @@ class StartOperationOperator(ResultOperator):
             raise AssertionError(f"the wait ended without an outcome; {REPORT_FAULT} [operation {known.name!r}]")
         if known.returned and isinstance(outcome, NotFound):
             why = "the operation is over, as an earlier try saw, and the service does not know it any more"
-            raise outcome.error.as_type(as_airflows(ResultGone), text=f"{why}: {outcome.error}; {NO_RETRY}") from None
+            raise outcome.error.as_type(as_airflows(ResultGone), text=f"{why}; {NO_RETRY}: {outcome.error}") from None
         # An operation that was over before this try's first poll is an earlier try's failure; this one is to do better.
         was_failure = not (was_running or self._is_to_skip(outcome))
         anew = found and (was_failure or self._is_ours(outcome, store, known))
@@ -418,8 +418,9 @@ def _operation_of(started: Any, starter: str) -> OperationState:
     if started is None:
         raise AirflowFailException(f"{starter} has returned nothing; it must return the operation; {goes_on}")
     raise AirflowFailException(
-        f"{starter} must return an operation (a google.longrunning.Operation, google-api-core's Operation), a mapping"
-        f" with a 'name', or its name, not {type(started).__name__}; {goes_on}"
+        f"{starter} has returned a value of type {type(started).__name__}, but it must return an operation (a"
+        " google.longrunning.Operation, google-api-core's Operation), a mapping with a 'name', or its name;"
+        f" {goes_on}"
     )
 
 

@@ -237,7 +237,7 @@ def test_request_id_with_a_default_of_its_own_is_refused() -> None:
     @lro_task
     def report(request_id: str = "always the same") -> None: ...
 
-    with pytest.raises(ValueError, match="default can only be"):
+    with pytest.raises(ValueError, match="give it the default"):
         report()
 
 

@@ -156,14 +156,14 @@ def test_a_service_that_is_down_is_asked_again(
 @pytest.mark.parametrize(
     ("mistake", "why"),
     [
-        ({"client_id": None}, "idp_issuer_url needs client_id"),
-        ({"client_secret": ""}, "idp_issuer_url needs client_secret"),
-        ({"credential_config_file": None}, "idp_issuer_url needs a credential_config_file"),
+        ({"client_id": None}, "idp_issuer_url is given without client_id"),
+        ({"client_secret": ""}, "idp_issuer_url is given without client_secret"),
+        ({"credential_config_file": None}, "idp_issuer_url is given without credential_config_file"),
         ({"credential_config_file": "/c4n4ry"}, "credential_config_file cannot be read"),
         ({"credential_config_file": '{"type": "c4n4ry"}'}, "credential_config_file is no usable"),
-        ({"idp_extra_parameters": "c4n4ry"}, "idp_extra_parameters must be"),
-        ({"idp_extra_parameters": '["c4n4ry"]'}, "idp_extra_parameters must be"),
-        ({"idp_extra_parameters": '{"client_id": "c4n4ry"}'}, "idp_extra_parameters must be"),
+        ({"idp_extra_parameters": "c4n4ry"}, "idp_extra_parameters=…, but it must be"),
+        ({"idp_extra_parameters": '["c4n4ry"]'}, "idp_extra_parameters=…, but it must be"),
+        ({"idp_extra_parameters": '{"client_id": "c4n4ry"}'}, "idp_extra_parameters=…, but it must be"),
     ],
 )
 def test_what_no_credentials_can_be_made_of(
@@ -306,7 +306,7 @@ def test_a_key_in_secret_manager_authenticates(
     ("answer", "error", "why"),
     [
         (grpc.StatusCode.NOT_FOUND, "CredentialsError", "Failed getting value of secret airflow-key"),
-        (grpc.StatusCode.FAILED_PRECONDITION, "CredentialsError", "'airflow-key': FailedPrecondition"),
+        (grpc.StatusCode.FAILED_PRECONDITION, "CredentialsError", "'airflow-key' gives no key .FailedPrecondition"),
         (grpc.StatusCode.INTERNAL, "RpcError", "Secret Manager cannot be reached"),
         ("c4n4ry", "CredentialsError", "not valid JSON"),
     ],

@@ -53,7 +53,7 @@ WRONG_NAMES: list[tuple[Any, str]] = [
     ({"operations/o"}, "must be a non-empty text"),
     ("None", "the XCom or the variable that the template reads has no value"),
     (" null ", "the XCom or the variable that the template reads has no value"),
-    ({"id": 1, "done": False}, r"a mapping without a 'name': it has \['done', 'id'\]"),
+    ({"id": 1, "done": False}, r"a mapping without a 'name' \(it has \['done', 'id'\]\)"),
 ]
 
 
@@ -171,7 +171,7 @@ def packed(value: Any) -> str:
 )
 def test_text_that_is_not_packed_is_refused(text: str) -> None:
     """Each is a ValueError, which the trigger's task reports as it is."""
-    with pytest.raises(ValueError, match=r"these are not packed names|must be a non-empty text"):
+    with pytest.raises(ValueError, match=r"is not a text of packed names|must be a non-empty text"):
         unpack(text)
 
 

@@ -240,7 +240,7 @@ async def test_application_default_credentials_that_cannot_be_used(
 
 def test_a_configuration_that_makes_no_sense() -> None:
     """Two kinds at once, and a token that no header can carry, are refused when they are given."""
-    with pytest.raises(CredentialsError, match=r"several kinds.*key_path, token"):
+    with pytest.raises(CredentialsError, match=r"several kinds.*a key, a bearer token"):
         CredentialsConfig(key_path="/k", token=CANARY)
     with pytest.raises(CredentialsError, match="several kinds"):
         CredentialsConfig(anonymous=True, token=CANARY)
