@@ -204,7 +204,7 @@ def failures() -> Iterator[Row]:
     yield Row(title="of another type, more than an event holds", script={"response_bytes": BIG}, **other)
     yield Row(title="failed, with a type asked for", script=script, **{**failed, "options": kind})
     asked = {"response_type": "google.protobuf.Struct"}
-    says = "do not parse as one: is another version"
+    says = "do not parse as one: install the version"
     broken: Part = {"script": {"response_type": "malformed"}, "options": asked, "says": says}
     yield Row(title="of the type asked for, malformed", error=PayloadTypeError, **broken)
 
