@@ -1059,6 +1059,7 @@ def test_texts(told: Told) -> None:
     assert told.texts == read_golden()
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="a trace sees each instruction in Python 3.11, not in 3.13")
 def test_every_error_has_a_case(told: Told) -> None:
     """Every place that makes an error is come through by a case, or says above why not."""
     missed = [place for place in places() if place not in told.met]
