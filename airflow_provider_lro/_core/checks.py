@@ -18,6 +18,11 @@ MIN_INTERVAL = 0.1
 """Seconds. Below it a wait would be a denial of service, and the answer would still travel longer than that."""
 MAX_LINE = 400
 """Characters of a line."""
+MAX_FIELD = 100
+"""Characters of a field's name in a warning."""
+MAX_JSON_DEPTH = 200
+"""Of dicts and lists in each other: 100 messages, each in a list, as deep as protobuf parses. Anys may hide more, and
+what serializes an XCom goes no deeper than Python recurses."""
 MAX_SAID = 2000
 """Characters of a service's message in the text of an error; its ``message`` has all of them."""
 
@@ -188,8 +193,47 @@ def storable(text: str, *, what: str = "") -> str:
     if not _UNSTORABLE.search(text):
         return text
     if what:
-        log.warning("%s has U+0000 or half of a surrogate pair in it, which no database takes: it becomes U+FFFD", what)
+        _warn_of_unstorable(what)
     return _UNSTORABLE.sub("\ufffd", text)
+
+
+def storable_json(value: Any, hidden: Mapping[str, Any] | None = None) -> Any:
+    """Return JSON, as plain dicts and lists, of which every text can be stored; a warning names the first that was not.
+
+    ``hidden``: what takes the place of a mapping, by the text that it has as its ``value``.
+
+    Raises:
+        RecursionError: it is deeper than ``MAX_JSON_DEPTH``.
+    """
+    mended: list[str] = []
+
+    def text(said: str, where: str) -> str:
+        if (stored := storable(said)) != said:
+            mended.append(where)
+        return stored
+
+    def rebuild(value: Any, where: str, depth: int) -> Any:
+        if depth > MAX_JSON_DEPTH:
+            raise RecursionError("too deep for JSON")
+        if isinstance(value, str):
+            return text(value, where)
+        if isinstance(value, dict):
+            inner = value.get("value")
+            if hidden and isinstance(inner, str) and inner in hidden:
+                return hidden[inner]
+            return {text(key, where): rebuild(item, key, depth + 1) for key, item in value.items()}
+        if isinstance(value, list):
+            return [rebuild(item, where, depth + 1) for item in value]
+        return value
+
+    rebuilt = rebuild(value, "", 0)
+    if mended:
+        _warn_of_unstorable(f"a message's field {one_line(mended[0], MAX_FIELD)!r} (of {len(mended)} texts)")
+    return rebuilt
+
+
+def _warn_of_unstorable(what: str) -> None:
+    log.warning("%s has U+0000 or half of a surrogate pair in it, which no database takes: it becomes U+FFFD", what)
 
 
 def in_words(seconds: float) -> str:

@@ -16,7 +16,7 @@ from google.protobuf import any_pb2, descriptor_pool, json_format, message_facto
 from google.protobuf.message import Message
 from google.rpc import status_pb2
 
-from airflow_provider_lro._core.checks import one_line, storable
+from airflow_provider_lro._core.checks import storable, storable_json
 from airflow_provider_lro._core.state import JsonPayload, Payload
 from airflow_provider_lro._messages.protocol import UNREADABLE
 from airflow_provider_lro.exceptions import PayloadTypeError
@@ -36,12 +36,7 @@ _PRINT_DEFAULTS: dict[str, Any] = {
     if "always_print_fields_with_no_presence" in inspect.signature(json_format.MessageToDict).parameters
     else "including_default_value_fields": True
 }
-_MAX_DEPTH = 200
-"""Of dicts and lists in each other: 100 messages, each in a list, as deep as protobuf parses. Anys may hide more, and
-what serializes an XCom goes no deeper than Python recurses."""
 _NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
-MAX_FIELD = 100
-"""Characters of a field's name in a warning."""
 _JSON = (dict, list, str, int, float, bool, type(None))
 
 
@@ -170,7 +165,7 @@ def _opaque(type_url: str, value: bytes) -> dict[str, Any]:
 
 def _message_to_json(message: Message) -> Any:
     try:
-        return _rebuild(_plain_to_json(message), {})
+        return storable_json(_plain_to_json(message))
     except (TypeError, ValueError, *UNREADABLE, json_format.Error):
         # Somewhere inside is an Any that cannot be unpacked, or in a Struct a number that JSON does not have. There
         # json_format has no way round, so each such Any is exchanged for a text that cannot occur otherwise, and put
@@ -179,7 +174,7 @@ def _message_to_json(message: Message) -> Any:
         copy.CopyFrom(message)
         hidden: dict[str, dict[str, Any]] = {}  # by the text that stands for it
         _hide_unknown(copy, hidden)
-        return _rebuild(_plain_to_json(copy), hidden)
+        return storable_json(_plain_to_json(copy), hidden)
 
 
 def _plain_to_json(message: Message) -> Any:
@@ -218,37 +213,3 @@ def is_repeated(field: Any) -> bool:
     """Return True if a field of a descriptor holds many values."""
     # protobuf 6 brought is_repeated and protobuf 7 took label away.
     return bool(field.is_repeated) if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED
-
-
-def storable_json(value: Any) -> Any:
-    """Return JSON of which every text can be stored, as ``storable`` makes it."""
-    return _rebuild(value, {})
-
-
-def _rebuild(value: Any, hidden: dict[str, dict[str, Any]]) -> Any:
-    """Put the hidden back, make texts storable, and plain dicts of the ordered ones that json_format makes."""
-    mended: list[str] = []
-
-    def text(said: str, where: str) -> str:
-        if (stored := storable(said)) != said:
-            mended.append(where)
-        return stored
-
-    def rebuild(value: Any, where: str, depth: int) -> Any:
-        if depth > _MAX_DEPTH:
-            raise RecursionError("too deep for JSON")
-        if isinstance(value, str):
-            return text(value, where)
-        if isinstance(value, dict):
-            inner = value.get("value")
-            if isinstance(inner, str) and inner in hidden:
-                return hidden[inner]
-            return {text(key, where): rebuild(item, key, depth + 1) for key, item in value.items()}
-        if isinstance(value, list):
-            return [rebuild(item, where, depth + 1) for item in value]
-        return value
-
-    rebuilt = rebuild(value, "", 0)
-    if mended:
-        storable("\0", what=f"a message's field {one_line(mended[0], MAX_FIELD)!r} (of {len(mended)} texts)")
-    return rebuilt

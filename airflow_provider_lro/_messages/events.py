@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_lro import exceptions
 from airflow_provider_lro._core import outcome as outcomes
+from airflow_provider_lro._core.checks import storable_json
 from airflow_provider_lro._core.state import JsonPayload, OperationState, Payload
 from airflow_provider_lro._core.wait import outcome_of
-from airflow_provider_lro._messages.encoding import storable_json
 from airflow_provider_lro.exceptions import LroError, OperationNotFound, RpcError
 
 if TYPE_CHECKING:

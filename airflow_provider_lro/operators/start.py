@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_lro._core.checks import check_wait_timeout
+from airflow_provider_lro._core.checks import check_wait_timeout, storable_json
 from airflow_provider_lro._core.names import in_short, name_of, short_name
 from airflow_provider_lro.exceptions import (
     REPORT_FAULT,
@@ -265,8 +265,6 @@ class StartOperationOperator(ResultOperator):
 
     def _left_in(self, context: Context, before: Collection[str]) -> dict[str, Any]:
         """Return what ``start`` has left in the context, for ``map_index_template`` perhaps: a deferral loses it."""
-        from airflow_provider_lro._messages.encoding import storable_json
-
         left = {key: context[key] for key in context if key not in before}  # type: ignore[literal-required]
         try:
             if len(json.dumps(left, allow_nan=False)) <= MAX_CONTEXT:
