@@ -408,13 +408,9 @@ _watches: dict[asyncio.AbstractEventLoop, LoopWatch] = {}
 
 
 def _watch_of_loop() -> LoopWatch:
-    loop = asyncio.get_running_loop()
-    if loop not in _watches:
-        from airflow_provider_lro._transport.limiter import forget_closed
+    from airflow_provider_lro._transport.limiter import of_loop
 
-        forget_closed(_watches)
-        _watches[loop] = LoopWatch(takeover_time())
-    return _watches[loop]
+    return of_loop(_watches, lambda: LoopWatch(takeover_time()))
 
 
 _type_loads: dict[tuple[Any, ...], asyncio.Task[bool]] = {}

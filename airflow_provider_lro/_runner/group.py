@@ -402,8 +402,11 @@ class TaskSet:
 
     def _ended(self, task: asyncio.Task[bool]) -> None:
         self._tasks.discard(task)
-        why = f"a wait was cancelled, and nobody had asked for it; {REPORT_FAULT}"
-        error = RuntimeError(why) if task.cancelled() else task.exception()
+        error: BaseException | None
+        if task.cancelled():
+            error = RuntimeError(f"a wait was cancelled, and nobody had asked for it; {REPORT_FAULT}")
+        else:
+            error = task.exception()
         if self.over.done():
             return
         if error is not None:

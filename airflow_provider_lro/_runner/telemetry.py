@@ -104,8 +104,8 @@ def _milliseconds(seconds: float) -> float:
 class _Reporter:
     """Reports the waits of one event loop, for as long as there are any."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._waits = 0
         self._timer: asyncio.TimerHandle | None = None
         self._hostname = socket.gethostname()
@@ -162,14 +162,11 @@ def reporter() -> _Reporter | None:
     """Have the waits of this event loop reported, until the caller leaves; None where metrics are off."""
     if not metrics_are_on():
         return None
-    loop = asyncio.get_running_loop()
-    if loop not in _reporters:
-        from airflow_provider_lro._transport.limiter import forget_closed
+    from airflow_provider_lro._transport.limiter import of_loop
 
-        forget_closed(_reporters)
-        _reporters[loop] = _Reporter(loop)
-    _reporters[loop].add_wait()
-    return _reporters[loop]
+    found = of_loop(_reporters, _Reporter)
+    found.add_wait()
+    return found
 
 
 def _send(values: Iterable[tuple[str, str, float, dict[str, str]]]) -> None:

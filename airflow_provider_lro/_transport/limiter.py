@@ -10,16 +10,18 @@ import asyncio
 import math
 import random
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_lro._core.schedule import MAX_RETRY_INFO
 from airflow_provider_lro.exceptions import Code, RpcError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
 
     from airflow_provider_lro._core.schedule import Window
     from airflow_provider_lro._messages.protocol import Call
+
+T = TypeVar("T")
 
 TICK = 0.25
 """Seconds between the wake-ups that waits share; 0 turns them off."""
@@ -45,6 +47,15 @@ def forget_closed(kept: dict[Any, Any]) -> None:
         loop: asyncio.AbstractEventLoop = key[0] if isinstance(key, tuple) else key
         if loop.is_closed():
             del kept[key]
+
+
+def of_loop(kept: dict[asyncio.AbstractEventLoop, T], make: Callable[[], T]) -> T:
+    """Return what is kept for the running event loop, made where there is nothing yet."""
+    loop = asyncio.get_running_loop()
+    if loop not in kept:
+        forget_closed(kept)
+        kept[loop] = make()
+    return kept[loop]
 
 
 class TimerWheel:
@@ -98,9 +109,9 @@ class TimerWheel:
 class _OfLoop:
     """The wheel and the limiters of one event loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self.wheel = TimerWheel(loop)
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.wheel = TimerWheel(self.loop)
         self.limiters: dict[str, RateLimiter] = {}
 
 
@@ -108,12 +119,7 @@ _of_loops: dict[asyncio.AbstractEventLoop, _OfLoop] = {}
 
 
 def _here() -> _OfLoop:
-    loop = asyncio.get_running_loop()
-    here = _of_loops.get(loop)
-    if here is None:
-        forget_closed(_of_loops)
-        here = _of_loops[loop] = _OfLoop(loop)
-    return here
+    return of_loop(_of_loops, _OfLoop)
 
 
 # Neither is a coroutine: a wait sleeps nearly all of its time, and all that it holds then is there thousands of times.

@@ -136,7 +136,7 @@ class ConnectionSettings:
         endpoint = task.endpoint or self.host or ""
         if universe := _string(self.extra, "universe_domain"):
             endpoint = in_universe(endpoint, universe)
-        headers = tuple({**self._headers(), **task.read_headers()}.items())
+        headers = self._headers(task)
         who = (not task.endpoint, chain_of(task.impersonation_chain), task.quota_project_id, headers)
         for name in names:
             place = fill_location(endpoint, name) if "{location}" in endpoint else endpoint
@@ -144,9 +144,11 @@ class ConnectionSettings:
                 self._configs[place, who] = self._channel_config(task, place, headers)
             yield self._configs[place, who]
 
-    def _headers(self) -> dict[str, str]:
+    def _headers(self, task: TaskSettings) -> tuple[tuple[str, str], ...]:
+        """Return the connection's headers and the task's, which go before them."""
         try:
-            return read_headers(self.extra.get("headers"), where=" in the connection's extra")
+            own = read_headers(self.extra.get("headers"), where=" in the connection's extra")
+            return tuple({**own, **read_task_headers(task.headers)}.items())
         except ValueError as error:
             raise EndpointError(str(error)) from None
 
@@ -197,13 +199,6 @@ class TaskSettings:
     impersonation_chain: str | Sequence[str] | None = None
     quota_project_id: str | None = None
     headers: Mapping[str, str] | str | None = None
-
-    def read_headers(self) -> dict[str, str]:
-        """Return the headers; raise EndpointError for wrong ones, and for one that may hold a secret."""
-        try:
-            return read_task_headers(self.headers)
-        except ValueError as error:
-            raise EndpointError(str(error)) from None
 
     def check(self) -> None:
         """Raise EndpointError or CredentialsError for a value that is not text."""

@@ -10,8 +10,9 @@ from tests.versions import DAG
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 SOON = {"poke_interval": 1, "timeout": 60, "retries": 1, "retry_delay": timedelta(seconds=1)}
+DEFERRED = {**SOON, "deferrable": True}
 
-with DAG("outcomes", schedule=None, start_date=START, default_args={**SOON, "deferrable": True}):
+with DAG("outcomes", schedule=None, start_date=START, default_args=DEFERRED):
     LongRunningOperationSensor(
         task_id="succeeds", operation_name="simulations/duration=2/operations/{{ run_id }}-succeeds"
     )
@@ -50,22 +51,18 @@ with DAG("outcomes", schedule=None, start_date=START, default_args={**SOON, "def
         interval=1,
     )
 
-with DAG("stored", schedule=None, start_date=START):
+with DAG("stored", schedule=None, start_date=START, default_args=DEFERRED):
     LongRunningOperationSensor(
         task_id="waits",
         operation_name="simulations/duration=2/operations/{{ run_id }}",
         lro_conn_id="stored",
-        deferrable=True,
-        **SOON,
     )
 
-with DAG("outage", schedule=None, start_date=START):
+with DAG("outage", schedule=None, start_date=START, default_args=DEFERRED):
     LongRunningOperationSensor(
         task_id="survives",
         operation_name="simulations/duration=12/operations/{{ run_id }}",
         endpoint="127.0.0.1:{{ dag_run.conf['port'] }}",
-        deferrable=True,
-        **SOON,
     )
 
 with DAG("endpoints", schedule=None, start_date=START):
