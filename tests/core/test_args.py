@@ -20,6 +20,7 @@ from airflow_provider_lro._core.checks import (
     is_number,
     is_whole,
     one_line,
+    storable_json,
     without_user,
 )
 from airflow_provider_lro._core.outcome import TimedOut
@@ -325,3 +326,22 @@ def test_a_line_is_bounded(text: str, longest: int) -> None:
     assert len(line) <= longest
     assert line.isprintable()
     assert line == line.strip()
+
+
+def test_json_that_is_too_deep_is_refused() -> None:
+    """Whoever serializes it would fail later, and worse."""
+    value: list[Any] = []
+    for _ in range(200):
+        value = [value]
+    assert storable_json(value) == value
+    with pytest.raises(RecursionError, match="too deep for JSON"):
+        storable_json([value])
+
+
+def test_hidden_mappings_come_back(caplog: pytest.LogCaptureFixture) -> None:
+    """By the text that stands for them; all other texts become storable, and the first field is named."""
+    value = {"a": [{"value": "mark"}, {"value": "other"}], "b\0": "\ud800", "c": 1}
+    mended = {"a": [{"@type": "x"}, {"value": "other"}], "b\ufffd": "\ufffd", "c": 1}
+    assert storable_json(value, {"mark": {"@type": "x"}}) == mended
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "(of 2 texts)" in caplog.text
