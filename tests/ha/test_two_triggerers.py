@@ -35,7 +35,7 @@ INTERVAL, JITTER = 16.0, 0.1
 #: Seconds after which the backoff of 1, 2, 4 and 8 s is over for sure: the deferral itself delays it, by one window.
 BACKOFF = 30.0
 #: Seconds that two busy cores may delay a poll, or its way to the simulator.
-LATE = 2.0
+LATE = 10.0
 UNITS = {"min": 60.0, "s": 1.0}
 FAILURES = (Code.INVALID_ARGUMENT, Code.NOT_FOUND, Code.FAILED_PRECONDITION, Code.INTERNAL)
 STATES = {"ok": "success", "fail": "failed", "cancelled": "skipped", "never": "failed"}
