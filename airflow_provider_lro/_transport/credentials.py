@@ -152,6 +152,19 @@ class CredentialsConfig:
             )
         return credentials
 
+    def for_client(self, *, insecure: bool = False) -> Credentials:
+        """Return google-auth credentials for the client of another library, as ``load`` does."""
+        if insecure or self.anonymous:
+            return AnonymousCredentials()
+        if self.token:
+            from google.oauth2.credentials import Credentials as BearerToken
+
+            return BearerToken(token=self.token, quota_project_id=self.quota_project_id)
+        credentials = self.load()
+        if self.quota_project_id and hasattr(credentials, "with_quota_project"):
+            credentials = credentials.with_quota_project(self.quota_project_id)
+        return credentials
+
     def _load_source(self) -> Credentials:
         if self.given is not None:
             return self.given  # type: ignore[no-any-return]

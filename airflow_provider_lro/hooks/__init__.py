@@ -25,6 +25,7 @@ from airflow_provider_lro.version_compat import AirflowNotFoundException, BaseHo
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
+    from google.auth.credentials import Credentials
     from google.longrunning import operations_proto_pb2 as pb
 
     from airflow_provider_lro._transport.channel import ChannelConfig
@@ -141,6 +142,20 @@ class LongRunningOperationHook(BaseHook):
         if not (config.insecure or config.credentials.anonymous or config.credentials.token):
             config.credentials.load()
         return known
+
+    def get_credentials(self) -> Credentials:
+        """Return google-auth credentials that call as whom the hook's own calls do, for another library's client.
+
+        The impersonation chain and the project for quota are in them; a bearer token cannot be refreshed. A plaintext
+        connection, and ``is_anonymous``, have anonymous ones.
+
+        :raises CredentialsError: there are none, or they cannot be used.
+        """
+        if self._settings is None:
+            self._settings = self._read_connection(endpoint_follows=True)
+        task = self._task if self.endpoint or self._settings.host else replace(self._task, endpoint=NOWHERE)
+        config = self._settings.channel_config(task, name=PROBE_NAME)
+        return config.credentials.for_client(insecure=config.insecure)
 
     @asynccontextmanager
     async def async_client(self, name: str | None = None) -> AsyncIterator[AsyncOperationsClient]:

@@ -110,6 +110,40 @@ def test_every_form_authenticates(
         assert not asked.get_operation(unseen()).done
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_credentials_for_another_client_are_the_same(
+    form: str, forms: dict[str, dict[str, Any]], hook: Callable[..., LongRunningOperationHook]
+) -> None:
+    """A client that is given them calls as whom the polls do, and for the same project's quota."""
+    from google.auth.transport.requests import Request
+
+    credentials = hook(forms[form], quota_project_id="payer").get_credentials()
+    if not credentials.valid:
+        credentials.refresh(Request())
+    headers: dict[str, str] = {}
+    credentials.before_request(Request(), "POST", "https://h.example", headers)
+    assert headers["authorization"] == f"Bearer {TOKEN}"
+    assert headers["x-goog-user-project"] == "payer"
+
+
+@pytest.mark.parametrize("extra", [{"insecure": True}, {"is_anonymous": True}], ids=["insecure", "is_anonymous"])
+def test_credentials_of_nobody(extra: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """They send nothing; neither the connection nor the hook needs an endpoint for them."""
+    monkeypatch.setenv("AIRFLOW_CONN_STORED", json.dumps({"conn_type": "lro", "extra": extra}))
+    headers: dict[str, str] = {}
+    LongRunningOperationHook("stored").get_credentials().before_request(None, "POST", "https://h.example", headers)
+    assert headers == {}
+
+
+def test_impersonated_credentials_for_another_client(keyfile: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The chain is the task's, else the connection's."""
+    extra = {"keyfile_dict": keyfile, "impersonation_chain": "a,b"}
+    monkeypatch.setenv("AIRFLOW_CONN_STORED", json.dumps({"conn_type": "google_cloud_platform", "extra": extra}))
+    for task, chain in ({}, ("b", ["a"])), ({"impersonation_chain": ["c", "d"]}, ("d", ["c"])):
+        credentials: Any = LongRunningOperationHook("stored", **task).get_credentials()
+        assert (credentials._target_principal, credentials._delegates) == chain
+
+
 async def test_a_trigger_authenticates_with_the_same(
     forms: dict[str, dict[str, Any]], hook: Callable[..., LongRunningOperationHook]
 ) -> None:
