@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_lro._core.checks import check_page_size, check_wait_timeout, is_whole, one_line
-from airflow_provider_lro._core.names import names_of, parent_of
+from airflow_provider_lro._core.names import module_names, names_of, parent_of
 from airflow_provider_lro.exceptions import LroError
 from airflow_provider_lro.operators._base import DEFAULT_DEFERRABLE, LroOperator, WaitOperator, arguments
 from airflow_provider_lro.operators._bulk import (
@@ -285,6 +285,8 @@ class GetOperationOperator(LroOperator):
     ``{"@type", "value": base64}``. All names are read before an error is raised; the XCom is there then, too.
 
     :param operation_name: a name, a mapping with a ``name``, or a sequence of them.
+    :param type_modules: module paths to import, such as ``"google.cloud.dataplex_v1"``, so that payloads of their types
+        are JSON that can be read.
     :param lro_conn_id: connection of type ``lro`` (or ``google_cloud_platform``, then with ``endpoint``).
     :param endpoint: host or host:port of the service, instead of the connection's; may hold ``{location}``.
     :param impersonation_chain: service account to impersonate, or a chain of them (text with commas, or a sequence).
@@ -293,6 +295,7 @@ class GetOperationOperator(LroOperator):
     """
 
     operation_name: Any
+    type_modules: str | Sequence[str]
 
     template_fields: Sequence[str] = ("operation_name", *LroOperator.template_fields)
 
@@ -300,6 +303,7 @@ class GetOperationOperator(LroOperator):
         self,
         *,
         operation_name: Any,
+        type_modules: str | Sequence[str] = (),
         lro_conn_id: str = "lro_default",
         endpoint: str | None = None,
         impersonation_chain: str | Sequence[str] | None = None,
@@ -309,11 +313,14 @@ class GetOperationOperator(LroOperator):
     ) -> None:
         super().__init__(**arguments(locals()))
         self.check_literal(operation_name)
+        module_names(type_modules)
 
     def execute(self, context: Context) -> Any:
         """Read each."""
         from airflow_provider_lro._messages.encoding import operation_to_json
+        from airflow_provider_lro._messages.types import load
 
+        load(type_modules=self.type_modules)
         names = names_of(self.operation_name)
         with self.hook() as hook:
             clients = {name: hook.get_conn(name) for name in names}
@@ -332,6 +339,8 @@ class ListOperationsOperator(LroOperator):
     :param page_size: operations a page; None leaves it to the service.
     :param limit: operations to list at most; None lists all.
     :param return_partial_success: list all that can be reached, and report the rest as ``unreachable``.
+    :param type_modules: module paths to import, such as ``"google.cloud.dataplex_v1"``, so that payloads of their types
+        are JSON that can be read.
     :param lro_conn_id: connection of type ``lro`` (or ``google_cloud_platform``, then with ``endpoint``).
     :param endpoint: host or host:port of the service, instead of the connection's; may hold ``{location}``.
     :param impersonation_chain: service account to impersonate, or a chain of them (text with commas, or a sequence).
@@ -344,6 +353,7 @@ class ListOperationsOperator(LroOperator):
     page_size: int | None
     limit: int | None
     return_partial_success: bool
+    type_modules: str | Sequence[str]
 
     template_fields: Sequence[str] = ("parent", "filter", *LroOperator.template_fields)
 
@@ -355,6 +365,7 @@ class ListOperationsOperator(LroOperator):
         page_size: int | None = None,
         limit: int | None = None,
         return_partial_success: bool = False,
+        type_modules: str | Sequence[str] = (),
         lro_conn_id: str = "lro_default",
         endpoint: str | None = None,
         impersonation_chain: str | Sequence[str] | None = None,
@@ -363,6 +374,7 @@ class ListOperationsOperator(LroOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**arguments(locals()))
+        module_names(type_modules)
         check_page_size(page_size)
         if limit is not None and not is_whole(limit, most=sys.maxsize):
             raise ValueError(f"limit={limit!r}, but it must be None, for all, or a whole number from 0 to 2**63 - 1")
@@ -370,7 +382,9 @@ class ListOperationsOperator(LroOperator):
     def execute(self, context: Context) -> list[dict[str, Any]]:
         """List, page after page, until there are no more or enough."""
         from airflow_provider_lro._messages.encoding import operation_to_json
+        from airflow_provider_lro._messages.types import load
 
+        load(type_modules=self.type_modules)
         parent = parent_of(self.parent)
         with self.hook() as hook:
             pager = hook.get_conn(parent).list_operations(

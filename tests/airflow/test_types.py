@@ -13,9 +13,10 @@ from google.longrunning import operations_proto_pb2 as pb
 
 from airflow_provider_lro._core.names import short_name
 from airflow_provider_lro.exceptions import OperationFailed, OperationTimeout, PayloadTypeError
-from airflow_provider_lro.operators import StartOperationOperator
+from airflow_provider_lro.operators import GetOperationOperator, ListOperationsOperator, StartOperationOperator
 from airflow_provider_lro.sensors import LongRunningOperationSensor
 from tests.airflow import worker
+from tests.airflow.fake_service import PARENT, FakeService
 from tests.airflow.running import tasks
 from tests.airflow.test_end_from_trigger import CAN_END, SINCE_3_3, XComs, fire, xcoms  # noqa: F401  (a fixture)
 from tests.airflow.worker import FakeStore, FakeTaskInstance, run
@@ -221,7 +222,7 @@ def ended(late: LateModule, **types: str) -> Any:
 def test_triggerer_decodes_as_a_worker_does(server: FakeServer, late: LateModule, xcoms: XComs) -> None:  # noqa: F811
     """The type that the task names is imported in the triggerer, and the XCom is a worker's."""
     assert type(ended(late, response_type=f"{late.module}:Lake")).__name__ == "TaskSuccessEvent"
-    assert list(xcoms.values.values()) == [{"name": "erie"}]
+    assert [value for key, value in xcoms.values.items() if key[-1] == "return_value"] == [{"name": "erie"}]
     assert run(sensor(response_type=late.lake, end_from_trigger=True, deferrable=True)).result == {"name": "erie"}
 
 
@@ -347,3 +348,20 @@ def test_types_in_a_real_airflow(airflow: AirflowStack, service: Simulator, run_
     assert "'google.protobuf.Duration' was asked for" in airflow.task_log("typed", run_id, "wrong")
     assert "type_modules: 'no_such_module' cannot be imported" in airflow.task_log("typed", run_id, "missing")
     assert service.calls(name=f"simulations/duration=5/operations/{run_id}-missing") == []
+
+
+def test_types_that_a_task_names_are_read(fake: FakeService, late: LateModule) -> None:
+    """Without `type_modules` the process does not know them, and the JSON holds bytes."""
+    name = fake.add("o", ended=0)
+    fake.operations[name].metadata.CopyFrom(late.metadata("create"))
+
+    def metadata(**kwargs: Any) -> Any:
+        got = run(GetOperationOperator(task_id="get", operation_name=name, **kwargs)).result
+        (listed,) = run(ListOperationsOperator(task_id="list", parent=PARENT, **kwargs)).result
+        assert got == listed
+        return got["metadata"]
+
+    assert set(metadata()) == {"@type", "value"}
+    assert metadata(type_modules=late.module)["verb"] == "create"
+    with pytest.raises(ValueError, match="type_modules"):
+        metadata(type_modules=5)
