@@ -130,6 +130,8 @@ def lro_task(
     response_type: Any = None,
     metadata_type: Any = None,
     type_modules: str | Sequence[str] = (),
+    check: Callable[[Any, Any], Any] | None = None,
+    fail_on_partial: bool = False,
     initial_delay: float | timedelta = 1.0,
     multiplier: float = 2.0,
     jitter: float = 0.1,

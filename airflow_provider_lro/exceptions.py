@@ -4,7 +4,8 @@
 
     LroError(AirflowException)
     ├── OperationFailed            the operation is done, with an error
-    │   └── OperationCancelled     … and the error is CANCELLED (1)
+    │   ├── OperationCancelled     … and the error is CANCELLED (1)
+    │   └── ResultRejected         … no: it succeeded, and a check of the task rejects its result
     ├── OperationTimeout           not done at the deadline; it may still succeed
     ├── OperationsFailed           several operations of one call; carries an error for each
     ├── MalformedOperation         done without a result, where a result is required
@@ -42,6 +43,7 @@ __all__ = [
     "OperationsFailed",
     "PayloadTypeError",
     "ResultGone",
+    "ResultRejected",
     "RpcError",
     "UnimplementedError",
 ]
@@ -145,6 +147,10 @@ class OperationFailed(LroError):
 
 class OperationCancelled(OperationFailed):
     """The operation is done, with the error CANCELLED (1)."""
+
+
+class ResultRejected(OperationFailed):
+    """The operation has succeeded, but a check of the task says that its result is none. ``code`` is None."""
 
 
 class OperationTimeout(LroError):

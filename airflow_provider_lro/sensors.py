@@ -18,6 +18,7 @@ from airflow_provider_lro.exceptions import (
     OperationNotFound,
     OperationsFailed,
     OperationTimeout,
+    ResultRejected,
 )
 from airflow_provider_lro.operators._base import DEFAULT_DEFERRABLE, LroOperator, ResultOperator, arguments, as_airflows
 from airflow_provider_lro.operators._bulk import error_lines, raise_together
@@ -64,6 +65,7 @@ FINAL: dict[type[LroError], Any] = {
     OperationFailed: AirflowFailException,
     OperationCancelled: AirflowFailException,
     OperationNotFound: AirflowFailException,
+    ResultRejected: AirflowFailException,
     MalformedOperation: AirflowFailException,
     OperationTimeout: AirflowSensorTimeout,  # the time is up for the sensor, not for one try of it
 }
@@ -107,6 +109,11 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
         cannot store a class in the DAG's ``default_args``, nor for a mapped task: there only a text will do.
     :param metadata_type: the type of the metadata, likewise, so that its progress can be read; no other is refused.
     :param type_modules: module paths to import, so that responses and metadata of their types can be unpacked.
+    :param check: a function of response and metadata that says whether the result is one: falsy, or a text that says
+        what is wrong, makes ``ResultRejected`` of the success, without a retry. It is given messages where their types
+        are known here, else their JSON. ``AirflowFailException`` and ``AirflowSkipException`` go through; any other
+        exception rejects, too.
+    :param fail_on_partial: reject a result in which parts are said to have failed (XCom ``partial_failures``).
     :param initial_delay: seconds (or timedelta) between the first poll and the second.
     :param multiplier: growth of each pause over the one before, until the interval is reached.
     :param jitter: share of each pause that may be left out, 0 to 1, so that waits spread.
@@ -128,6 +135,7 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
     :param headers: more headers of every call, no secret among them; ``x-goog-request-params`` takes our own's place.
     """
 
+    AFTER_REJECTION = "no retry is made, as the operation stays as it is"
     operation_name: Any
     parent: str | None
     filter: str
@@ -158,6 +166,8 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
         response_type: Any = None,
         metadata_type: Any = None,
         type_modules: str | Sequence[str] = (),
+        check: Callable[[Any, Any], Any] | None = None,
+        fail_on_partial: bool = False,
         initial_delay: float | timedelta = 1.0,
         multiplier: float = 2.0,
         jitter: float = 0.1,
@@ -187,6 +197,12 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
             )
         if end_from_trigger and not deferrable:
             raise ValueError("end_from_trigger=True needs deferrable=True: give both, or leave it out")
+        if wait_for != "all" and (check is not None or fail_on_partial):
+            raise ValueError(
+                f"wait_for={wait_for!r} counts successes before a check has seen them: with a check it must be 'all'"
+            )
+        if end_from_trigger and (check is not None or fail_on_partial):
+            raise ValueError("end_from_trigger=True is given with a check, which needs a worker: take one out")
         if end_from_trigger and not triggers_have_on_kill():  # which came with the XComs of triggers
             raise ValueError(
                 f"end_from_trigger=True needs Airflow 3.3 or newer, and this is {AIRFLOW_VERSION}: leave it out"
@@ -314,6 +330,8 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
                 trigger_kwargs=self._trigger_kwargs(),
                 on_pause=_reschedule if self._reschedules else None,
             )
+        if self.has_own_end:
+            return self.end_as_deferred(context, names, outcomes, started_at=started_at)
         return self._result(context, names, outcomes, args)
 
     def _resume(self, context: Context, event: Mapping[str, Any] | None, packed: str | None) -> Any:
@@ -385,6 +403,7 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
         """Return the result, or raise the error, of one operation or many."""
         if args is None:  # the duration is all that a timeout's text takes from these
             args = self.wait_args(names[0] if names else "none", started_at=0.0, deadline=self.limit)
+        self.hand_out(context, names, outcomes, is_many=self._is_many)
         if self._is_many:
             return self._results(context, names, outcomes, args)
         if outcomes[0] is None:

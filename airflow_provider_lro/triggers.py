@@ -32,7 +32,7 @@ from airflow_provider_lro.version_compat import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from airflow_provider_lro._core.outcome import Outcome
 
@@ -355,50 +355,50 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
 
     async def _end(self, outcome: Outcome) -> TriggerEvent | None:
         """Return the event that ends the task; None leaves that to a worker."""
+        import json
+
+        from airflow.sdk.bases.xcom import BaseXCom
         from airflow.triggers.base import TaskSkippedEvent, TaskSuccessEvent
 
-        from airflow_provider_lro._messages.results import result_of
+        from airflow_provider_lro._messages.encoding import response_to_json
+        from airflow_provider_lro._messages.events import MAX_EVENT
+        from airflow_provider_lro._messages.results import handed_out, result_of
 
         if isinstance(outcome, TimedOut) and outcome.was_not_sent:
             return None
         if not await self._load_types():
             self._log_left_to_worker("it may know its types")
             return None
+        response: Any = None
+        end: TriggerEvent = TaskSuccessEvent()
         try:
             response = result_of(outcome, self, self.response_type, require_result=self.require_result)
         except LroError as error:
             if not is_skip(error, on_cancelled=self.on_cancelled, soft_fail=self.soft_fail, never_fail=self.never_fail):
                 return None
             self.log.info("skipped: %s", error)
-            return TaskSkippedEvent()
-        return TaskSuccessEvent() if await self._pushed(response) else None
-
-    async def _pushed(self, response: Any) -> bool:
-        """Push the result as a worker would; return False to leave it to one."""
-        import json
-
-        from airflow_provider_lro._messages.encoding import response_to_json
-        from airflow_provider_lro._messages.events import MAX_EVENT
-
+            end = TaskSkippedEvent()
         result = response_to_json(response)
-        if result is None or not self.do_xcom_push:
-            return True
-        if _has_opaque(result) or len(json.dumps(result)) > MAX_EVENT:
+        if self.do_xcom_push and (_has_opaque(result) or len(json.dumps(result)) > MAX_EVENT):
             self._log_left_to_worker("it may know more of the result")
-            return False
+            return None
+        xcoms = handed_out(self._names(), [outcome], is_many=False)
+        if result is not None:
+            xcoms[str(BaseXCom.XCOM_RETURN_KEY)] = result
+        return end if not self.do_xcom_push or await self._pushed(xcoms) else None
+
+    async def _pushed(self, xcoms: Mapping[str, Any]) -> bool:
+        """Push what a worker would; return False to leave it to one."""
+        from airflow.sdk.execution_time.xcom import XCom
+
         try:
-            await asyncio.wait_for(self._push(result), XCOM_TIMEOUT)
+            async with asyncio.timeout(XCOM_TIMEOUT):
+                for key, value in xcoms.items():  # not the event's own `xcoms`: Airflow 3.3 would encode them twice
+                    await XCom.aset(key, value, **task_id_of(self.task_instance))
         except Exception:  # what it is does not matter: a worker writes the same again
             self.log.warning("the result could not be written; a worker does it", exc_info=True)
             return False
         return True
-
-    async def _push(self, value: Any) -> None:
-        from airflow.sdk.bases.xcom import BaseXCom
-        from airflow.sdk.execution_time.xcom import XCom
-
-        # Not the event's own `xcoms`: Airflow 3.3 would encode them twice.
-        await XCom.aset(str(BaseXCom.XCOM_RETURN_KEY), value, **task_id_of(self.task_instance))
 
     def _log_left_to_worker(self, why: str) -> None:
         self.log.info("a worker ends the task, as %s", why)

@@ -106,13 +106,17 @@ def outcomes_from_event(event: Mapping[str, Any], names: Sequence[str]) -> list[
         ) from error
 
 
-def to_read_again(event: Mapping[str, Any]) -> list[int]:
-    """Return the operations that are done, and of which the event does not hold everything."""
+def to_read_again(event: Mapping[str, Any], *, with_metadata: bool = False) -> list[int]:
+    """Return the operations that are done, and of which the event does not hold everything.
+
+    ``with_metadata``: also successes of which only the metadata is missing.
+    """
     known = event["known"]
+    missing = {"cut", "bare"} if with_metadata else {"cut"}
     return [
         index
         for index, letter in enumerate(event["outcomes"])
-        if known.get(str(index), {"cut": letter in _DONE}).get("cut")
+        if any(known.get(str(index), {"cut": letter in _DONE}).get(what) for what in missing)
     ]
 
 
@@ -177,8 +181,8 @@ def _entries(outcome: Any, name: str, *, alone: bool) -> Iterator[dict[str, Any]
     yield entry
     operation = entry.get("operation", {})
     if operation.pop("metadata", None):
-        if operation.get("code") is not None and operation["done"]:
-            entry["cut"] = True  # it is part of a failure
+        if operation["done"]:  # it is part of a failure; of a success it is needed by a check alone
+            entry["bare" if operation.get("code") is None else "cut"] = True
         yield entry
     longest = MAX_TEXT if alone else MAX_TEXT_OF_MANY
     if isinstance(outcome, outcomes.Succeeded):

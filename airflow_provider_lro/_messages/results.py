@@ -7,13 +7,22 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from google.protobuf import empty_pb2
+from google.protobuf import any_pb2, empty_pb2
 
 from airflow_provider_lro._core import outcome as outcomes
 from airflow_provider_lro._core.checks import MAX_SAID, in_words, one_line
+from airflow_provider_lro._core.names import short_name
+from airflow_provider_lro._core.outcome import Succeeded
 from airflow_provider_lro._core.state import OperationState
-from airflow_provider_lro._messages.encoding import details_to_json, operation_to_json, unpack
+from airflow_provider_lro._messages.encoding import (
+    details_to_json,
+    operation_to_json,
+    payload_to_json,
+    response_to_json,
+    unpack,
+)
 from airflow_provider_lro._messages.metadata import describe
+from airflow_provider_lro._messages.partial import in_a_line, partial_failures
 from airflow_provider_lro._messages.types import message_type as type_of
 from airflow_provider_lro.exceptions import (
     REPORT_FAULT,
@@ -24,16 +33,23 @@ from airflow_provider_lro.exceptions import (
     OperationFailed,
     OperationNotFound,
     OperationTimeout,
+    PayloadTypeError,
     ResultGone,
     RpcError,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from airflow_provider_lro._core.args import WaitArgs
     from airflow_provider_lro._core.outcome import Outcome
 
 MAX_DETAILS = 1000
 """Characters of error details in the text of an error; the whole of them is in its ``details``."""
+MAX_LOGGED = 20
+"""Failed parts of one operation that are logged."""
+MAX_HANDED_OUT = 64 * 1024
+"""Bytes of JSON of the metadata that a task hands out, of all its operations together."""
 MAX_PROGRESS = 500
 """Characters of an operation's metadata in the text of a timeout."""
 
@@ -65,6 +81,52 @@ def result_of(outcome: Outcome, args: WaitArgs, response_type: Any = None, *, re
     raise failure(outcome.operation)
 
 
+def for_check(state: OperationState, response: Any, metadata_type: Any = None) -> tuple[Any, Any]:
+    """Return response and metadata as a check is given them: messages where their types are known, else JSON."""
+    return _readable(response), None if state.metadata is None else _readable(_metadata(state, metadata_type))
+
+
+def _readable(value: Any) -> Any:
+    return response_to_json(value) if isinstance(value, any_pb2.Any) else value
+
+
+def _metadata(state: OperationState, metadata_type: Any) -> Any:
+    """Return the metadata, of the class that is named if it is of that type; whatever it is, it is not refused."""
+    try:
+        return metadata(state, metadata_type)
+    except PayloadTypeError:
+        return metadata(state)
+
+
+def handed_out(names: Sequence[str], outcomes: Sequence[Outcome | None], *, is_many: bool) -> dict[str, Any]:
+    """Return what a task hands out besides its result, by the keys of XComs: of many, lists in the order of the names.
+
+    Metadata is JSON; None where there is none, or no room for it in ``MAX_HANDED_OUT``.
+    """
+    room = MAX_HANDED_OUT
+    found: list[Any] = []
+    failures: list[list[Any]] = []
+    for outcome in outcomes:
+        state = None if outcome is None else outcome.operation
+        value = None if state is None or state.metadata is None else payload_to_json(state.metadata)
+        size = 0 if value is None else len(json.dumps(value))
+        if size > room:
+            log.info("%d bytes of metadata are not handed out as XCom, which has room for %d", size, MAX_HANDED_OUT)
+            value, size = None, 0
+        room -= size
+        found.append(value)
+        failures.append(partial_failures(state) if isinstance(outcome, Succeeded) and state else [])
+    keys: dict[str, list[Any]] = {"operation_name": list(names), "metadata": found}
+    if any(failures):
+        keys["partial_failures"] = failures
+        for name, entries in zip(names, failures, strict=True):
+            for entry in entries[:MAX_LOGGED]:
+                log.warning("a part has failed: %s [operation %r]", in_a_line(entry), short_name(name))
+            if len(entries) > MAX_LOGGED:
+                log.warning("… and %d more [operation %r]", len(entries) - MAX_LOGGED, short_name(name))
+    return {key: values if is_many else values[0] for key, values in keys.items()}
+
+
 def merge_outcomes(known: Outcome, found: Outcome, name: str) -> Outcome:
     """Return the outcome of an operation whose outcome was ``known``, and that was then read again.
 
@@ -81,7 +143,7 @@ def merge_outcomes(known: Outcome, found: Outcome, name: str) -> Outcome:
         code = Code.CANCELLED if isinstance(known, outcomes.Cancelled) else Code.UNKNOWN
         why = f"its error could not be read again: {problem}"
         return replace(known, operation=OperationState(name=name, done=True, code=code, message=why))
-    why = "the operation has succeeded, but its response could not be read again"
+    why = "the operation has succeeded, but its result could not be read again"
     if problem is None:
         return outcomes.CallFailed(error=RpcError(f"{why} [operation {name!r}]"), operation=found.operation)
     kind = ResultGone if isinstance(problem, OperationNotFound) else type(problem)

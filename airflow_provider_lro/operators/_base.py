@@ -14,10 +14,19 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_lro._core.args import WaitArgs
-from airflow_provider_lro._core.checks import check_choice, check_not_url, read_task_headers
+from airflow_provider_lro._core.checks import check_choice, check_flag, check_not_url, one_line, read_task_headers
 from airflow_provider_lro._core.names import check_literal, in_short, module_names, pack, parent_in, type_name
-from airflow_provider_lro.exceptions import REPORT_FAULT, E, LroError, OperationTimeout, PayloadTypeError, ResultGone
+from airflow_provider_lro.exceptions import (
+    REPORT_FAULT,
+    E,
+    LroError,
+    OperationTimeout,
+    PayloadTypeError,
+    ResultGone,
+    ResultRejected,
+)
 from airflow_provider_lro.links import XCOM_KEY, OperationLink, other_links, write_link
+from airflow_provider_lro.operators._check import check_callable, name_of, rejection
 from airflow_provider_lro.version_compat import (
     TRIGGER_TIMEOUTS,
     AirflowFailException,
@@ -35,6 +44,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_provider_lro._core.outcome import Outcome
+    from airflow_provider_lro._core.state import OperationState
     from airflow_provider_lro._core.wait import Start
     from airflow_provider_lro._runner.group import WaitGroup
     from airflow_provider_lro._runner.worker import WakeEvent
@@ -50,6 +60,8 @@ USERS_STATES = frozenset({None, "failed", "success", "skipped", "restarting", "r
 """States that a user puts a running task into. In the others it runs on, or another try has it: leave it alone."""
 READ_AGAIN_TIMEOUT = 300.0
 """Seconds in which to read operations again that were too large for the trigger's event …"""
+MAX_SHOWN = 500
+"""Characters of what a check saw, in the text of a rejection."""
 READ_ONE_TIMEOUT = 0.1
 """… and how many more for each; a limit of polls a second may make that more."""
 
@@ -173,6 +185,8 @@ class WaitOperator(LroOperator):
     poll_method: str
     list_parent: str | None
     deferrable: bool
+    needs_metadata = False
+    """Whether the metadata of each operation is needed at the end."""
 
     # ── arguments ──
 
@@ -311,7 +325,7 @@ class WaitOperator(LroOperator):
             return unknown
         known = outcomes_from_event(event, names)
         self.load_types(known)
-        cut = to_read_again(event)
+        cut = to_read_again(event, with_metadata=self.needs_metadata)
         not_sent = [index for index, outcome in enumerate(known) if getattr(outcome, "was_not_sent", False)]
         if cut:
             self.log.info("reading %d operations again", len(cut))
@@ -451,9 +465,17 @@ class ResultOperator(WaitOperator):
     response_type: Any
     metadata_type: Any
     type_modules: str | Sequence[str]
+    check: Callable[[Any, Any], Any] | None
+    fail_on_partial: bool
+
+    AFTER_REJECTION: ClassVar[str]
+    """What comes after a result that was rejected."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        check_callable(self.check)
+        check_flag(self.fail_on_partial, what="fail_on_partial")
+        self.needs_metadata = self.check is not None or self.fail_on_partial
         check_choice(self.on_cancelled, ("fail", "skip"), what="on_cancelled")
         type_name(self.response_type, what="response_type")
         if is_mapped_copy(self):  # for this no copy is made that is executed
@@ -464,6 +486,26 @@ class ResultOperator(WaitOperator):
         task: Any = super().prepare_for_execution()
         task.operator_extra_links = other_links(task.operator_extra_links)
         return task
+
+    @property
+    def has_own_end(self) -> bool:
+        """Whether a subclass has its own ``execute_complete``, which may be a check that nothing is to go past."""
+        return not type(self).execute_complete.__module__.startswith("airflow_provider_lro.")
+
+    def end_as_deferred(
+        self,
+        context: Context,
+        names: Sequence[str],
+        outcomes: Sequence[Outcome | None],
+        *,
+        started_at: float,
+        **kwargs: Any,
+    ) -> Any:
+        """End a wait that was not deferred by ``execute_complete``, as one that was."""
+        from airflow_provider_lro._messages.events import event_from_outcomes
+
+        event = event_from_outcomes(outcomes, names, started_at=started_at)
+        return self.execute_complete(context, event, **{**kwargs, "names": pack(names), "started_at": started_at})
 
     def before_wait(self, context: Context, hook: LongRunningOperationHook, names: Sequence[str]) -> None:
         """Write the link to the operation, where the connection has a template for it."""
@@ -512,7 +554,7 @@ class ResultOperator(WaitOperator):
 
         self._log_unknown_types(outcome)
         try:
-            found = response_to_json(result_of(outcome, args, self.response_type, require_result=self.require_result))
+            response = result_of(outcome, args, self.response_type, require_result=self.require_result)
         except (PayloadTypeError, ResultGone) as error:
             # It has succeeded: a retry would find the same, or do the work once more.
             raise error.as_type(as_airflows(type(error))) from None
@@ -520,7 +562,39 @@ class ResultOperator(WaitOperator):
             raise self.timeout_error(error) from None
         except LroError as error:  # without our frames, and what it came of: its text says it all
             raise error.with_traceback(None) from None
+        assert outcome.operation is not None  # noqa: S101  (it has a result)
+        self._judge(response, outcome.operation)
+        found = response_to_json(response)
         return self._splittable(found, args) if self.multiple_outputs and self.do_xcom_push else found
+
+    def _judge(self, response: Any, state: OperationState) -> None:
+        """Raise ResultRejected where the task's own check, or a partial failure, makes a failure of a success."""
+        from airflow_provider_lro._messages.encoding import operation_to_json, response_to_json
+        from airflow_provider_lro._messages.partial import in_a_line, partial_failures
+        from airflow_provider_lro._messages.results import for_check
+
+        why = None
+        if self.fail_on_partial and (failures := partial_failures(state)):
+            first = in_a_line(failures[0])
+            why = f"rejected by fail_on_partial=True: {len(failures)} of its parts have failed, the first: {first}"
+        if why is None and self.check is not None:
+            given = for_check(state, response, self.metadata_type)
+            if (reason := rejection(self.check, *given)) is not None:
+                saw = [one_line(json.dumps(response_to_json(each)), MAX_SHOWN) for each in given]
+                why = f"rejected by check={name_of(self.check)}: {reason}; it saw response={saw[0]} metadata={saw[1]}"
+        if why is not None:
+            text = f"the operation has succeeded, and its result is {why}; {self.AFTER_REJECTION}"
+            raise ResultRejected(f"{text} [operation {state.name!r}]", operation=operation_to_json(state))
+
+    def hand_out(
+        self, context: Context, names: Sequence[str], outcomes: Sequence[Outcome | None], *, is_many: bool = False
+    ) -> None:
+        """Push what the next tasks may want to know besides the result, whatever the outcome."""
+        from airflow_provider_lro._messages.results import handed_out
+
+        if self.do_xcom_push:
+            for key, value in handed_out(names, outcomes, is_many=is_many).items():
+                self.push_result(context, value, key=key)
 
     def _log_unknown_types(self, outcome: Outcome) -> None:
         """Say once of each type that is not known here which argument would make JSON of it."""
@@ -553,4 +627,6 @@ class ResultOperator(WaitOperator):
             )
         if XCOM_KEY in found:
             self.log.warning("the response's key %r is left out: it is the XCom of the link to the operation", XCOM_KEY)
+        if own := sorted({"operation_name", "metadata", "partial_failures"} & found.keys()):
+            self.log.warning("the response has %s, which takes the place of the XCom of that name", ", ".join(own))
         return {key: value for key, value in found.items() if key != XCOM_KEY}

@@ -32,7 +32,7 @@ from airflow_provider_lro.operators._task_store import StartedOperation, TaskSto
 from airflow_provider_lro.version_compat import AirflowFailException, AirflowSkipException, AirflowTaskTimeout
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from datetime import timedelta
 
     from airflow.sdk import Context
@@ -50,6 +50,8 @@ CANCELLING = ("asked", "took effect")
 """The effects of a timeout's cancel by which the operation ends, sooner or later."""
 MAX_CONTEXT = 4096
 """Bytes of JSON that ``start`` may leave in the context, and that are still there at the end."""
+NAMELESS = "without a name"
+"""In place of the name of an operation that was done when it was started, and needs none."""
 NO_RETRY = "no retry is made, as it would start another"
 
 
@@ -73,6 +75,11 @@ class StartOperationOperator(ResultOperator):
     :param response_type: the type that the response must be of: import path, full name or class, as for the sensor.
     :param metadata_type: the type of the metadata, likewise, so that its progress can be read; no other is refused.
     :param type_modules: module paths to import, so that responses and metadata of their types can be unpacked.
+    :param check: a function of response and metadata that says whether the result is one: falsy, or a text that says
+        what is wrong, makes ``ResultRejected`` of the success, and the next try starts another operation. It is given
+        messages where their types are known here, else their JSON. ``AirflowFailException`` and
+        ``AirflowSkipException`` go through; any other exception rejects, too.
+    :param fail_on_partial: reject a result in which parts are said to have failed (XCom ``partial_failures``).
     :param initial_delay: seconds (or timedelta) between the first poll and the second.
     :param multiplier: growth of each pause over the one before, until the interval is reached.
     :param jitter: share of each pause that may be left out, 0 to 1, so that waits spread.
@@ -93,6 +100,7 @@ class StartOperationOperator(ResultOperator):
 
     interval: float
     wait_timeout: float | None
+    AFTER_REJECTION = "the next try starts another operation"
     request_id: str = ""
     """For ``start``: the same text as long as the same start is meant, for APIs that take a request id (a UUID)."""
 
@@ -110,6 +118,8 @@ class StartOperationOperator(ResultOperator):
         response_type: Any = None,
         metadata_type: Any = None,
         type_modules: str | Sequence[str] = (),
+        check: Callable[[Any, Any], Any] | None = None,
+        fail_on_partial: bool = False,
         initial_delay: float | timedelta = 1.0,
         multiplier: float = 2.0,
         jitter: float = 0.1,
@@ -137,7 +147,7 @@ class StartOperationOperator(ResultOperator):
 
         It goes before the connection's host, and need not be known before the start.
         """
-        return False
+        return True
 
     @property
     def _starter(self) -> str:
@@ -179,6 +189,7 @@ class StartOperationOperator(ResultOperator):
         started_at: float | None = None,
         deadline: float | None = None,
         found: bool = False,
+        was_over: bool = False,
         endpoint: str | None = None,
         left_in_context: Mapping[str, Any] | None = None,
         **_: Any,
@@ -204,7 +215,8 @@ class StartOperationOperator(ResultOperator):
                 )
         args = self._args(known, deadline=deadline)
         outcome = self._outcome_in(context, store, event, args)
-        return self._conclude(context, store, outcome, args, anew=found and self._is_ours(outcome, store, known))
+        anew = found and (was_over or self._is_ours(outcome, store, known))
+        return self._conclude(context, store, outcome, args, anew=anew)
 
     def _outcome_in(
         self, context: Context, store: TaskStore, event: Mapping[str, Any] | None, args: WaitArgs
@@ -254,6 +266,8 @@ class StartOperationOperator(ResultOperator):
             store.keep(known)
             self.log.info("started [operation %r]", known.name if operation.done else short_name(known.name))
         if operation.done:  # `validate_only`, perhaps: there may be nothing to poll
+            if self.has_own_end:
+                return self.end_as_deferred(context, [known.name], [outcome_of(operation)], started_at=known.started_at)
             return self._conclude(context, store, outcome_of(operation), self._args(known), anew=False)
         if not (reachable or endpoint):
             why = f"what {self._starter} has returned does not tell where"
@@ -326,6 +340,8 @@ class StartOperationOperator(ResultOperator):
             raise outcome.error.as_type(as_airflows(ResultGone), text=f"{why}; {NO_RETRY}: {outcome.error}") from None
         # An operation that was over before this try's first poll is an earlier try's failure; this one is to do better.
         was_failure = not (was_running or self._is_to_skip(outcome))
+        if self.has_own_end:
+            return self.end_as_deferred(context, [known.name], [outcome], **kwargs, was_over=found and was_failure)
         anew = found and (was_failure or self._is_ours(outcome, store, known))
         return self._conclude(context, store, outcome, args, anew=anew)
 
@@ -358,6 +374,7 @@ class StartOperationOperator(ResultOperator):
 
         if isinstance(outcome, TimedOut) and outcome.cancel in CANCELLING:
             store.record_timeout()
+        self.hand_out(context, ["" if args.operation_name == NAMELESS else args.operation_name], [outcome])
         try:
             result = self.result(outcome, args)
         except OVER as error:
@@ -372,6 +389,9 @@ class StartOperationOperator(ResultOperator):
         except LroError:
             store.record_left()
             raise
+        except (AirflowFailException, AirflowSkipException):  # of a check: the result is known
+            store.record_return()
+            raise
         store.record_return()
         return result
 
@@ -380,7 +400,7 @@ class StartOperationOperator(ResultOperator):
             deadline = time.time() + self.limit
         # Without a name it is done, and nothing is polled.
         return self.wait_args(
-            known.name or "without a name",
+            known.name or NAMELESS,
             started_at=known.started_at,
             deadline=deadline,
             endpoint=self.endpoint or known.endpoint,

@@ -451,6 +451,19 @@ def test_endpoint_is_that_of_the_functions_own_client(
         assert store.get("lro_operation")["endpoint"] == simulator.endpoint
 
 
+def test_endpoint_is_that_of_the_client_of_an_operator(
+    start: Callable[..., pb.Operation], simulator: Simulator, nameless: str, ti: FakeTaskInstance
+) -> None:
+    """Of a StartOperationOperator, too, no connection needs a host, where what `start` returns tells it."""
+    message = start(duration=0.2, response={"rows": 5})
+
+    class Start(StartOperationOperator):
+        def start(self, context: Any) -> Any:
+            return generated(simulator.endpoint, message)
+
+    assert run(Start(task_id="start", lro_conn_id=nameless, deferrable=True, **FAST), ti=ti).result == {"rows": 5.0}
+
+
 @pytest.mark.usefixtures("instrumented")
 @pytest.mark.parametrize("interceptors", [0, 1, 3])
 def test_endpoint_of_an_instrumented_client(

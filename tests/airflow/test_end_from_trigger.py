@@ -89,7 +89,9 @@ def fire(row: tuple[str, dict[str, Any]], **ti: Any) -> Any:
 
 
 def resume(task: LongRunningOperationSensor, event: Any) -> Any:
-    return task.resume_execution("execute_complete", {"event": json.loads(json.dumps(event.payload))}, {})
+    return task.resume_execution(
+        "execute_complete", {"event": json.loads(json.dumps(event.payload))}, {"ti": FakeTaskInstance()}
+    )
 
 
 def deferred(task: LongRunningOperationSensor) -> tuple[str, dict[str, Any]]:
@@ -123,8 +125,13 @@ def test_success_ends_the_task(name: Callable[..., str], xcoms: XComs) -> None:
     event = ended(sensor(operation, **ENDED), map_index=4)
     assert type(event).__name__ == "TaskSuccessEvent"
     assert not event.xcoms
-    assert xcoms.values == {("dag", "run", "task", 4, "return_value"): {"rows": 3.0}}
-    assert run(sensor(name(duration=0.2, response={"rows": 3}))).result == {"rows": 3.0}
+    place = ("dag", "run", "task", 4)
+    assert xcoms.values[*place, "return_value"] == {"rows": 3.0}
+    assert xcoms.values[*place, "operation_name"] == operation
+    assert xcoms.values[*place, "metadata"]["value"]["progress_percent"] == 100.0
+    by_worker = run(sensor(operation))
+    assert by_worker.result == {"rows": 3.0}
+    assert by_worker.ti.xcoms == {key[-1]: value for key, value in xcoms.values.items() if key[-1] != "return_value"}
 
 
 def test_without_xcom_push_none_is_written(name: Callable[..., str], xcoms: XComs) -> None:
@@ -144,13 +151,15 @@ SKIPS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("case", SKIPS)
 def test_skip_ends_the_task(case: str, name: Callable[..., str], xcoms: XComs) -> None:
-    """A worker's skip is a skip, and leaves no XCom."""
+    """A worker's skip is a skip, with the same XComs, and no result."""
     script, kwargs = SKIPS[case]
     event = ended(sensor(name(**{"duration": 0.2, **script}), **ENDED, **kwargs))
     assert type(event).__name__ == "TaskSkippedEvent"
-    assert xcoms.values == {}
+    assert {key[-1] for key in xcoms.values} == {"operation_name", "metadata"}
+    ti = FakeTaskInstance()
     with pytest.raises(AirflowSkipException):
-        run(sensor(name(**{"duration": 0.2, **script}), **kwargs))
+        run(sensor(name(**{"duration": 0.2, **script}), **kwargs), ti=ti)
+    assert set(ti.xcoms) == {"operation_name", "metadata"}
 
 
 FAILURES: dict[str, tuple[dict[str, Any], dict[str, Any], type[AirflowException]]] = {

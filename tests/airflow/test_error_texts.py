@@ -218,6 +218,32 @@ def rows(number: int = 5) -> struct_pb2.Struct:
     return message
 
 
+def with_content(here: Here, field: str, **content: Any) -> str:
+    """Add an operation that has succeeded, with nothing but this response or metadata."""
+    name = here.done()
+    operation = here.fake.operations[name]
+    message = struct_pb2.Struct()
+    message.update(content)
+    operation.ClearField("metadata")
+    getattr(operation, field).Pack(message)
+    return name
+
+
+PARTS = [{"code": 3, "message": "row 7 is no date"}, {"code": 5, "message": "row 9"}]
+
+
+def has_rows(response: Any, _metadata: Any) -> Any:
+    return response["rows"] > 0 or "it has no rows"
+
+
+async def judged_later(_response: Any, _metadata: Any) -> bool:
+    return True
+
+
+def awaited_by_nobody(response: Any, metadata: Any) -> Any:
+    return judged_later(response, metadata)
+
+
 class GrpcError(grpc.RpcError):
     """An error as gRPC raises it, in the words of its version 1.85."""
 
@@ -620,6 +646,21 @@ CASES: dict[str, Callable[[Here], Any]] = {
     "sensor: end_from_trigger of many": lambda here: sensor([NAME], end_from_trigger=True, deferrable=True),
     "sensor: many in mode reschedule": lambda here: sensor([NAME], mode="reschedule"),
     "sensor: neither name nor parent": lambda here: sensor(None),
+    "sensor: a check with end_from_trigger": lambda here: sensor(check=min, end_from_trigger=True, deferrable=True),
+    "sensor: a check with wait_for": lambda here: sensor([NAME] * 3, fail_on_partial=True, wait_for=2),
+    "sensor: a check that is none": lambda here: sensor(check="rows > 0"),
+    "sensor: a check that is a coroutine function": lambda here: sensor(check=judged_later),
+    "sensor: a check of one argument": lambda here: sensor(check=lambda response: response),
+    "sensor: a check that returns a coroutine": lambda here: run(sensor(here.done(), check=awaited_by_nobody)),
+    "sensor: a result that a check rejects": lambda here: run(
+        sensor(with_content(here, "response", rows=0), check=has_rows)
+    ),
+    "start: a result that a check rejects": lambda here: run(
+        start(with_content(here, "response", rows=0), check=has_rows)
+    ),
+    "start: a result with partial failures": lambda here: run(
+        start(with_content(here, "metadata", partial_failures=PARTS), fail_on_partial=True)
+    ),
     "sensor: both name and parent": lambda here: sensor(parent=PARENT),
     "sensor: filter without parent": lambda here: sensor(filter="done"),
     "sensor: wait_for": lambda here: sensor(wait_for="most"),

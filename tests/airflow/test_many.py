@@ -278,7 +278,7 @@ def test_failures_come_together(mode: dict[str, Any], name: Callable[..., str]) 
     assert isinstance(error, AirflowFailException)
     assert "4 of 5 operations failed (1 succeeded)" in str(error)
     assert "disk full" in str(error)
-    assert ti.xcoms == {"results": [None, {"n": 1.0}, None, None, None]}
+    assert ti.xcoms["results"] == [None, {"n": 1.0}, None, None, None]
 
 
 def test_operation_that_could_not_be_reached_may_be_retried(mode: dict[str, Any], name: Callable[..., str]) -> None:
@@ -491,7 +491,7 @@ def test_result_that_cannot_be_read_again_is_not_a_success(
         run(sensor(names, deferrable=True), before_resume=forget)
     names_of_errors = [type(each).__name__ for each in raised.value.errors.values()]
     assert names_of_errors == ["ResultGone", "OperationFailed", "OperationCancelled"]
-    assert "has succeeded, but its response could not be read again" in str(raised.value.errors[names[0]])
+    assert "has succeeded, but its result could not be read again" in str(raised.value.errors[names[0]])
     assert "could not be read again" in str(raised.value.errors[names[1]])
 
 

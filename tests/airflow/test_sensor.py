@@ -226,7 +226,7 @@ def test_result_that_cannot_be_read_again_is_not_a_success(name: Callable[..., s
         with LongRunningOperationHook() as hook:
             hook.delete_operation(operation)
 
-    with pytest.raises(RpcError, match="has succeeded, but its response could not be read again") as raised:
+    with pytest.raises(RpcError, match="has succeeded, but its result could not be read again") as raised:
         run(sensor(operation, deferrable=True, soft_fail=True), before_resume=delete)
     assert not isinstance(raised.value, OperationNotFound)
     assert isinstance(raised.value, AirflowFailException)  # a retry would find the same
@@ -280,10 +280,10 @@ def test_worker_polls_where_the_triggerer_is_gone(name: Callable[..., str], soft
     """Airflow's own timeout makes the sensor poll once itself: done is done, not done is a timeout."""
     done = sensor(name(duration=0), soft_fail=soft)
     for said in ("Trigger timeout", "Trigger/execution timeout"):
-        assert done.resume_execution("__fail__", {"error": said}, {}) is not None
+        assert done.resume_execution("__fail__", {"error": said}, {"ti": FakeTaskInstance()}) is not None
     late = sensor(name(outcome="never"), soft_fail=soft)
     with pytest.raises(AirflowSkipException if soft else OperationTimeout):
-        late.resume_execution("__fail__", {"error": "Trigger timeout"}, {})
+        late.resume_execution("__fail__", {"error": "Trigger timeout"}, {"ti": FakeTaskInstance()})
 
 
 def test_airflow_timeout_comes_after_every_event_of_ours(name: Callable[..., str]) -> None:
@@ -519,4 +519,4 @@ def test_templated_arguments_are_not_read_at_parse_time() -> None:
 def test_event_without_a_valid_outcome_is_not_a_success(event: dict[str, Any]) -> None:
     """An event of another version, or one that contradicts itself, is an error that says so."""
     with pytest.raises((ValueError, LroError)):
-        sensor("operations/x").execute_complete({}, event)
+        sensor("operations/x").execute_complete({"ti": FakeTaskInstance()}, event)

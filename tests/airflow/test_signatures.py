@@ -38,9 +38,11 @@ VALUES: dict[str, Any] = {
     "connect_timeout": 5.0,
     "cancel_grace": 11.0,
     "cancel_on_kill": True,
+    "check": min,
     "deferrable": True,
     "dry_run": True,
     "endpoint": "127.0.0.1:1",
+    "fail_on_partial": True,
     "filter": "done=false",
     "headers": {"x-goog-request-params": "location=us-central1"},
     "ignore_missing": True,
@@ -86,7 +88,10 @@ VALUES: dict[str, Any] = {
     "wait_timeout": 16.0,
 }
 """A value for each argument, and not its default."""
-EXCLUSIVE = ({"operation_name", "soft_fail"}, {"parent", "filter", "never_fail"})
+EXCLUSIVE = (
+    {"operation_name", "soft_fail", "wait_for"},
+    {"parent", "filter", "never_fail", "check", "fail_on_partial"},
+)
 """Arguments of the sensor that exclude each other; it is made without the ones, and without the others."""
 ELSEWHERE = {"end_from_trigger"}
 """Needs Airflow 3.3: see test_end_from_trigger.py."""

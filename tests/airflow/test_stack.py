@@ -56,6 +56,8 @@ def test_test_commands_find_a_connection_of_the_database(airflow: AirflowStack, 
         before = len(service.calls("GetOperation"))
         said = cli(airflow, *command)
         assert "succeeded after" in said
+        assert "judged: 5.0" in said
+        assert command[0] == "tasks" or "skipped: the operation has succeeded, and its result is rejected" in said
         # The first poll is that before the deferral.
         assert len(service.calls("GetOperation")) - before >= 2
 

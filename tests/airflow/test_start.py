@@ -400,8 +400,6 @@ def test_client_that_cannot_be_looked_into_costs_no_name(
             raise RuntimeError("closed")
 
     class Start(StartOperationOperator):
-        infers_endpoint = True
-
         def start(self, context: Any) -> Any:
             return Odd()
 

@@ -21,6 +21,7 @@ from airflow_provider_lro.exceptions import (
     OperationTimeout,
     PayloadTypeError,
     ResultGone,
+    ResultRejected,
     RpcError,
     UnimplementedError,
 )
@@ -38,6 +39,7 @@ TABLE: list[tuple[str, Exception, bool, bool]] = [
     ("cancelled", cancelled, True, True),
     ("not found", OperationNotFound("x"), True, False),
     ("done without a result", MalformedOperation("x"), True, False),
+    ("rejected by a check", ResultRejected("x"), True, False),
     ("too late", OperationTimeout("x"), True, False),
     ("call refused", denied, False, False),
     ("succeeded, and the response is gone", ResultGone("x"), False, False),

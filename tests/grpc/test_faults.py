@@ -610,7 +610,7 @@ class Runner:
             else:
                 waiting = in_triggerer({**where, **how, "interval": INTERVAL}, row.timeout)
                 event = asyncio.run_coroutine_threadsafe(waiting, self._loop).result(HUNG)
-                response = sensor.execute_complete({}, event)
+                response = sensor.execute_complete({"ti": FakeTaskInstance()}, event)
         except LroError as raised:
             error = raised
         return {"response": response, "error": error, "seconds": time.monotonic() - started}

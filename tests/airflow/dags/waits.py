@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from airflow_provider_lro.operators import CancelOperationOperator
 from airflow_provider_lro.sensors import LongRunningOperationSensor
@@ -51,11 +52,25 @@ with DAG("outcomes", schedule=None, start_date=START, default_args=DEFERRED):
         interval=1,
     )
 
+
+def judge(response: Any, _metadata: Any) -> bool:
+    print("judged:", response["rows"])
+    return bool(response["rows"])
+
+
 with DAG("stored", schedule=None, start_date=START, default_args=DEFERRED):
     LongRunningOperationSensor(
         task_id="waits",
-        operation_name="simulations/duration=2/operations/{{ run_id }}",
+        operation_name='simulations/duration=2&response={"rows":5}/operations/{{ run_id }}',
         lro_conn_id="stored",
+        check=judge,
+    )
+    LongRunningOperationSensor(
+        task_id="rejects",
+        operation_name='simulations/duration=1&response={"rows":0}/operations/{{ run_id }}',
+        lro_conn_id="stored",
+        check=judge,
+        soft_fail=True,
     )
 
 with DAG("outage", schedule=None, start_date=START, default_args=DEFERRED):
