@@ -92,8 +92,9 @@ class GoogleCloud:
     env: dict[str, str]
 
 
-@pytest.fixture(scope="session")
-def google(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GoogleCloud]:
+@contextlib.contextmanager
+def running_google(home: Path) -> Iterator[GoogleCloud]:
+    """Run a Google Cloud on loopback, with its certificates and a key in a folder."""
     import trustme
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import rsa
@@ -102,7 +103,7 @@ def google(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GoogleCloud]:
     from tests.cookbook.services import SERVICES
     from tests.grpc.token_server import TOKEN, running_token_server, service_account_key
 
-    home, authority = tmp_path_factory.mktemp("google"), trustme.CA()
+    authority = trustme.CA()
     pair = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     encoding = serialization.Encoding.PEM
     private = pair.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode()
@@ -122,6 +123,12 @@ def google(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GoogleCloud]:
             "no_grpc_proxy": f"{LOOPBACK},localhost,.invalid",
         }
         yield GoogleCloud(cloud=running, env=env)
+
+
+@pytest.fixture(scope="session")
+def google(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GoogleCloud]:
+    with running_google(tmp_path_factory.mktemp("google")) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
@@ -150,6 +157,7 @@ def airflow(
         env |= as_variables({"logging": {"logging_level": "DEBUG"}})
     if is_used(request, "cloud"):
         env |= request.getfixturevalue("google").env
+        env |= as_variables({"core": {"default_task_retry_delay": 1}})  # a result is rejected there
         shutil.copy(ROOT / "example_dags" / "cookbook_google.py", home / "dags")
     with running_airflow(home / "home", home / "dags", env=env) as running:
         connect(running, "lro_default", host="127.0.0.1", port=service.port, extra={"insecure": True})

@@ -2,17 +2,22 @@
 
 So nothing of a DAG has to know that it is not the real one. Clients and this provider call ``dataplex.googleapis.com``,
 and gRPC asks the proxy (``grpc_proxy``) to connect it; the proxy knows the names of the services here, and no way out.
+google-auth asks it (``HTTPS_PROXY``) for the service that gives out tokens of impersonated accounts.
 """
 
 from __future__ import annotations
 
+import json
 import socket
 import socketserver
+import ssl
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -22,13 +27,15 @@ from google.protobuf import empty_pb2
 from google.rpc import code_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     import trustme
 
     from tests.cookbook.services import Service
 
 LOOPBACK = "127.0.0.1"
+IAM = "iamcredentials.googleapis.com"
+IMPERSONATED = "an-impersonated-account's-token"
 OPERATIONS = "google.longrunning.Operations"
 
 
@@ -37,23 +44,27 @@ class RunningService(grpc.GenericRpcHandler):
 
     Args:
         spec: Which service.
-        token: What a token endpoint gives out.
+        tokens: What the token endpoints give out.
         public_key: PEM, of the tokens that a client makes itself and signs with its key.
 
     Attributes:
         ends: Whether operations end: at the second poll by a triggerer, so that no worker sees it, however slow it is.
         created: The requests of the method that creates.
+        responses: What the next operations come to, instead of what the specification says.
         calls: Of Operations: the method and the operation's name.
+        admitted: The tokens of the calls that were not turned away.
         refused: What was wrong with the tokens of calls that were turned away.
     """
 
-    def __init__(self, spec: Service, *, token: str, public_key: str) -> None:
+    def __init__(self, spec: Service, *, tokens: Collection[str], public_key: str) -> None:
         self.spec = spec
         self.ends = True
         self.created: list[Any] = []
+        self.responses: list[Any] = []
         self.calls: list[tuple[str, str]] = []
+        self.admitted: list[str] = []
         self.refused: list[str] = []
-        self._token = token
+        self._tokens = tokens
         self._public_key = public_key
         self._done: dict[str, pb.Operation] = {}  # as they will be
         self._methods = {
@@ -70,17 +81,24 @@ class RunningService(grpc.GenericRpcHandler):
 
         def admitted(request: Any, context: grpc.ServicerContext) -> Any:
             headers = dict(context.invocation_metadata())
-            if problem := self._problem_with(str(headers.get("authorization", "no token"))):
+            token = str(headers.get("authorization", "no token")).removeprefix("Bearer ")
+            if problem := self._problem_with(token):
                 self.refused.append(problem)
                 context.abort(grpc.StatusCode.UNAUTHENTICATED, problem)
+            self.admitted.append(token)
             return answer(request, context)
 
         return grpc.unary_unary_rpc_method_handler(admitted, deserialize, serialized)
 
     @property
+    def operations(self) -> list[str]:
+        """The names of all operations, in the order of their start."""
+        return list(self._done)
+
+    @property
     def last_operation(self) -> str:
         """The name of what was started last."""
-        return list(self._done)[-1]
+        return self.operations[-1]
 
     def polls_by_triggerer(self, name: str) -> int:
         """How often an operation was polled after the first time, by which its worker has deferred."""
@@ -90,9 +108,8 @@ class RunningService(grpc.GenericRpcHandler):
         """The operations that were asked to cancel, as often as they were."""
         return [name for method, name in self.calls if method == "Cancel"]
 
-    def _problem_with(self, authorization: str) -> str:
-        token = authorization.removeprefix("Bearer ")
-        if token == self._token:
+    def _problem_with(self, token: str) -> str:
+        if token in self._tokens:
             return ""
         try:
             # What a client signs itself with the key of a service account is good for one service alone.
@@ -103,11 +120,14 @@ class RunningService(grpc.GenericRpcHandler):
 
     def _create(self, request: Any, context: grpc.ServicerContext) -> pb.Operation:
         self.created.append(request)
+        return self.start(self.responses.pop(0) if self.responses else self.spec.response(request))
+
+    def start(self, response: Any) -> pb.Operation:
+        """Start an operation that comes to a response."""
         operation = pb.Operation(name=f"{self.spec.parent}/operations/{uuid.uuid4()}")
-        operation.metadata.Pack(type(self.spec.metadata).pb(self.spec.metadata))
-        response = self.spec.response(request)
+        operation.metadata.Pack(raw(self.spec.metadata))
         done = pb.Operation(name=operation.name, done=True, metadata=operation.metadata)
-        done.response.Pack(type(response).pb(response))
+        done.response.Pack(raw(response))
         self._done[operation.name] = done
         return operation
 
@@ -128,9 +148,48 @@ class RunningService(grpc.GenericRpcHandler):
         return self._done[name]
 
 
+def raw(message: Any) -> Any:
+    """Return a message without proto-plus around it."""
+    return getattr(message, "_pb", message)
+
+
 def serialized(message: Any) -> bytes:
     """Serialise an answer."""
-    return message.SerializeToString()  # type: ignore[no-any-return]
+    return raw(message).SerializeToString()  # type: ignore[no-any-return]
+
+
+class Iam(ThreadingHTTPServer):
+    """The service that gives out tokens of impersonated accounts, over HTTPS.
+
+    Attributes:
+        asked: The account, and the token of whoever has asked.
+    """
+
+    def __init__(self, certificate: trustme.LeafCert) -> None:
+        super().__init__((LOOPBACK, 0), _Iam)
+        self.asked: list[tuple[str, str]] = []
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        certificate.configure_cert(tls)
+        self.socket = tls.wrap_socket(self.socket, server_side=True)
+
+
+class _Iam(BaseHTTPRequestHandler):
+    server: Iam
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        account = self.path.rpartition("/")[2].removesuffix(":generateAccessToken")
+        self.server.asked.append((account, self.headers["authorization"].removeprefix("Bearer ")))
+        until = datetime.now(tz=UTC) + timedelta(hours=1)
+        body = json.dumps({"accessToken": IMPERSONATED, "expireTime": f"{until:%Y-%m-%dT%H:%M:%SZ}"}).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: Any) -> None:
+        pass
 
 
 class Proxy(socketserver.ThreadingTCPServer):
@@ -185,7 +244,8 @@ def _pump(source: socket.socket, sink: socket.socket) -> None:
 class Cloud:
     """The services that run, by the task that calls them, and the proxy that leads to them."""
 
-    services: dict[str, RunningService]
+    services: dict[str, Any]
+    iam: Iam
     proxy: Proxy
 
 
@@ -198,7 +258,7 @@ def running_cloud(
         threads = stack.enter_context(ThreadPoolExecutor(8))
         running, ports = {}, {}
         for task, spec in services.items():
-            running[task] = RunningService(spec, token=token, public_key=public_key)
+            running[task] = spec.kind(spec, tokens=(token, IMPERSONATED), public_key=public_key)
             leaf = authority.issue_cert(spec.host)
             chain = b"".join(blob.bytes() for blob in leaf.cert_chain_pems)
             server = grpc.server(threads, handlers=[running[task]], options=[("grpc.so_reuseport", 0)])
@@ -206,9 +266,18 @@ def running_cloud(
             ports[f"{spec.host}:443"] = server.add_secure_port(f"{LOOPBACK}:0", tls)
             server.start()
             stack.callback(lambda server=server: server.stop(None).wait())
-        proxy = stack.enter_context(Proxy(ports))
-        thread = threading.Thread(target=proxy.serve_forever, args=(0.05,))
+        iam = stack.enter_context(_serving(Iam(authority.issue_cert(IAM))))
+        ports[f"{IAM}:443"] = iam.server_address[1]
+        yield Cloud(services=running, iam=iam, proxy=stack.enter_context(_serving(Proxy(ports))))
+
+
+@contextmanager
+def _serving(server: Any) -> Iterator[Any]:
+    with server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
-        stack.callback(thread.join)
-        stack.callback(proxy.shutdown)
-        yield Cloud(services=running, proxy=proxy)
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()

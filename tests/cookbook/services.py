@@ -1,4 +1,4 @@
-"""The five services of the cookbook, as far as it calls them: what creates, and what the operation is then.
+"""The services of the cookbook, as far as it calls them: what creates, and what the operation is then.
 
 The messages are the clients' own, so a request that the real service could not read is not read here either.
 """
@@ -11,10 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of what the clients think of each other's versions
-    from google.cloud import aiplatform_v1, alloydb_v1, dataplex_v1, redis_v1, run_v2
+    from google.cloud import aiplatform_v1, alloydb_v1, dataplex_v1, dataproc_v1, redis_v1, run_v2
+
+import grpc
+from google.protobuf import empty_pb2
+
+from tests.cookbook.google_cloud import RunningService
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from google.longrunning import operations_proto_pb2 as pb
 
 PARENT = "projects/my-project/locations/us-central1"
 ENDPOINT = f"{PARENT}/endpoints/17"
@@ -33,6 +40,7 @@ class Service:
         parent: Where its operations are.
         response: What a request comes to.
         metadata: What its operation says meanwhile.
+        kind: What runs it.
     """
 
     host: str
@@ -42,6 +50,57 @@ class Service:
     parent: str
     response: Callable[[Any], Any]
     metadata: Any
+    kind: type[RunningService] = RunningService
+
+
+class Dataproc(RunningService):
+    """Dataproc, with one cluster at most.
+
+    Attributes:
+        cluster: What GetCluster answers.
+    """
+
+    def __init__(self, spec: Service, **kwargs: Any) -> None:
+        super().__init__(spec, **kwargs)
+        self.cluster: dataproc_v1.Cluster | None = None
+        self._later: dict[str, dataproc_v1.Cluster | None] = {}  # by the operation that comes to it
+        controller = spec.method.rpartition("/")[0]
+        self._methods |= {
+            f"/{controller}/GetCluster": (dataproc_v1.GetClusterRequest.deserialize, self._get_cluster),
+            f"/{controller}/DeleteCluster": (dataproc_v1.DeleteClusterRequest.deserialize, self._delete),
+        }
+
+    def has(self, state: str) -> None:
+        """Let the cluster exist, in a state."""
+        self.cluster = dataproc_v1.Cluster(cluster_name="etl", status={"state": state}, project_id="my-project")
+
+    def _create(self, request: dataproc_v1.CreateClusterRequest, context: grpc.ServicerContext) -> pb.Operation:
+        assert (request.project_id, request.region) == ("my-project", "us-central1")
+        if self.cluster is not None:
+            context.abort(grpc.StatusCode.ALREADY_EXISTS, f"Already exists: {self.cluster.cluster_name}")
+        operation = super()._create(request, context)
+        self.has("RUNNING")
+        self._later[operation.name] = self.cluster
+        self.has("CREATING")
+        return operation
+
+    def _get_cluster(self, request: dataproc_v1.GetClusterRequest, context: grpc.ServicerContext) -> Any:
+        if self.cluster is None or request.cluster_name != self.cluster.cluster_name:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"Not found: {request.cluster_name}")
+        return self.cluster
+
+    def _delete(self, request: dataproc_v1.DeleteClusterRequest, context: grpc.ServicerContext) -> pb.Operation:
+        self._get_cluster(request, context)
+        operation = self.start(empty_pb2.Empty())
+        self._later[operation.name] = None
+        self.has("DELETING")
+        return operation
+
+    def _get(self, request: Any, context: grpc.ServicerContext) -> pb.Operation:
+        operation = super()._get(request, context)
+        if operation.HasField("response") and request.name in self._later:
+            self.cluster = self._later.pop(request.name)
+        return operation
 
 
 def _lake(request: dataplex_v1.CreateLakeRequest) -> dataplex_v1.Lake:
@@ -81,6 +140,12 @@ def _execution(request: run_v2.RunJobRequest) -> run_v2.Execution:
     assert request.name == JOB
     tasks = request.overrides.task_count
     return run_v2.Execution(name=f"{JOB}/executions/nightly-x7k2p", job=JOB, task_count=tasks, succeeded_count=tasks)
+
+
+def _dataproc_cluster(request: dataproc_v1.CreateClusterRequest) -> dataproc_v1.Cluster:
+    cluster = dataproc_v1.Cluster(request.cluster)
+    cluster.cluster_uuid = "8a0a7c4e"
+    return cluster  # without its status: that is what the real one answers, too
 
 
 SERVICES = {
@@ -130,6 +195,16 @@ SERVICES = {
         parent=PARENT,
         response=_execution,
         metadata=run_v2.Execution(name=f"{JOB}/executions/nightly-x7k2p", job=JOB),
+    ),
+    "use_cluster": Service(
+        host="us-central1-dataproc.googleapis.com",
+        audience="https://dataproc.googleapis.com/",
+        method="google.cloud.dataproc.v1.ClusterController/CreateCluster",
+        request_type=dataproc_v1.CreateClusterRequest,
+        parent="projects/my-project/regions/us-central1",
+        response=_dataproc_cluster,
+        metadata=dataproc_v1.ClusterOperationMetadata(cluster_name="etl"),
+        kind=Dataproc,
     ),
 }
 """By the task that calls it."""
