@@ -55,15 +55,9 @@ class _LroDecoratedOperator(DecoratedOperator, StartOperationOperator):
         if self._wants_request_id:
             # Airflow checks the arguments now, when the id is not known.
             op_kwargs = {**op_kwargs, REQUEST_ID: ""}
+        # An async client closes its channel whenever it is collected, and a closed one tells nothing.
+        self.infers_endpoint = not inspect.iscoroutinefunction(inspect.unwrap(python_callable))
         super().__init__(python_callable=python_callable, op_args=op_args, op_kwargs=op_kwargs, **kwargs)
-
-    @property
-    def infers_endpoint(self) -> bool:
-        """Whether the function's own client may tell the endpoint.
-
-        An async one closes its channel whenever it is collected, and a closed one tells nothing.
-        """
-        return not inspect.iscoroutinefunction(inspect.unwrap(self.python_callable))
 
     @property
     def _starter(self) -> str:

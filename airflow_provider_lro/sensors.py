@@ -197,12 +197,11 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
             )
         if end_from_trigger and not deferrable:
             raise ValueError("end_from_trigger=True needs deferrable=True: give both, or leave it out")
-        if wait_for != "all" and (check is not None or fail_on_partial):
+        if (check is not None or fail_on_partial) and (wait_for != "all" or end_from_trigger):
             raise ValueError(
-                f"wait_for={wait_for!r} counts successes before a check has seen them: with a check it must be 'all'"
+                f"wait_for={wait_for!r} and end_from_trigger={end_from_trigger}, but a check sees each success on a"
+                " worker: take it out, or let them be 'all' and False"
             )
-        if end_from_trigger and (check is not None or fail_on_partial):
-            raise ValueError("end_from_trigger=True is given with a check, which needs a worker: take one out")
         if end_from_trigger and not triggers_have_on_kill():  # which came with the XComs of triggers
             raise ValueError(
                 f"end_from_trigger=True needs Airflow 3.3 or newer, and this is {AIRFLOW_VERSION}: leave it out"

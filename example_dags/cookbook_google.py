@@ -109,8 +109,7 @@ with DAG("lro_cookbook_google", schedule=None, tags=["lro"]):
     )
     def use_cluster(name: str, request_id: str = "") -> Any:
         from google.api_core.exceptions import AlreadyExists
-        from google.cloud.dataproc_v1 import Cluster, ClusterStatus
-        from google.longrunning.operations_pb2 import Operation
+        from google.cloud.dataproc_v1 import ClusterStatus
 
         client = dataproc()
         config = {"software_config": {"image_version": "2.2-debian12"}}
@@ -121,9 +120,7 @@ with DAG("lro_cookbook_google", schedule=None, tags=["lro"]):
             cluster = client.get_cluster(**REGION, cluster_name=name)
         if cluster.status.state != ClusterStatus.State.RUNNING:
             raise RuntimeError(f"the cluster {name} exists, and its state is {cluster.status.state.name}")
-        found = Operation(done=True)
-        found.response.Pack(Cluster.pb(cluster))
-        return found
+        return {"done": True, "response": cluster}
 
     create_lake("sales")
     deploy_model("17", "churn")

@@ -28,19 +28,18 @@ ECHOES = re.compile(r"(\w+_)?request")
 """Fields that repeat what was asked for."""
 MAX_LEVELS = 4
 """Messages in one another that are looked into in metadata; of a response only the outermost is about the work."""
-MAX_ENTRIES = 1000
-"""Entries that are kept; services give samples of hundreds."""
+MAX_FAILURES = 64 * 1024
+"""Bytes of JSON of the failed parts that are kept of an operation."""
 
 
 def partial_failures(state: OperationState) -> list[Any]:
-    """Return, as JSON, what response and metadata list as failed parts; each once."""
-    found: list[Any] = []
-    if state.metadata is not None:
-        found.extend(_failures(payload_to_json(state.metadata), depth=MAX_LEVELS))
-    # A resource that an operation returns has errors of its own, of another time.
-    if state.response is not None and (type_of_payload(state.response) or "Response").endswith("Response"):
-        found.extend(_failures(payload_to_json(state.response), depth=1))
-    return [entry for index, entry in enumerate(found) if entry not in found[:index]][:MAX_ENTRIES]
+    """Return, as JSON, what response and metadata list as failed parts; each once, and as many as there is room for."""
+    found: dict[str, Any] = {}
+    room = MAX_FAILURES
+    for entry in _all_failures(state):
+        if (text := json.dumps(entry)) not in found and (room := room - len(text)) >= 0:
+            found[text] = entry
+    return list(found.values())
 
 
 def in_a_line(entry: Any) -> str:
@@ -56,6 +55,14 @@ def in_a_line(entry: Any) -> str:
     return one_line(" ".join(filter(None, (said, json.dumps(rest) if rest else ""))), MAX_LINE)
 
 
+def _all_failures(state: OperationState) -> Iterator[Any]:
+    if state.metadata is not None:
+        yield from _failures(payload_to_json(state.metadata), depth=MAX_LEVELS)
+    # A resource that an operation returns has errors of its own, of another time.
+    if state.response is not None and (type_of_payload(state.response) or "Response").endswith("Response"):
+        yield from _failures(payload_to_json(state.response), depth=1)
+
+
 def _failures(value: Any, *, depth: int) -> Iterator[Any]:
     if not isinstance(value, dict) or not depth:
         return
@@ -69,7 +76,7 @@ def _failures(value: Any, *, depth: int) -> Iterator[Any]:
                 yield from (entry for entry in entries if not _has_passed(entry))
                 continue
             # Lists of all parts, each with its status.
-            yield from (entry for entry in entries if isinstance(entry, dict) and _code(_status(entry)))
+            yield from (entry for entry in entries if _code(_status(entry)))
         yield from _failures(inner, depth=depth - 1)
 
 
@@ -80,12 +87,10 @@ def _entries(value: list[Any] | dict[str, Any]) -> list[Any]:
     return [{"key": key, **(each if isinstance(each, dict) else {"value": each})} for key, each in value.items()]
 
 
-def _status(entry: dict[str, Any]) -> dict[str, Any] | None:
+def _status(entry: Any) -> Any:
     """Return the ``google.rpc.Status`` in an entry, if there is one."""
-    for name in ("status", "error"):
-        if _is_status(entry.get(name)):
-            return dict(entry[name])
-    return None
+    inside = (entry.get("status"), entry.get("error")) if isinstance(entry, dict) else ()
+    return next(filter(_is_status, inside), None)
 
 
 def _is_status(value: Any) -> bool:
@@ -99,7 +104,5 @@ def _code(status: dict[str, Any] | None) -> int:
 
 def _has_passed(entry: Any) -> bool:
     """Return True for an entry whose status says that all is well."""
-    if not isinstance(entry, dict):
-        return False
     status = entry if _is_status(entry) else _status(entry)
     return status is not None and not _code(status)

@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 
 from google.longrunning import operations_proto_pb2 as pb
 from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool, json_format, message_factory, text_format
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
 from airflow_provider_lro._core.checks import check_name, is_text, is_whole, storable
@@ -23,8 +23,6 @@ from airflow_provider_lro.exceptions import Code, RpcError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from google.protobuf.message import Message
 
 DEFAULT_SERVER_WAIT = 60.0
 """Seconds that WaitOperation asks the server to hold the call."""
@@ -252,9 +250,17 @@ def state_from_message(operation: pb.Operation) -> OperationState:
 
 
 def state_from_json(operation: Mapping[str, Any]) -> OperationState:
-    """Return the state in an operation as JSON; of types that are not known here response and metadata stay JSON."""
+    """Return the state in an operation as JSON; of types that are not known here response and metadata stay JSON.
+
+    Both may also be messages, of protobuf or proto-plus.
+    """
     given = {key: operation[key] for key in _FIELDS if operation.get(key) is not None}
     try:
+        for key in ("response", "metadata"):
+            message = getattr(given.get(key), "_pb", given.get(key))
+            if isinstance(message, Message):
+                (packed := any_pb2.Any()).Pack(message)
+                given[key] = json_format.MessageToDict(packed)
         return state_from_message(json_format.ParseDict(given, pb.Operation()))
     except (json_format.ParseError, *UNREADABLE, TypeError, ValueError):
         pass

@@ -103,7 +103,7 @@ def handed_out(names: Sequence[str], outcomes: Sequence[Outcome | None], *, is_m
 
     Metadata is JSON; None where there is none, or no room for it in ``MAX_HANDED_OUT``.
     """
-    room = MAX_HANDED_OUT
+    room, left_out = MAX_HANDED_OUT, 0
     found: list[Any] = []
     failures: list[list[Any]] = []
     for outcome in outcomes:
@@ -111,12 +111,13 @@ def handed_out(names: Sequence[str], outcomes: Sequence[Outcome | None], *, is_m
         value = None if state is None or state.metadata is None else payload_to_json(state.metadata)
         size = 0 if value is None else len(json.dumps(value))
         if size > room:
-            log.info("%d bytes of metadata are not handed out as XCom, which has room for %d", size, MAX_HANDED_OUT)
-            value, size = None, 0
+            value, size, left_out = None, 0, left_out + 1
         room -= size
         found.append(value)
         failures.append(partial_failures(state) if isinstance(outcome, Succeeded) and state else [])
-    keys: dict[str, list[Any]] = {"operation_name": list(names), "metadata": found}
+    if left_out:
+        log.info("metadata of %d is no XCom, as all may have %d bytes of JSON together", left_out, MAX_HANDED_OUT)
+    keys: dict[str, list[Any]] = {"operation_name": [name or None for name in names], "metadata": found}
     if any(failures):
         keys["partial_failures"] = failures
         for name, entries in zip(names, failures, strict=True):
@@ -199,7 +200,8 @@ def response(state: OperationState, response_type: Any = None, *, require_result
             f" if the service never gives one [operation {state.name!r}]",
             operation=operation_to_json(state),
         )
-    log.warning("done with neither response nor error: taken for an empty response [operation %r]", state.name)
+    if state.name:  # one without, which no service has given, says so itself
+        log.warning("done with neither response nor error: taken for an empty response [operation %r]", state.name)
     return empty_pb2.Empty() if expected is None else expected.empty()
 
 

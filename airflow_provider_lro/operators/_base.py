@@ -14,7 +14,7 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_lro._core.args import WaitArgs
-from airflow_provider_lro._core.checks import check_choice, check_flag, check_not_url, one_line, read_task_headers
+from airflow_provider_lro._core.checks import check_choice, check_flag, check_not_url, read_task_headers
 from airflow_provider_lro._core.names import check_literal, in_short, module_names, pack, parent_in, type_name
 from airflow_provider_lro.exceptions import (
     REPORT_FAULT,
@@ -26,7 +26,7 @@ from airflow_provider_lro.exceptions import (
     ResultRejected,
 )
 from airflow_provider_lro.links import XCOM_KEY, OperationLink, other_links, write_link
-from airflow_provider_lro.operators._check import check_callable, name_of, rejection
+from airflow_provider_lro.operators._check import check_callable, rejection
 from airflow_provider_lro.version_compat import (
     TRIGGER_TIMEOUTS,
     AirflowFailException,
@@ -60,8 +60,6 @@ USERS_STATES = frozenset({None, "failed", "success", "skipped", "restarting", "r
 """States that a user puts a running task into. In the others it runs on, or another try has it: leave it alone."""
 READ_AGAIN_TIMEOUT = 300.0
 """Seconds in which to read operations again that were too large for the trigger's event …"""
-MAX_SHOWN = 500
-"""Characters of what a check saw, in the text of a rejection."""
 READ_ONE_TIMEOUT = 0.1
 """… and how many more for each; a limit of polls a second may make that more."""
 
@@ -569,7 +567,7 @@ class ResultOperator(WaitOperator):
 
     def _judge(self, response: Any, state: OperationState) -> None:
         """Raise ResultRejected where the task's own check, or a partial failure, makes a failure of a success."""
-        from airflow_provider_lro._messages.encoding import operation_to_json, response_to_json
+        from airflow_provider_lro._messages.encoding import operation_to_json
         from airflow_provider_lro._messages.partial import in_a_line, partial_failures
         from airflow_provider_lro._messages.results import for_check
 
@@ -578,10 +576,7 @@ class ResultOperator(WaitOperator):
             first = in_a_line(failures[0])
             why = f"rejected by fail_on_partial=True: {len(failures)} of its parts have failed, the first: {first}"
         if why is None and self.check is not None:
-            given = for_check(state, response, self.metadata_type)
-            if (reason := rejection(self.check, *given)) is not None:
-                saw = [one_line(json.dumps(response_to_json(each)), MAX_SHOWN) for each in given]
-                why = f"rejected by check={name_of(self.check)}: {reason}; it saw response={saw[0]} metadata={saw[1]}"
+            why = rejection(self.check, *for_check(state, response, self.metadata_type))
         if why is not None:
             text = f"the operation has succeeded, and its result is {why}; {self.AFTER_REJECTION}"
             raise ResultRejected(f"{text} [operation {state.name!r}]", operation=operation_to_json(state))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_lro._core.checks import MAX_LINE, one_line
@@ -41,22 +42,28 @@ def name_of(check: Any) -> str:
 
 
 def rejection(check: Callable[[Any, Any], Any], response: Any, metadata: Any) -> str | None:
-    """Return in words why a check rejects a result; None if it does not.
+    """Return in words which check rejects a result, why, and what it saw; None if it does not.
 
     Raises:
         AirflowFailException, AirflowSkipException: the check has raised it, and means it.
         ValueError: the check is a coroutine function after all.
     """
+    from airflow_provider_lro._messages.encoding import response_to_json
+
+    reason = None
     try:
         verdict = check(response, metadata)
-        is_right = bool(verdict)
+        if not verdict or isinstance(verdict, str):
+            said = one_line(verdict, MAX_LINE) if isinstance(verdict, str) else ""
+            reason = said or f"it has returned {verdict!r}"
     except (AirflowFailException, AirflowSkipException):
         raise
     except Exception as error:  # noqa: BLE001  (whatever it is, the result was not found right)
-        return one_line(f"it has raised {type(error).__name__}: {error}", MAX_LINE)
+        verdict, reason = None, one_line(f"it has raised {type(error).__name__}: {error}", MAX_LINE)
     if inspect.iscoroutine(verdict):
         verdict.close()
         raise ValueError(f"check={name_of(check)} has returned a coroutine, and nobody awaits it; {EXPECTED}")
-    if isinstance(verdict, str) and verdict.strip():
-        return one_line(verdict, MAX_LINE)
-    return None if is_right and not isinstance(verdict, str) else f"it has returned {verdict!r}"
+    if reason is None:
+        return None
+    saw = [one_line(json.dumps(response_to_json(each)), MAX_LINE) for each in (response, metadata)]
+    return f"rejected by check={name_of(check)}: {reason}; it saw response={saw[0]} metadata={saw[1]}"

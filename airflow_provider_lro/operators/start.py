@@ -101,6 +101,9 @@ class StartOperationOperator(ResultOperator):
     interval: float
     wait_timeout: float | None
     AFTER_REJECTION = "the next try starts another operation"
+    infers_endpoint = True
+    """Whether the client that ``start`` has used may tell the endpoint, where the task names none. It goes before the
+    connection's host, and need not be known before the start."""
     request_id: str = ""
     """For ``start``: the same text as long as the same start is meant, for APIs that take a request id (a UUID)."""
 
@@ -140,14 +143,6 @@ class StartOperationOperator(ResultOperator):
         super().__init__(**arguments(locals()))
         check_wait_timeout(self.wait_timeout)
         self.check_args()
-
-    @property
-    def infers_endpoint(self) -> bool:
-        """Whether the endpoint may be read from the client that ``start`` has used, where the task names none.
-
-        It goes before the connection's host, and need not be known before the start.
-        """
-        return True
 
     @property
     def _starter(self) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from google.longrunning import operations_proto_pb2 as pb
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, struct_pb2
 
 from airflow_provider_lro.exceptions import (
     EndpointError,
@@ -28,6 +28,7 @@ from airflow_provider_lro.operators import StartOperationOperator, _base
 from airflow_provider_lro.operators._task_store import TaskStore
 from airflow_provider_lro.simulator import SimulatorClient
 from tests.airflow.worker import FakeStore, FakeTaskInstance, fire, run
+from tests.plus import Counts
 from tests.versions import AirflowFailException, AirflowSkipException, TaskDeferred
 
 if TYPE_CHECKING:
@@ -431,6 +432,8 @@ def test_outcome_that_comes_with_the_start(ti: FakeTaskInstance, simulator: Simu
         ({"name": "o", "done": True, "response": {"@type": f"{TYPES}/no.such.Type", "rows": 5}}, {"rows": 5}),
         ({"done": True, "response": {"@type": f"{TYPES}/google.protobuf.Struct", "value": {"a": 1}}}, {"a": 1.0}),
         ({"done": True, "metadata": {"@type": f"{TYPES}/no.such.Type"}, "response": {"F\0": 1}}, {"F\ufffd": 1}),
+        ({"done": True, "response": struct_pb2.Struct(fields={"a": struct_pb2.Value(bool_value=True)})}, {"a": True}),
+        ({"done": True, "response": Counts(work_completed=5)}, {"work_completed": "5", "work_estimated": "0"}),
         ({"name": "o", "done": True, "error": {"code": 9, "message": "no"}}, (9, "no", [])),
         ({"done": True, "error": {"code": 9, "message": "no", "details": [{"@type": "t/no.such.Type", "a": 1}]}},
          (9, "no", [{"@type": "t/no.such.Type", "a": 1}])),
