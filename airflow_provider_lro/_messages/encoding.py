@@ -79,9 +79,11 @@ def type_of_payload(payload: Payload | JsonPayload | None) -> str:
     return named.rpartition("/")[2] if isinstance(named, str) else ""
 
 
-def unknown_type(payload: Payload | JsonPayload | None) -> str:
-    """Return the full name of the type that a payload names, if it cannot be read here; empty where it can."""
-    return type_of_payload(payload) if isinstance(payload, Payload) and parse_payload(payload) is None else ""
+def unknown_types(state: OperationState | None) -> list[tuple[str, str]]:
+    """Return the full names of the types that cannot be read here, each after the argument that would name it."""
+    payloads = () if state is None else (("response_type", state.response), ("metadata_type", state.metadata))
+    opaque = ((key, each) for key, each in payloads if isinstance(each, Payload) and parse_payload(each) is None)
+    return [(key, name) for key, each in opaque if (name := type_of_payload(each))]
 
 
 def _parse(name: str, value: bytes) -> Message | None:

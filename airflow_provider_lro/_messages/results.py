@@ -117,14 +117,13 @@ def handed_out(names: Sequence[str], outcomes: Sequence[Outcome | None], *, is_m
         failures.append(partial_failures(state) if isinstance(outcome, Succeeded) and state else [])
     if left_out:
         log.info("metadata of %d is no XCom, as all may have %d bytes of JSON together", left_out, MAX_HANDED_OUT)
-    keys: dict[str, list[Any]] = {"operation_name": [name or None for name in names], "metadata": found}
-    if any(failures):
-        keys["partial_failures"] = failures
-        for name, entries in zip(names, failures, strict=True):
-            for entry in entries[:MAX_LOGGED]:
-                log.warning("a part has failed: %s [operation %r]", in_a_line(entry), short_name(name))
-            if len(entries) > MAX_LOGGED:
-                log.warning("… and %d more [operation %r]", len(entries) - MAX_LOGGED, short_name(name))
+    own_names = [name or None for name in names]
+    keys: dict[str, list[Any]] = {"operation_name": own_names, "metadata": found, "partial_failures": failures}
+    for name, entries in zip(names, failures, strict=True):
+        for entry in entries[:MAX_LOGGED]:
+            log.warning("a part has failed: %s [operation %r]", in_a_line(entry), short_name(name))
+        if len(entries) > MAX_LOGGED:
+            log.warning("… and %d more [operation %r]", len(entries) - MAX_LOGGED, short_name(name))
     return {key: values if is_many else values[0] for key, values in keys.items()}
 
 

@@ -567,11 +567,14 @@ class ResultOperator(WaitOperator):
 
     def _judge(self, response: Any, state: OperationState) -> None:
         """Raise ResultRejected where the task's own check, or a partial failure, makes a failure of a success."""
-        from airflow_provider_lro._messages.encoding import operation_to_json
+        from airflow_provider_lro._messages.encoding import operation_to_json, unknown_types
         from airflow_provider_lro._messages.partial import in_a_line, partial_failures
         from airflow_provider_lro._messages.results import for_check
 
         why = None
+        for argument, name in unknown_types(state) if self.fail_on_partial else ():
+            text = f"succeeded, but fail_on_partial cannot read the type {name!r}: give {argument}= or type_modules="
+            raise as_airflows(PayloadTypeError)(f"{text} [operation {state.name!r}]")
         if self.fail_on_partial and (failures := partial_failures(state)):
             first = in_a_line(failures[0])
             why = f"rejected by fail_on_partial=True: {len(failures)} of its parts have failed, the first: {first}"
@@ -593,13 +596,10 @@ class ResultOperator(WaitOperator):
 
     def _log_unknown_types(self, outcome: Outcome) -> None:
         """Say once of each type that is not known here which argument would make JSON of it."""
-        from airflow_provider_lro._messages.encoding import unknown_type
+        from airflow_provider_lro._messages.encoding import unknown_types
 
-        if (state := outcome.operation) is None:
-            return
-        for argument, payload in (("response_type", state.response), ("metadata_type", state.metadata)):
-            name = unknown_type(payload)
-            if name and name not in self._unknown_types:
+        for argument, name in unknown_types(outcome.operation):
+            if name not in self._unknown_types:
                 self._unknown_types.add(name)
                 text = "the type %r of the %s is not known here: %s= or type_modules= would make it readable"
                 self.log.info(text, name, argument.removesuffix("_type"), argument)

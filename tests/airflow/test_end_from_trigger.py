@@ -155,11 +155,11 @@ def test_skip_ends_the_task(case: str, name: Callable[..., str], xcoms: XComs) -
     script, kwargs = SKIPS[case]
     event = ended(sensor(name(**{"duration": 0.2, **script}), **ENDED, **kwargs))
     assert type(event).__name__ == "TaskSkippedEvent"
-    assert {key[-1] for key in xcoms.values} == {"operation_name", "metadata"}
+    assert {key[-1] for key in xcoms.values} == {"operation_name", "metadata", "partial_failures"}
     ti = FakeTaskInstance()
     with pytest.raises(AirflowSkipException):
         run(sensor(name(**{"duration": 0.2, **script}), **kwargs), ti=ti)
-    assert set(ti.xcoms) == {"operation_name", "metadata"}
+    assert set(ti.xcoms) == {"operation_name", "metadata", "partial_failures"}
 
 
 FAILURES: dict[str, tuple[dict[str, Any], dict[str, Any], type[AirflowException]]] = {

@@ -229,6 +229,12 @@ def with_content(here: Here, field: str, **content: Any) -> str:
     return name
 
 
+def unknown_metadata(here: Here) -> str:
+    name = with_content(here, "response", rows=1)
+    here.fake.operations[name].metadata.type_url = "type.googleapis.com/no.such.Type"
+    return name
+
+
 PARTS = [{"code": 3, "message": "row 7 is no date"}, {"code": 5, "message": "row 9"}]
 
 
@@ -660,6 +666,9 @@ CASES: dict[str, Callable[[Here], Any]] = {
     ),
     "start: a result with partial failures": lambda here: run(
         start(with_content(here, "metadata", partial_failures=PARTS), fail_on_partial=True)
+    ),
+    "sensor: partial failures of a type that is not known": lambda here: run(
+        sensor(unknown_metadata(here), fail_on_partial=True)
     ),
     "sensor: both name and parent": lambda here: sensor(parent=PARENT),
     "sensor: filter without parent": lambda here: sensor(filter="done"),

@@ -14,6 +14,7 @@ from airflow_provider_lro.exceptions import (
     OperationFailed,
     OperationsFailed,
     OperationTimeout,
+    PayloadTypeError,
     ResultRejected,
 )
 from airflow_provider_lro.operators import StartOperationOperator
@@ -398,6 +399,16 @@ def test_failed_parts_are_handed_out_logged_and_may_reject(
     assert "… and 10 more" in log
     with pytest.raises(ResultRejected, match="30 of its parts have failed, the first: NOT_FOUND: row 0"):
         run(sensor(operation.name, deferrable=deferrable, fail_on_partial=True))
+
+
+@pytest.mark.parametrize("field", ["response", "metadata"])
+def test_failed_parts_of_an_unknown_type_are_not_taken_for_none(fake: FakeService, field: str) -> None:
+    """Who asks to fail on them is told which type to name; without that they are none."""
+    operation = fake.operations[fake.add("o", ended=0)]
+    getattr(operation, field).CopyFrom(any_pb2.Any(type_url="type.googleapis.com/no.such.Type", value=b"1"))
+    with pytest.raises(PayloadTypeError, match=f"cannot read the type 'no.such.Type': give {field}_type="):
+        run(sensor(operation.name, fail_on_partial=True))
+    assert run(sensor(operation.name)).ti.xcoms["partial_failures"] == []
 
 
 def test_large_metadata_is_not_handed_out(fake: FakeService) -> None:
