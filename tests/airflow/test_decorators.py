@@ -127,7 +127,7 @@ def test_calls_once_and_waits(
 
     def report(rows: int, *, name: str = "bare") -> pb.Operation:
         calls.append(name)
-        return start(duration=0.3, response={"rows": rows})
+        return start(duration=1, response={"rows": rows})
 
     task = operator(lro_task(deferrable=deferrable, **FAST)(report), 5, name="r")
     done = run(task, ti=ti, store=store)
@@ -440,7 +440,7 @@ def test_endpoint_is_that_of_the_functions_own_client(
 
     @lro_task(lro_conn_id=nameless, deferrable=deferrable, **FAST)
     def report() -> Any:
-        message = start(duration=0.5, response={"rows": 5})
+        message = start(duration=1, response={"rows": 5})
         return generated(simulator.endpoint, message, interceptors=interceptors)
 
     store = FakeStore() if stored else None
@@ -473,7 +473,7 @@ def test_endpoint_of_an_instrumented_client(
 
     @lro_task(lro_conn_id=nameless, deferrable=True, **FAST)
     def report() -> Any:
-        message = start(duration=0.2, response={"rows": 5})
+        message = start(duration=1, response={"rows": 5})
         return generated(simulator.endpoint, message, interceptors=interceptors)
 
     done = run(operator(report), ti=ti)
@@ -542,7 +542,7 @@ def test_operation_that_replaces_a_failed_one_has_its_own_endpoint(
 
     @lro_task(lro_conn_id=nameless, deferrable=True, **FAST)
     def report() -> Any:
-        return generated(also, start(duration=0.2))
+        return generated(also, start(duration=1))
 
     (row,) = run(operator(report), ti=ti, store=store).rows
     assert row[1]["endpoint"] == also

@@ -176,7 +176,7 @@ def test_check_runs_in_the_retry_of_a_worker_that_died_with_the_event(
 ) -> None:
     """Nobody has seen that the result is none, so another operation is started at once."""
     store = FakeStore()
-    task = start({"duration": 0.1, "response": {"rows": 0}}, {"duration": 0, "response": {"rows": 3}}, check=has_rows)
+    task = start({"duration": 1, "response": {"rows": 0}}, {"duration": 0, "response": {"rows": 3}}, check=has_rows)
     task.deferrable = True
     with pytest.raises(TaskDeferred) as deferred:
         task.execute({"ti": ti, "task_state_store": store})

@@ -115,7 +115,7 @@ def test_starts_and_waits(
     stored: bool,
 ) -> None:
     """The response is the XCom; with a store or, as below Airflow 3.3, without."""
-    task = start({"duration": 0.3, "response": {"rows": 5}}, deferrable=deferrable)
+    task = start({"duration": 1, "response": {"rows": 5}}, deferrable=deferrable)
     done = run(task, ti=ti, store=store if stored else None)
     assert done.result == {"rows": 5.0}
     assert len(task.starts) == 1
@@ -153,7 +153,7 @@ def test_result_that_was_not_returned_is_found(
     start: Callable[..., StartSimulation], ti: FakeTaskInstance, store: FakeStore
 ) -> None:
     """A worker that dies with the result in its hands costs a poll, not a second operation."""
-    first = start({"duration": 0.2}, deferrable=True)
+    first = start({"duration": 1}, deferrable=True)
     with pytest.raises(TaskDeferred) as deferred:
         first.execute({"ti": ti, "task_state_store": store})
     fire(deferred.value.trigger.serialize())
@@ -219,7 +219,7 @@ def test_failure_that_nobody_saw_does_not_cost_the_retry(
     start: Callable[..., StartSimulation], ti: FakeTaskInstance, store: FakeStore
 ) -> None:
     """A retry that finds the lost try's operation failed long ago starts another at once."""
-    first = start({"duration": 0.2, "outcome": "fail"}, deferrable=True)
+    first = start({"duration": 1, "outcome": "fail"}, deferrable=True)
     with pytest.raises(TaskDeferred) as deferred:
         first.execute({"ti": ti, "task_state_store": store})
     fire(deferred.value.trigger.serialize())
@@ -249,13 +249,13 @@ def test_operation_that_its_own_kill_is_cancelling_is_waited_for_and_replaced(
     deferrable: bool,
 ) -> None:
     """After a clear the next try waits for the end of what the kill cancelled, and starts another."""
-    first = start({"outcome": "never", "cancel_delay": 0.3}, deferrable=True)
+    first = start({"outcome": "never", "cancel_delay": 1}, deferrable=True)
     with pytest.raises(TaskDeferred):
         first.execute({"ti": ti, "task_state_store": store})
     with LongRunningOperationHook() as hook:
         hook.cancel_operation(first.starts[0])
     ti.max_tries += 1  # what a clear does
-    second = start({"duration": 0.2}, deferrable=deferrable)
+    second = start({"duration": 1}, deferrable=deferrable)
     done = run(second, ti=ti, store=store)
     assert "id" in done.result
     assert len(second.starts) == 1
@@ -553,7 +553,7 @@ def test_clear_before_the_result_does_not_count_after_it(
     start: Callable[..., StartSimulation], ti: FakeTaskInstance, store: FakeStore
 ) -> None:
     """A task that was cleared while it waited, and whose result Airflow then failed to take, starts nothing again."""
-    first = start({"duration": 0.2}, deferrable=True)
+    first = start({"duration": 1}, deferrable=True)
     with pytest.raises(TaskDeferred) as deferred:
         first.execute({"ti": ti, "task_state_store": store})
     fire(deferred.value.trigger.serialize())
@@ -582,7 +582,7 @@ def test_what_start_leaves_in_the_context_outlives_the_deferral(
             return super().start(context)
 
     def task() -> Start:
-        return Start(endpoint=simulator.endpoint, script={"duration": 0.2}, deferrable=True)
+        return Start(endpoint=simulator.endpoint, script={"duration": 1}, deferrable=True)
 
     there = {"task_state_store": FakeStore()} if stored else {}
     with pytest.raises(TaskDeferred) as deferred:
@@ -643,7 +643,7 @@ def test_clear_without_cancel_on_kill_goes_on(
     start: Callable[..., StartSimulation], ti: FakeTaskInstance, store: FakeStore, simulator: Simulator
 ) -> None:
     """Nobody wants it cancelled, and two of them at the same time would be worse."""
-    first = start({"duration": 0.5, "response": {"rows": 5}}, deferrable=True)
+    first = start({"duration": 1, "response": {"rows": 5}}, deferrable=True)
     with pytest.raises(TaskDeferred):
         first.execute({"ti": ti, "task_state_store": store})
     ti.max_tries += 1  # what a clear does
@@ -771,7 +771,7 @@ def test_success_that_cannot_be_read_again_is_not_done_again(
     """The trigger has seen it succeed: whatever its response has come to, no retry starts another one."""
     monkeypatch.setattr(_base, "READ_AGAIN_TIMEOUT", 0.5)
     connection = os.environ["AIRFLOW_CONN_LRO_DEFAULT"]
-    task = start({"duration": 0.2, "response_bytes": 200_000}, deferrable=True, not_found_grace=0, rpc_timeout=1)
+    task = start({"duration": 1, "response_bytes": 200_000}, deferrable=True, not_found_grace=0, rpc_timeout=1)
 
     def spoil() -> None:
         if how == "gone":
