@@ -49,9 +49,8 @@ def in_a_line(entry: Any) -> str:
     status = _status(entry) or entry
     code = Code.of(_code(status)) if _is_status(status) else None
     said = ": ".join(str(part) for part in (getattr(code, "name", code), status.get("message")) if part)
-    rest = {key: value for key, value in entry.items() if value not in (status, [], {}, "", None)}
-    if status is entry:
-        rest = {key: value for key, value in rest.items() if key not in ("code", "message")}
+    told = ("code", "message") if status is entry else ()
+    rest = {key: value for key, value in entry.items() if key not in told and value not in (status, [], {}, "", None)}
     return one_line(" ".join(filter(None, (said, json.dumps(rest) if rest else ""))), MAX_LINE)
 
 

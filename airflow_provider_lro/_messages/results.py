@@ -12,7 +12,6 @@ from google.protobuf import any_pb2, empty_pb2
 from airflow_provider_lro._core import outcome as outcomes
 from airflow_provider_lro._core.checks import MAX_SAID, in_words, one_line
 from airflow_provider_lro._core.names import short_name
-from airflow_provider_lro._core.outcome import Succeeded
 from airflow_provider_lro._core.state import OperationState
 from airflow_provider_lro._messages.encoding import (
     details_to_json,
@@ -98,27 +97,27 @@ def _metadata(state: OperationState, metadata_type: Any) -> Any:
         return metadata(state)
 
 
-def handed_out(names: Sequence[str], outcomes: Sequence[Outcome | None], *, is_many: bool) -> dict[str, Any]:
+def handed_out(names: Sequence[str], ended: Sequence[Outcome | None], *, is_many: bool) -> dict[str, Any]:
     """Return what a task hands out besides its result, by the keys of XComs: of many, lists in the order of the names.
 
     Metadata is JSON; None where there is none, or no room for it in ``MAX_HANDED_OUT``.
     """
     room, left_out = MAX_HANDED_OUT, 0
-    found: list[Any] = []
+    kept: list[Any] = []
     failures: list[list[Any]] = []
-    for outcome in outcomes:
+    for outcome in ended:
         state = None if outcome is None else outcome.operation
         value = None if state is None or state.metadata is None else payload_to_json(state.metadata)
         size = 0 if value is None else len(json.dumps(value))
         if size > room:
             value, size, left_out = None, 0, left_out + 1
         room -= size
-        found.append(value)
-        failures.append(partial_failures(state) if isinstance(outcome, Succeeded) and state else [])
+        kept.append(value)
+        failures.append(partial_failures(state) if isinstance(outcome, outcomes.Succeeded) and state else [])
     if left_out:
         log.info("metadata of %d is no XCom, as all may have %d bytes of JSON together", left_out, MAX_HANDED_OUT)
     own_names = [name or None for name in names]
-    keys: dict[str, list[Any]] = {"operation_name": own_names, "metadata": found, "partial_failures": failures}
+    keys: dict[str, list[Any]] = {"operation_name": own_names, "metadata": kept, "partial_failures": failures}
     for name, entries in zip(names, failures, strict=True):
         for entry in entries[:MAX_LOGGED]:
             log.warning("a part has failed: %s [operation %r]", in_a_line(entry), short_name(name))

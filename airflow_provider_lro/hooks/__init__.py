@@ -134,11 +134,8 @@ class LongRunningOperationHook(BaseHook):
 
         :param endpoint_follows: the endpoint may become known later, so a missing one is not an error.
         """
-        if self._settings is None:
-            self._settings = self._read_connection(endpoint_follows=endpoint_follows)
-        known = bool(self.endpoint or self._settings.host)
-        task = replace(self._task, endpoint=NOWHERE) if endpoint_follows and not known else self._task
-        config = self._client(self._settings.channel_config(task, name=PROBE_NAME)).config
+        config, known = self._probe_config(endpoint_follows=endpoint_follows)
+        self._client(config)
         if not (config.insecure or config.credentials.anonymous or config.credentials.token):
             config.credentials.load()
         return known
@@ -151,11 +148,16 @@ class LongRunningOperationHook(BaseHook):
 
         :raises CredentialsError: there are none, or they cannot be used.
         """
-        if self._settings is None:
-            self._settings = self._read_connection(endpoint_follows=True)
-        task = self._task if self.endpoint or self._settings.host else replace(self._task, endpoint=NOWHERE)
-        config = self._settings.channel_config(task, name=PROBE_NAME)
+        config, _ = self._probe_config(endpoint_follows=True)
         return config.credentials.for_client(insecure=config.insecure)
+
+    def _probe_config(self, *, endpoint_follows: bool) -> tuple[ChannelConfig, bool]:
+        """Return the channel of no operation in particular, and whether it is known where to call."""
+        if self._settings is None:
+            self._settings = self._read_connection(endpoint_follows=endpoint_follows)
+        known = bool(self.endpoint or self._settings.host)
+        task = replace(self._task, endpoint=NOWHERE) if endpoint_follows and not known else self._task
+        return self._settings.channel_config(task, name=PROBE_NAME), known
 
     @asynccontextmanager
     async def async_client(self, name: str | None = None) -> AsyncIterator[AsyncOperationsClient]:

@@ -471,9 +471,11 @@ class ResultOperator(WaitOperator):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        check_callable(self.check)
+        if self.check is not None:
+            check_callable(self.check)
         check_flag(self.fail_on_partial, what="fail_on_partial")
         self.needs_metadata = self.check is not None or self.fail_on_partial
+        self._unknown_types: set[str] = set()
         check_choice(self.on_cancelled, ("fail", "skip"), what="on_cancelled")
         type_name(self.response_type, what="response_type")
         if is_mapped_copy(self):  # for this no copy is made that is executed
@@ -572,12 +574,16 @@ class ResultOperator(WaitOperator):
         from airflow_provider_lro._messages.results import for_check
 
         why = None
-        for argument, name in unknown_types(state) if self.fail_on_partial else ():
-            text = f"succeeded, but fail_on_partial cannot read the type {name!r}: give {argument}= or type_modules="
-            raise as_airflows(PayloadTypeError)(f"{text} [operation {state.name!r}]")
-        if self.fail_on_partial and (failures := partial_failures(state)):
-            first = in_a_line(failures[0])
-            why = f"rejected by fail_on_partial=True: {len(failures)} of its parts have failed, the first: {first}"
+        if self.fail_on_partial:
+            if unknown := unknown_types(state):
+                argument, name = unknown[0]
+                text = (
+                    f"succeeded, but fail_on_partial cannot read the type {name!r}: give {argument}= or type_modules="
+                )
+                raise as_airflows(PayloadTypeError)(f"{text} [operation {state.name!r}]")
+            if failures := partial_failures(state):
+                first = in_a_line(failures[0])
+                why = f"rejected by fail_on_partial=True: {len(failures)} of its parts have failed, the first: {first}"
         if why is None and self.check is not None:
             why = rejection(self.check, *for_check(state, response, self.metadata_type))
         if why is not None:
@@ -603,10 +609,6 @@ class ResultOperator(WaitOperator):
                 self._unknown_types.add(name)
                 text = "the type %r of the %s is not known here: %s= or type_modules= would make it readable"
                 self.log.info(text, name, argument.removesuffix("_type"), argument)
-
-    @cached_property
-    def _unknown_types(self) -> set[str]:
-        return set()
 
     def _splittable(self, found: Any, args: WaitArgs) -> dict[str, Any]:
         """Return a response of which Airflow can make an XCom for each key, and that leaves the link as it is.

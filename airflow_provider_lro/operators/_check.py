@@ -20,8 +20,6 @@ EXPECTED = (
 
 def check_callable(check: object) -> None:
     """Raise ValueError for a check that cannot be called with a response and metadata, as far as that can be known."""
-    if check is None:
-        return
     if not callable(check):
         raise ValueError(f"check={check!r}, but {EXPECTED}")  # noqa: TRY004
     if inspect.iscoroutinefunction(check) or inspect.iscoroutinefunction(getattr(check, "__call__", None)):  # noqa: B004

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.airflow.running import rows
+from tests.grpc.token_server import send_json
 from tests.simulator_fixture import running_simulator
 
 if TYPE_CHECKING:
@@ -155,12 +156,7 @@ def token_server(canaries: Canaries) -> Iterator[str]:
             content: dict[str, Any] = {"access_token": token, "expires_in": 3600, "token_type": "Bearer"}
             if self.path == "/refused" or (self.path == "/once" and asked[self.path] > 1):
                 status, content = 400, {"error": "invalid_grant", "error_description": "Invalid JWT signature."}
-            body = json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            send_json(self, content, status)
 
         def log_message(self, *args: Any) -> None:
             pass

@@ -7,7 +7,6 @@ google-auth asks it (``HTTPS_PROXY``) for the service that gives out tokens of i
 
 from __future__ import annotations
 
-import json
 import socket
 import socketserver
 import ssl
@@ -25,6 +24,8 @@ from google.auth import jwt
 from google.longrunning import operations_proto_pb2 as pb
 from google.protobuf import empty_pb2
 from google.rpc import code_pb2
+
+from tests.grpc.token_server import send_json
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -181,12 +182,7 @@ class _Iam(BaseHTTPRequestHandler):
         account = self.path.rpartition("/")[2].removesuffix(":generateAccessToken")
         self.server.asked.append((account, self.headers["authorization"].removeprefix("Bearer ")))
         until = datetime.now(tz=UTC) + timedelta(hours=1)
-        body = json.dumps({"accessToken": IMPERSONATED, "expireTime": f"{until:%Y-%m-%dT%H:%M:%SZ}"}).encode()
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        send_json(self, {"accessToken": IMPERSONATED, "expireTime": f"{until:%Y-%m-%dT%H:%M:%SZ}"})
 
     def log_message(self, *args: Any) -> None:
         pass

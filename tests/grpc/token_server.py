@@ -80,12 +80,7 @@ def running_token_server() -> Iterator[TokenServer]:
             if answer is None:
                 return
             status, content = answer
-            body = json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            send_json(self, content, status)
 
         def log_message(self, *args: Any) -> None:
             pass
@@ -99,6 +94,16 @@ def running_token_server() -> Iterator[TokenServer]:
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+def send_json(handler: BaseHTTPRequestHandler, content: Any, status: int = 200) -> None:
+    """Answer an HTTP request with JSON."""
+    body = json.dumps(content).encode()
+    handler.send_response(status)
+    handler.send_header("content-type", "application/json")
+    handler.send_header("content-length", str(len(body)))
+    handler.end_headers()
+    handler.wfile.write(body)
 
 
 def service_account_key(private_key: str, tokens: TokenServer) -> str:
