@@ -39,7 +39,7 @@ $(foreach v,$(filter AIRFLOW_%,$(.VARIABLES)),$(eval unexport $(v)))
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PRECIOUS: .venv-%/.stamp
-.PHONY: help demo up test test-airflow test-lanes test-protobuf-4 test-oldest test-constraints test-browser test-ha test-all bench lint clean
+.PHONY: help demo up test test-airflow test-lanes test-protobuf-4 test-oldest test-constraints test-browser test-ha test-all bench hostile lint clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -84,6 +84,9 @@ test-all: test test-airflow test-lanes test-oldest test-constraints test-ha test
 bench: $(NEWEST)/.stamp-bench ## every benchmark, with tables and plots in docs/bench; about three quarters of an hour
 	for each in import_cost token_cost detection poll_cost memory many herd one_wait triggerer; do \
 	$(NEWEST)/bin/python benchmarks/$$each.py || exit; done
+
+hostile: $(NEWEST)/.stamp ## what hostile servers do to a triggerer, measured, with a table in docs/hostile.md; half an hour
+	@exec $(NEWEST)/bin/python -m tests.hostile.measure --write
 
 lint: $(NEWEST)/.stamp ## ruff and mypy
 	$(NEWEST)/bin/python -m ruff check

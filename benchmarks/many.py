@@ -76,7 +76,7 @@ async def child(spec: dict[str, Any]) -> dict[str, Any]:
             peak = max(peak, resident(collect=False))
             assert time.time() < start + 20 * interval, "it does not end"
         late = time.time() - start - 4 * interval
-        letters = collections.Counter(triggers.fired[1].payload["outcomes"])
+        letters = collections.Counter(triggers.fired[1].event.payload["outcomes"])
         assert letters == {"S": spec["waits"]}, letters
     return {"kb": (peak - before) / spec["waits"], "late": late, "row": kwargs / 1024, "lag": lag}
 

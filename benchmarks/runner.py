@@ -47,8 +47,9 @@ def prepare_airflow(directory: str, roots: str) -> None:
 class _Supervisor:
     """Answers in-process what the runner and the hooks ask their supervisor for."""
 
-    def __init__(self, connection: dict[str, Any]) -> None:
+    def __init__(self, connection: dict[str, Any], by_id: dict[str, dict[str, Any]]) -> None:
         self._connection = connection
+        self._by_id = by_id
         self._reader_task = asyncio.create_task(asyncio.sleep(1e9))  # the runner stops when it has ended
 
     def send(self, message: Any) -> Any:
@@ -56,10 +57,12 @@ class _Supervisor:
         from airflow.sdk.execution_time.comms import ConnectionResult, GetConnection
 
         if isinstance(message, messages.TriggerStateChanges):
-            return messages.TriggerStateSync(to_create=[], to_cancel=set())
+            persisted = [entry.persist_seq for entry in message.events or () if entry.persist_seq is not None]
+            return messages.TriggerStateSync(to_create=[], to_cancel=set(), events_persisted=persisted or None)
         if isinstance(message, GetConnection):
             empty = dict.fromkeys(("host", "schema", "login", "password", "port", "extra"))
-            return ConnectionResult(conn_id=message.conn_id, **{**empty, **self._connection})
+            own = self._by_id.get(message.conn_id, self._connection)
+            return ConnectionResult(conn_id=message.conn_id, **{**empty, **own})
         return None
 
     async def asend(self, message: Any) -> Any:
@@ -76,10 +79,11 @@ async def running(spec: dict[str, Any]) -> AsyncIterator[Triggers]:
     # The real supervisor reads a socket, which costs a line of log more than a file does.
     log = os.open(spec["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     supervisor._configure_logs_over_json_channel(log)  # noqa: SLF001
-    comms: Any = _Supervisor(_connection(spec))
+    comms: Any = _Supervisor(_connection(spec), spec.get("connections", {}))
     creating = asyncio.Lock()
     ready = asyncio.Event()
     fired: list[Any] = []
+    failed: list[Any] = []
 
     class Runner(TriggerRunner):
         """Airflow's own, with its supervisor inside, and with a lock: it is handed triggers at any moment."""
@@ -93,13 +97,14 @@ async def running(spec: dict[str, Any]) -> AsyncIterator[Triggers]:
                 await super().create_triggers()  # type: ignore[no-untyped-call]
 
         def process_trigger_events(self, finished_ids: list[int]) -> Any:
-            fired.extend(entry[1] for entry in self.events)
+            fired.extend(self.events)
+            failed.extend(self.failed_triggers)
             return super().process_trigger_events(finished_ids)
 
     runner: Any = Runner()  # type: ignore[no-untyped-call]
     main = asyncio.create_task(runner.arun())
     await ready.wait()
-    yield Triggers(spec, runner, fired)
+    yield Triggers(spec, runner, fired, failed)
     assert not main.done(), main
     runner.stop = True
     for details in runner.triggers.values():
@@ -128,21 +133,27 @@ def _connection(spec: dict[str, Any]) -> dict[str, Any]:
 class Triggers:
     """Waits that are triggers, made from rows as the database holds them."""
 
-    def __init__(self, spec: dict[str, Any], runner: Any, fired: list[Any]) -> None:
+    def __init__(self, spec: dict[str, Any], runner: Any, fired: list[Any], failed: list[Any]) -> None:
         self.fired = fired
-        """The events that have come to the supervisor so far."""
+        """The events that have come to the supervisor so far, each with its ``trigger_id``."""
+        self.failed = failed
+        """The triggers that have ended without an event so far: their ids, and what they have raised."""
         self._spec = spec
         self._runner = runner
         self._prepared: list[Any] = []
 
     async def start(self, number: int) -> None:
         """Begin one more wait."""
-        self._runner.to_create.append(self._workload(number))
+        await self.begin(number, row(self._spec, number))
+
+    async def begin(self, number: int, row: tuple[str, dict[str, Any]]) -> None:
+        """Begin the trigger of a row; its id is the number + 1."""
+        self._runner.to_create.append(self._workload(number, row))
         await self._runner.create_triggers()
 
     def prepare(self, numbers: range) -> None:
         """Make all ready to begin many waits at once."""
-        self._prepared = [self._workload(number) for number in numbers]
+        self._prepared = [self._workload(number, row(self._spec, number)) for number in numbers]
 
     async def herd(self) -> None:
         """Begin all that was prepared, at once."""
@@ -150,12 +161,12 @@ class Triggers:
         self._prepared = []
         await self._runner.create_triggers()
 
-    def _workload(self, number: int) -> Any:
+    def _workload(self, number: int, row: tuple[str, dict[str, Any]]) -> Any:
         from airflow.executors.workloads.task import TaskInstanceDTO
         from airflow.executors.workloads.trigger import RunTrigger
         from airflow.models.trigger import Trigger
 
-        classpath, kwargs = row(self._spec, number)
+        classpath, kwargs = row
         ti = TaskInstanceDTO(
             id=uuid.uuid4(),
             dag_version_id=uuid.uuid4(),
