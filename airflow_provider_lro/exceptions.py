@@ -109,10 +109,12 @@ class LroError(AirflowException):
     Attributes:
         connected: whether the service could be connected to, where a call failed; None where that is not known.
         not_sent: no call was made, as there was no turn for it, or no connection in Airflow.
+        too_large: the answer is larger than a triggerer reads, so that a worker is to read it.
     """
 
     connected: bool | None = None
     not_sent: bool = False
+    too_large: bool = False
 
     def __init__(
         self,

@@ -362,9 +362,13 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
 
         from airflow_provider_lro._messages.encoding import response_to_json
         from airflow_provider_lro._messages.events import MAX_EVENT
+        from airflow_provider_lro._messages.protocol import has_many_details
         from airflow_provider_lro._messages.results import handed_out, result_of
 
-        if isinstance(outcome, TimedOut) and outcome.was_not_sent:
+        if isinstance(outcome, TimedOut | CallFailed) and outcome.is_undecided:
+            return None
+        if outcome.operation is not None and has_many_details(outcome.operation.details):
+            self._log_left_to_worker("its error has many details")
             return None
         if not await self._load_types():
             self._log_left_to_worker("it may know its types")

@@ -194,7 +194,8 @@ def storable(text: str, *, what: str = "") -> str:
         return text
     if what:
         _warn_of_unstorable(what)
-    return _UNSTORABLE.sub("\ufffd", text)
+    # A million of them one by one take long, and nearly all are of one kind.
+    return _UNSTORABLE.sub("\ufffd", text.replace("\0", "\ufffd"))
 
 
 def storable_json(value: Any, hidden: Mapping[str, Any] | None = None) -> Any:

@@ -60,6 +60,14 @@ FIELDS = (
     Field("headers", "More headers", "Of every call: a JSON object of texts.", secret=True),
     Field("max_message_mb", "Largest response (MiB)", "1 to 2047. Default: 64.", kind="integer", least=1, most=2047),
     Field(
+        "max_triggerer_message_mb",
+        "Largest response in the triggerer (MiB)",
+        "1 to 2047. Default: 1. A worker reads a larger one.",
+        kind="integer",
+        least=1,
+        most=2047,
+    ),
+    Field(
         "max_polls_per_second",
         "Polls per second",
         "At most so many by all deferred waits of a triggerer together. Default: no limit.",

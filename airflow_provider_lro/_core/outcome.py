@@ -66,9 +66,9 @@ class TimedOut:
     cancel_error: LroError | None = None
 
     @property
-    def was_not_sent(self) -> bool:
-        """Whether the poll at the deadline was never sent, so that the operation may have ended long before."""
-        return self.error is not None and self.error.not_sent
+    def is_undecided(self) -> bool:
+        """Whether the poll at the deadline was never sent, or not read: the operation may have ended long before."""
+        return self.error is not None and (self.error.not_sent or self.error.too_large)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +87,11 @@ class CallFailed:
     word: ClassVar[str] = "call_failed"
     error: LroError
     operation: OperationState | None = None
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether it is left to a worker, as the answer is larger than a triggerer reads."""
+        return self.error.too_large
 
 
 Done: TypeAlias = Succeeded | Failed | Cancelled
@@ -119,9 +124,9 @@ class Quorum:
         """Return True if so many successes are enough."""
         return succeeded >= (self.wanted or self.total)
 
-    def is_over(self, *, succeeded: int, failed: int) -> bool:
-        """Return True if nothing that is still to come can change the verdict."""
-        if succeeded + failed >= self.total:
+    def is_over(self, *, succeeded: int, failed: int, undecided: int = 0) -> bool:
+        """Return True if nothing that is still to come can change the verdict; ``undecided`` are left to a worker."""
+        if succeeded + failed + undecided >= self.total:
             return True
         return bool(self.wanted) and (succeeded >= self.wanted or self.total - failed < self.wanted)
 

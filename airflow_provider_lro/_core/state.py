@@ -6,6 +6,10 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+MAX_KEPT_METADATA = 256 * 1024
+"""Bytes of metadata that are kept of an operation that is not done: more than any that is handed out, as JSON of at
+most 64 KiB."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Payload:

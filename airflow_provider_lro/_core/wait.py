@@ -230,6 +230,8 @@ def _cancel(args: WaitArgs, reading: _Reading, *, now: float) -> Generator[Comma
         outcome = reading.judge(value, now=now, asked=asked, cut=get.timeout < args.rpc_timeout)
         if isinstance(outcome, Cancelled):
             return TimedOut(operation=outcome.operation, cancel="took effect")
+        if isinstance(outcome, CallFailed) and outcome.is_undecided:  # by a worker, that must know of the cancel
+            return TimedOut(operation=outcome.operation, error=outcome.error, cancel=effect, cancel_error=refusal)
         if outcome is not None:
             return outcome
         if effect == "refused" or asked >= end:

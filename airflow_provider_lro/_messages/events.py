@@ -37,6 +37,7 @@ MAX_TEXT_OF_MANY = 300
 MAX_MISFITS = 100
 """Entries in a row without room, after which no more are made: each takes time of the event loop."""
 NOT_DONE = "."
+LEFT_TO_WORKER = "L"
 
 _LETTERS: dict[type[Any], str] = {
     outcomes.Succeeded: "S",
@@ -125,6 +126,8 @@ def _letter(outcome: Outcome | None) -> str:
         return NOT_DONE
     if isinstance(outcome, outcomes.TimedOut):
         return _TIMED_OUT[outcome.cancel]
+    if isinstance(outcome, outcomes.CallFailed) and outcome.is_undecided:
+        return LEFT_TO_WORKER
     return _LETTERS[type(outcome)]
 
 
@@ -163,9 +166,12 @@ def _outcome(letter: str, entry: Mapping[str, Any] | None, name: str, error: Lro
     why = "there was no room in the trigger's event for its error; the triggerer's log has the last errors"
     if letter == "N":
         return outcomes.NotFound(**{"error": OperationNotFound(f"{why} [operation {name!r}]"), **values})
-    if letter == "B":
+    if letter in ("B", LEFT_TO_WORKER):
         unread = error or RpcError(f"the operation could not be read: {why} [operation {name!r}]")
-        return outcomes.CallFailed(**{"error": unread, **values})
+        failed = outcomes.CallFailed(**{"error": unread, **values})
+        if letter == LEFT_TO_WORKER:
+            failed.error.too_large = True
+        return failed
     raise ValueError(f"it says {letter!r} of operation {name!r}")
 
 

@@ -31,6 +31,10 @@ LONG_POLL_MARGIN = 10.0
 MAX_TRAILER = 256 * 1024
 """Bytes of an error's text and details. gRPC's own limit is 16 KiB, and makes a RESOURCE_EXHAUSTED of more, whatever
 the service has said."""
+MAX_ERROR = 64 * 1024
+"""Bytes of an error's details that are parsed in an event loop …"""
+MAX_ERROR_DETAILS = 100
+"""… and how many of them: a million empty ones are 2 MB, and take six seconds."""
 MAX_EMPTY_PAGES = 1000
 """Pages in a row without an operation: a filter may leave many, but a listing of nothing else never ends."""
 SERVICE = "/google.longrunning.Operations/"
@@ -59,6 +63,7 @@ message_type {
 message_type {
   name: "Status"
   field { name: "code" number: 1 type: TYPE_INT32 } field { name: "message" number: 2 type: TYPE_STRING }
+  field { name: "details" number: 3 type: TYPE_BYTES label: LABEL_REPEATED }
 }
 message_type {
   name: "Page"
@@ -67,7 +72,7 @@ message_type {
   field { name: "unreachable" number: 3 type: TYPE_STRING label: LABEL_REPEATED }
 }
 """
-"""Operation, google.rpc.Status and ListOperationsResponse. An error's details stay unparsed, as unknown fields."""
+"""Operation, google.rpc.Status and ListOperationsResponse. An error's details stay unparsed."""
 _pool = descriptor_pool.DescriptorPool()
 _pool.Add(text_format.Parse(_ENVELOPES, descriptor_pb2.FileDescriptorProto()))
 _Operation: Any
@@ -222,11 +227,13 @@ def _places(unreachable: Iterable[str]) -> list[str]:
 def read_error(raw: bytes) -> tuple[Payload | None, float | None]:
     """Return the details of the ``google.rpc.Status`` that came with an error, and its RetryInfo in seconds.
 
-    Both are None where none came, or none that can be read.
+    Both are None where none came, none that can be read, or too much: an event loop may wait meanwhile.
     """
     status, retry_after = status_pb2.Status(), None
     info = error_details_pb2.RetryInfo()
     try:
+        if len(raw) > MAX_ERROR or has_many_details(Payload(value=raw)):
+            return None, None
         status.ParseFromString(raw)
     except UNREADABLE:
         return None, None
@@ -237,6 +244,12 @@ def read_error(raw: bytes) -> tuple[Payload | None, float | None]:
         except (*UNREADABLE, OverflowError):  # it asks for nothing
             continue
     return (Payload(type_url=STATUS_URL, value=raw) if status.details else None), retry_after
+
+
+def has_many_details(details: Payload | JsonPayload | None) -> bool:
+    """Return True for the details of an error that are more than are parsed in an event loop."""
+    found = _Status.FromString(details.value).details if isinstance(details, Payload) else getattr(details, "json", ())
+    return len(found) > MAX_ERROR_DETAILS
 
 
 def is_operation(value: object) -> bool:

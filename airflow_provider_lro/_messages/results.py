@@ -131,8 +131,8 @@ def merge_outcomes(known: Outcome, found: Outcome, name: str) -> Outcome:
 
     A verdict stands, whatever comes of reading it again: only its result may be missing.
     """
-    if isinstance(known, outcomes.TimedOut):
-        return _timed_out_or(known, found)
+    if isinstance(known, outcomes.TimedOut | outcomes.CallFailed):
+        return _timed_out_or(known, found) if isinstance(known, outcomes.TimedOut) else _left_or(known, found)
     if isinstance(found, outcomes.Succeeded | outcomes.Failed | outcomes.Cancelled):
         return found
     problem = getattr(found, "error", None)
@@ -163,6 +163,18 @@ def _timed_out_or(known: outcomes.TimedOut, found: Outcome) -> Outcome:
     if isinstance(found, outcomes.TimedOut):
         return replace(found, cancel=known.cancel, cancel_error=known.cancel_error)
     return found
+
+
+def _left_or(known: outcomes.CallFailed, found: Outcome) -> Outcome:
+    """Return the outcome of an operation that was left to a worker; still so where its poll has failed."""
+    if not isinstance(found, outcomes.TimedOut):
+        return found
+    if found.operation is None and found.error is not None:
+        found.error.too_large = True
+        return replace(known, error=found.error)
+    error = known.error.as_type(type(known.error), text=f"the operation still runs, and {known.error}")
+    error.too_large = False
+    return outcomes.CallFailed(error=error, operation=found.operation)
 
 
 def failure(state: OperationState) -> OperationFailed:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 from airflow_provider_lro._core.checks import in_words
 from airflow_provider_lro._core.names import in_short, short_name
 from airflow_provider_lro._core.outcome import CallFailed, Quorum, Succeeded
+from airflow_provider_lro._core.state import MAX_KEPT_METADATA
 from airflow_provider_lro._core.wait import Cancel, Start, cancel_after_kill, wait
 from airflow_provider_lro._runner.driver import Drive, LogObserver, steady_clock
 from airflow_provider_lro._runner.telemetry import WaitTelemetry
@@ -91,6 +92,7 @@ class WaitGroup:
         self._room = [keep, keep]  # by whether it succeeded
         self._succeeded = 0
         self._failed = 0
+        self._unread: dict[int, CallFailed] = {}  # left to a worker, and until then neither succeeded nor failed
         self._is_single = len(names) == 1
         self._is_recheck = is_recheck
         self._may_begin_anew = False  # in the triggerer, which polls all of them once more
@@ -143,11 +145,13 @@ class WaitGroup:
     @property
     def is_over(self) -> bool:
         """Whether enough of them are done. At the deadline each has its end coming, perhaps by a cancel."""
+        unread = len(self._unread)
         if self._is_single:
-            return self.outcomes[0] is not None
-        if self._succeeded + self._failed < len(self.names) and self._clock() >= (self.args.deadline or math.inf):
+            return self.outcomes[0] is not None or bool(unread)
+        ended = self._succeeded + self._failed + unread
+        if ended < len(self.names) and self._clock() >= (self.args.deadline or math.inf):
             return False
-        return self._quorum.is_over(succeeded=self._succeeded, failed=self._failed)
+        return self._quorum.is_over(succeeded=self._succeeded, failed=self._failed, undecided=unread)
 
     @property
     def remaining(self) -> list[int]:
@@ -203,6 +207,9 @@ class WaitGroup:
                 await self._advance(0, start)
         elif not self.is_over:
             await self._advance_all(self.remaining, start)
+        if not self._quorum.is_over(succeeded=self._succeeded, failed=self._failed):  # else they do not matter any more
+            for index, outcome in self._unread.items():
+                self.outcomes[index] = outcome
         if isinstance(self._log, GroupLog):
             self._log.log_now()
 
@@ -269,7 +276,8 @@ class WaitGroup:
         from airflow_provider_lro._transport.poller import AsyncPoller
 
         client = self._clients[id(self._channels[index])]
-        return AsyncPoller(args, client, shared=shared, max_metadata=None if self._is_single else MAX_METADATA_OF_MANY)
+        most = MAX_KEPT_METADATA if self._is_single else MAX_METADATA_OF_MANY
+        return AsyncPoller(args, client, shared=shared, max_metadata=most)
 
     def record(self, command: Command, value: Any) -> None:
         """Record what a wait has done, for the log, and whether the service was reached."""
@@ -290,6 +298,11 @@ class WaitGroup:
             await drive.close()
 
     def _record(self, index: int, outcome: Outcome) -> None:
+        if isinstance(outcome, CallFailed) and outcome.is_undecided:
+            if not self._is_recheck:  # after a kill it may still have to be cancelled
+                self._unread[index] = outcome
+                self._log_end("left to a worker")
+            return
         succeeded = isinstance(outcome, Succeeded)
         state = outcome.operation
         if succeeded and self._require_result and state is not None and not state.has_result:
@@ -300,9 +313,7 @@ class WaitGroup:
             self._failed += 1
         if self._telemetry is not None:
             self._telemetry.ended(outcome)
-        if isinstance(self._log, LogObserver) and not self._is_recheck:
-            began = self.args.started_at
-            self._log.log_end(outcome.word.replace("_", " "), after=0.0 if began is None else self._clock() - began)
+        self._log_end(outcome.word.replace("_", " "))
         if not self._may_begin_anew:
             self._count(index, outcome)
         if state is not None and not self._is_single:
@@ -313,6 +324,11 @@ class WaitGroup:
         self.outcomes[index] = outcome
         if isinstance(self._log, GroupLog):
             self._log.done(failed=not succeeded)
+
+    def _log_end(self, word: str) -> None:
+        if isinstance(self._log, LogObserver) and not self._is_recheck:
+            began = self.args.started_at
+            self._log.log_end(word, after=0.0 if began is None else self._clock() - began)
 
     def _count_known(self) -> None:
         self._may_begin_anew = False

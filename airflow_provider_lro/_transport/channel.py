@@ -11,7 +11,7 @@ import ipaddress
 import os
 import re
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 MAX_CALLS_IN_FLIGHT = 64
 """On one channel. Most servers take 100 (HTTP/2's usual limit of streams), but count a call as open a little longer
 than its client does, and refuse what is beyond it: of 5,000 polls at once 59 with 100 here, 2 to 8 with 80."""
+MAX_PAGE_MB = 4
+"""MiB of a page of a listing in a triggerer."""
 NOT_CONNECTED = (grpc.ChannelConnectivity.CONNECTING, grpc.ChannelConnectivity.TRANSIENT_FAILURE)
 DEFAULT_UNIVERSE = "googleapis.com"
 _GRPC_TARGET = re.compile(r"(dns|unix|unix-abstract|vsock|ipv4|ipv6|xds|google-c2p)(-[a-z0-9-]+)?:")
@@ -133,7 +135,8 @@ class ChannelConfig:
     """The settings that make one channel differ from another; compared by value. The repr shows no secret.
 
     ``target`` is from ``parse_endpoint``, the certificates are PEM; the others are as ``OperationsClient.connect`` has
-    them. ``headers`` go with every call. ``max_polls_per_second`` makes no channel differ.
+    them. ``headers`` go with every call. ``in_triggerer``: answers are at most ``max_triggerer_message_mb``, as all
+    waits of a triggerer share its memory and its loop. ``max_polls_per_second`` makes no channel differ.
 
     Raises:
         CredentialsError: credentials on a plaintext channel.
@@ -148,6 +151,8 @@ class ChannelConfig:
     client_key: bytes | None = field(default=None, repr=False)
     authority: str | None = None
     max_message_mb: int = 64
+    max_triggerer_message_mb: int = 1
+    in_triggerer: bool = False
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     max_polls_per_second: float | None = field(default=None, compare=False)
 
@@ -162,19 +167,29 @@ class ChannelConfig:
             raise EndpointError(f"{', '.join(tls)} and insecure (plaintext) contradict each other; take one out")
         if bool(self.client_certificate) != bool(self.client_key):
             raise EndpointError(f"{tls[-1]} is given, but client_certificate and client_key go together: give both")
-        if not is_whole(self.max_message_mb, least=1, most=2047):
-            raise EndpointError(f"max_message_mb={self.max_message_mb!r}, but it must be a whole number from 1 to 2047")
+        for name in ("max_message_mb", "max_triggerer_message_mb"):
+            if not is_whole(value := getattr(self, name), least=1, most=2047):
+                raise EndpointError(f"{name}={value!r}, but it must be a whole number from 1 to 2047")
 
     @property
     def whom(self) -> str:
         """In words, as whom the service is called."""
         return "in plaintext, as nobody" if self.insecure else self.credentials.whom
 
+    def for_listings(self) -> ChannelConfig:
+        """Return the channel of listings, whose pages may be larger than the answers to polls in a triggerer."""
+        most = max(MAX_PAGE_MB, self.max_triggerer_message_mb)
+        return replace(self, max_triggerer_message_mb=most) if self.in_triggerer else self
+
     def open(self, module: Any, *, number: int = 0) -> Any:
         """Open a channel with ``grpc`` or ``grpc.aio``; a number above 0 gives it a connection of its own."""
+        most = self.max_triggerer_message_mb if self.in_triggerer else self.max_message_mb
         options: list[tuple[str, Any]] = [
             ("grpc.primary_user_agent", f"airflow-provider-lro/{__version__}"),
-            ("grpc.max_receive_message_length", self.max_message_mb * 1024 * 1024),
+            ("grpc.max_receive_message_length", most * 1024 * 1024),
+            # With retries, grpcio 1.83 to 1.85 takes gigabytes within seconds where a server answers each connection
+            # with GOAWAY.
+            ("grpc.enable_retries", 0),
             ("grpc.max_metadata_size", MAX_TRAILER),
             ("grpc.absolute_max_metadata_size", MAX_TRAILER),
             # gRPC's own pause between connection attempts grows to two minutes: longer than the interval of the wait

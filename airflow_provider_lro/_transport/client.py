@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from airflow_provider_lro._core.checks import check_headers
@@ -18,7 +19,7 @@ from airflow_provider_lro._messages.protocol import (
 )
 from airflow_provider_lro._transport.channel import ChannelConfig, acquire, parse_endpoint, read_pem
 from airflow_provider_lro._transport.credentials import CredentialsConfig
-from airflow_provider_lro._transport.limiter import not_sent_error
+from airflow_provider_lro._transport.limiter import not_sent_error, of_loop
 from airflow_provider_lro._transport.rpc import (
     API_CLIENT,
     DEFAULT_RPC_TIMEOUT,
@@ -37,8 +38,14 @@ if TYPE_CHECKING:
 
 MIN_CALL_LEFT = 0.1
 """Seconds that a call has, though nearly all of its time has passed until there was a token."""
+LARGE = 16 * 1024
+"""Bytes of an answer that takes a noticeable part of the time that an event loop may be held up: 1 MiB up to 20 ms."""
 POLLS = ("GetOperation", "ListOperations")
 """The calls that share a channel's queue: a request to cancel must not stand behind ten thousand polls."""
+
+
+_readers: dict[asyncio.AbstractEventLoop, asyncio.Lock] = {}
+"""Who may read a large answer, by event loop."""
 
 
 class _Pager:
@@ -100,7 +107,8 @@ class _Client:
     ) -> None:
         self.config = config
         self.rpc_timeout = rpc_timeout
-        self._lease = acquire(config, rpc_error, loop=loop, max_users=max_users)
+        to_error = partial(rpc_error, in_triggerer=config.in_triggerer)
+        self._lease = acquire(config, to_error, loop=loop, max_users=max_users)
         self._tokens = self._lease.shared.tokens  # None in plaintext
         self._transport = self._lease.shared.transport
 
@@ -359,7 +367,11 @@ class AsyncOperationsClient(_Client):
 
     async def _send(self, call: Call, arguments: dict[str, Any]) -> Any:
         raw = await self._transport.send(call, **arguments)
-        return read_answer(call, raw, target=self.config.target)
+        if raw is None or len(raw) <= LARGE:
+            return read_answer(call, raw, target=self.config.target)
+        async with of_loop(_readers, asyncio.Lock):
+            await asyncio.sleep(0)  # one in a step of the event loop, where the answers to all polls may come together
+            return read_answer(call, raw, target=self.config.target)
 
     async def _acquire(self, queue: asyncio.Semaphore, call: Call, seconds: float | None) -> None:
         """Wait for a turn where it costs nothing: not in gRPC, whose deadline would run meanwhile."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from airflow_provider_lro._transport.channel import ChannelConfig
 
 PAGE_SIZE = 1000
-"""Operations a page, for a server that lets us choose: each page is a call."""
+"""Operations a page, for a server that lets us choose: each page is a call. A tenth of it where a page does not fit."""
 JITTER = 0.1
 """Share of an interval that may be left out between two listings."""
 MARGIN = 0.05
@@ -38,7 +38,7 @@ class SharedListing:
         self, make_client: Callable[[ChannelConfig], Any], config: ChannelConfig, parent: str, filter: str
     ) -> None:
         self._make_client = make_client
-        self._config = config
+        self._config = config.for_listings()
         self._parent = parent
         self._filter = filter
         self._task: asyncio.Task[None] | None = None
@@ -91,6 +91,8 @@ class SharedListing:
         finished = any(each.is_watcher for each in notified)
         found: dict[str, OperationState] = {}
         failed: LroError | None = None
+        if self._page_size is not None:  # what did not fit may be gone
+            self._page_size = PAGE_SIZE
         try:
             found = await self._list(client, lambda state: (finished and state.done) or state.name in names)
         except LroError as error:
@@ -133,6 +135,9 @@ class SharedListing:
             limiter.record(error)
             if error.code == Code.INVALID_ARGUMENT and self._page_size is not None:
                 self._page_size = None  # one that is too large, perhaps
+                return await self._list(client, wanted)
+            if error.too_large and self._page_size is not None and self._page_size > 1:
+                self._page_size //= 10
                 return await self._list(client, wanted)
             raise
         limiter.record(None)

@@ -52,7 +52,7 @@ class CallOptions(TypedDict, total=False):
     """asyncio: seconds that the call may wait for its turn when too many are on their way, before ``rpc_timeout``."""
 
 
-def rpc_error(error: grpc.RpcError, call: Call, target: str) -> LroError:
+def rpc_error(error: grpc.RpcError, call: Call, target: str, *, in_triggerer: bool = False) -> LroError:
     """Return our error for one that grpc raised.
 
     Sources: ``google/rpc/code.proto``; the ``grpc-status-details-bin`` trailer; where UNAVAILABLE or RESOURCE_EXHAUSTED
@@ -84,14 +84,18 @@ def rpc_error(error: grpc.RpcError, call: Call, target: str) -> LroError:
     elif code == Code.NOT_FOUND and call.rpc != "ListOperations":
         kind = OperationNotFound
     # gRPC itself has made these two out of what the service has said.
-    is_oversized = code == Code.RESOURCE_EXHAUSTED and "Received message larger than max" in said
+    is_oversized = code == Code.RESOURCE_EXHAUSTED and _OVERSIZED.search(said) is not None
     is_cut = code == Code.RESOURCE_EXHAUSTED and "received metadata size exceeds" in said
     if is_oversized:
-        text += "; raise max_message_mb in the connection's extra"
+        extra, where = ("max_triggerer_message_mb", " for the triggerer") if in_triggerer else ("max_message_mb", "")
+        text = f"the answer is too large{where} ({shown}): raise {extra} in the connection's extra"
+        if in_triggerer and call.rpc != "ListOperations":
+            text += ", or wait on a worker with deferrable=False"
     elif is_cut:
         text += f"; the service has refused the call, and its error is larger than {MAX_TRAILER // 1024} KiB"
     result = kind(f"{text} {at}", code=code, message=said, details=details)
     result.permanent = is_oversized or is_cut
+    result.too_large = is_oversized and in_triggerer
     result.retry_after = retry_after
     return result
 
@@ -119,6 +123,7 @@ def _foreign_answer(said: str) -> str | None:
     return f"is answered by something that is not a gRPC service (HTTP {found[1]}): check {what}"
 
 
+_OVERSIZED = re.compile("(Received|Decompressed) message larger than max")
 _HTTP_STATUS = re.compile(r"Received http2 header with status: (4\d\d)")
 _PASSING_HTTP = ("408", "429")
 """Request Timeout, Too Many Requests."""

@@ -171,13 +171,14 @@ class LongRunningOperationEventTrigger(BaseEventTrigger):
         return snapshots(self.parent, self.filter, self.interval, self._configure)
 
     async def _configure(self) -> ChannelConfig:
-        async with LongRunningOperationHook.of(self).async_client(self.parent) as client:
-            return client.config
+        (config,) = await LongRunningOperationHook.of(self).async_channels([self.parent], is_stored=False)
+        return config
 
     async def _read(self, name: str) -> Finished | None:
+        from airflow_provider_lro._transport.client import AsyncOperationsClient
         from airflow_provider_lro.assets._stream import read_finished
 
-        async with LongRunningOperationHook.of(self).async_client(self.parent) as client:
+        async with AsyncOperationsClient(await self._configure()) as client:
             return await read_finished(client, name)
 
     def _watched(self) -> tuple[str | None, ...]:

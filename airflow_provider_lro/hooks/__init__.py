@@ -171,9 +171,13 @@ class LongRunningOperationHook(BaseHook):
         async with AsyncOperationsClient(settings.channel_config(self._task, name=name)) as client:
             yield client
 
-    async def async_channels(self, names: Iterable[str]) -> list[ChannelConfig]:
-        """Return the channel of each of many operations, in the triggerer, by a connection that a worker has read."""
-        return list((await self._asettings(is_stored=True)).channel_configs(self._task, names))
+    async def async_channels(self, names: Iterable[str], *, is_stored: bool = True) -> list[ChannelConfig]:
+        """Return the channel of each of many operations, in the triggerer.
+
+        :param is_stored: a worker has read the connection, so that it must be stored where one is named.
+        """
+        settings = await self._asettings(is_stored=is_stored)
+        return list(settings.channel_configs(self._task, names, in_triggerer=True))
 
     def channels(self, names: Iterable[str]) -> list[ChannelConfig]:
         """Return the channel of each of many operations, on a worker."""

@@ -121,7 +121,9 @@ class ConnectionSettings:
         """Return the channel for one operation, or for none in particular; see ``channel_configs``."""
         return next(self.channel_configs(task, [name]))
 
-    def channel_configs(self, task: TaskSettings, names: Iterable[str | None]) -> Iterator[ChannelConfig]:
+    def channel_configs(
+        self, task: TaskSettings, names: Iterable[str | None], *, in_triggerer: bool = False
+    ) -> Iterator[ChannelConfig]:
         """Yield the channel that this connection and a task describe, for each of many operations.
 
         The same channel is the same object. The names fill ``{location}`` in the endpoint.
@@ -140,9 +142,10 @@ class ConnectionSettings:
         who = (not task.endpoint, chain_of(task.impersonation_chain), task.quota_project_id, headers)
         for name in names:
             place = fill_location(endpoint, name) if "{location}" in endpoint else endpoint
-            if (place, who) not in self._configs:
-                self._configs[place, who] = self._channel_config(task, place, headers)
-            yield self._configs[place, who]
+            key = (place, who, in_triggerer)
+            if key not in self._configs:
+                self._configs[key] = self._channel_config(task, place, headers, in_triggerer=in_triggerer)
+            yield self._configs[key]
 
     def _headers(self, task: TaskSettings) -> tuple[tuple[str, str], ...]:
         """Return the connection's headers and the task's, which go before them."""
@@ -152,7 +155,9 @@ class ConnectionSettings:
         except ValueError as error:
             raise EndpointError(str(error)) from None
 
-    def _channel_config(self, task: TaskSettings, endpoint: str, headers: tuple[tuple[str, str], ...]) -> ChannelConfig:
+    def _channel_config(
+        self, task: TaskSettings, endpoint: str, headers: tuple[tuple[str, str], ...], *, in_triggerer: bool
+    ) -> ChannelConfig:
         from airflow_provider_lro._transport.channel import ChannelConfig, parse_endpoint
 
         extra = self.extra
@@ -166,6 +171,10 @@ class ConnectionSettings:
             authority=_string(extra, "authority"),
             headers=headers,
             max_message_mb=_number(extra, "max_message_mb", int, what="a whole number", least=0, default=64),
+            max_triggerer_message_mb=_number(
+                extra, "max_triggerer_message_mb", int, what="a whole number", least=0, default=1
+            ),
+            in_triggerer=in_triggerer,
             max_polls_per_second=_number(extra, "max_polls_per_second", float, what="a number above 0", least=MIN_RATE),
         )
 

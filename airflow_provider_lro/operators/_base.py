@@ -312,6 +312,7 @@ class WaitOperator(LroOperator):
         self, context: Context, event: Mapping[str, Any] | None, names: Sequence[str], **args: Any
     ) -> list[Outcome | None]:
         """Return the outcomes in the trigger's event; with ``args``, recheck those that it does not hold completely."""
+        from airflow_provider_lro._core.outcome import CallFailed
         from airflow_provider_lro._messages.events import outcomes_from_event, to_read_again
 
         if event is None:  # each is polled once
@@ -324,12 +325,15 @@ class WaitOperator(LroOperator):
         known = outcomes_from_event(event, names)
         self.load_types(known)
         cut = to_read_again(event, with_metadata=self.needs_metadata)
-        not_sent = [index for index, outcome in enumerate(known) if getattr(outcome, "was_not_sent", False)]
+        undecided = [index for index, outcome in enumerate(known) if getattr(outcome, "is_undecided", False)]
         if cut:
             self.log.info("reading %d operations again", len(cut))
             self.recheck(context, names, known, cut, limit=READ_AGAIN_TIMEOUT, on_timeout="fail", **args)
-        if not_sent:
-            self.recheck(context, names, known, not_sent, limit=0.0, not_found_grace=0.0, **args)
+        if undecided:
+            self.recheck(context, names, known, undecided, limit=0.0, not_found_grace=0.0, **args)
+        failed = [index for index in undecided if isinstance(one := known[index], CallFailed) and one.is_undecided]
+        if failed:
+            self.recheck(context, names, known, failed, limit=READ_AGAIN_TIMEOUT, on_timeout="fail", **args)
         return known
 
     def load_types(self, outcomes: Sequence[Outcome | None] = ()) -> None:

@@ -36,6 +36,7 @@ class SimulatorClient:
         options = (
             ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
+            ("grpc.enable_retries", 0),  # as for the provider's own channels
         )
         if root_certificates is None:
             self._channel = grpc.insecure_channel(endpoint, options=options)

@@ -242,7 +242,7 @@ def test_poll_that_was_rate_limited_until_the_deadline_is_made_on_the_worker(
     done = run(sensor(operation, deferrable=True, on_timeout=on_timeout, **args))
     (outcome,) = events.outcomes_from_event(done.events[0], [operation])
     assert isinstance(outcome, TimedOut)
-    assert outcome.was_not_sent
+    assert outcome.is_undecided
     assert done.result == {"rows": 3.0}
 
 

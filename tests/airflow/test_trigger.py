@@ -135,7 +135,7 @@ def test_missing_connection_is_an_event() -> None:
     outcome = outcome_of(fire(row), "operations/x")
     assert isinstance(outcome, TimedOut)
     assert isinstance(outcome.error, EndpointError)
-    assert outcome.was_not_sent
+    assert outcome.is_undecided
 
 
 @pytest.mark.parametrize("how", ["not found", "away"])

@@ -89,7 +89,7 @@ def test_a_timeout_whose_last_poll_was_not_sent_says_so() -> None:
     """Only then may the operation have ended long before."""
     not_sent = RpcError("rate limited, not sent", code=14)
     not_sent.not_sent = True
-    assert [TimedOut(error=error).was_not_sent for error in (None, ERROR, not_sent)] == [False, False, True]
+    assert [TimedOut(error=error).is_undecided for error in (None, ERROR, not_sent)] == [False, False, True]
 
 
 def test_outcomes_of_different_kinds_are_different() -> None:

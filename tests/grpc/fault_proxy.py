@@ -29,7 +29,7 @@ __all__ = ["CallFault", "FaultProxy"]
 HOST = "127.0.0.1"
 PREFACE = len(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
 FRAME_HEADER = 9
-DATA, HEADERS, GOAWAY = 0, 1, 7
+DATA, HEADERS, SETTINGS, GOAWAY = 0, 1, 4, 7
 END_STREAM = 1
 ENHANCE_YOUR_CALM = 11
 PIECES = 20
@@ -120,6 +120,7 @@ class FaultProxy:
         self._server: asyncio.Server | None = None
         self._open: set[_Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self.turns_away = False
         self._fault = CallFault.NONE
         self._left = 0.0
         self.flowing = asyncio.Event()
@@ -167,6 +168,10 @@ class FaultProxy:
             self.flowing.set()
 
         _loop.run(lift())
+
+    def turn_away(self, *, on: bool) -> None:
+        """Answer each new connection with SETTINGS and GOAWAY, before any call, or stop that."""
+        self.turns_away = on
 
     def refuse(self) -> None:
         """Stop listening, so that connections are refused, and reset those that there are."""
@@ -238,7 +243,14 @@ class _Connection:
         """Forward until one side has closed, or a fault has, or the proxy is to end."""
         to_server: asyncio.StreamWriter | None = None
         tasks: list[asyncio.Task[Any]] = []
+        if self._proxy.turns_away:
+            self._client[1].write(struct.pack("!HBBBI", 0, 0, SETTINGS, 0, 0))
+            self._go_away(last=0)
         try:
+            if self._proxy.turns_away:
+                tasks = [asyncio.ensure_future(each) for each in (self._client[0].read(-1), self.stopped.wait())]
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                return
             from_server, to_server = await asyncio.open_connection(HOST, self._proxy.upstream)
             pumps = [self._from_client(), self._forward(to_server), self._from_server(from_server)]
             tasks = [asyncio.ensure_future(each) for each in (*pumps, self.stopped.wait())]

@@ -15,6 +15,7 @@ import logging
 import math
 import os
 import queue
+import resource
 import threading
 import time
 import uuid
@@ -78,6 +79,9 @@ MOST = 3
 """max_consecutive_errors of the waits without a deadline."""
 HUNG = 55.0
 """Seconds after which a row hangs for good."""
+
+MAX_MEMORY = 1500.0
+"""MB that the process may have, in which all of these waits run: a fault in gRPC once took gigabytes within seconds."""
 
 ONCE, TEN, FOREVER, NO_DEADLINE = "once", "ten times", "for ever", "for ever, and no deadline"
 TIMES = {ONCE: 1, TEN: 10, FOREVER: math.inf, NO_DEADLINE: math.inf}
@@ -181,7 +185,10 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class Came:
-    """The end of a wait: its response or its error, in how many seconds, after polls that arrived at these times."""
+    """The end of a wait: its response or its error, in how many seconds, after polls that arrived at these times.
+
+    ``memory``: MB that the process had then.
+    """
 
     ending: str
     response: Any
@@ -190,6 +197,7 @@ class Came:
     polled_at: list[float]
     calls: int | None
     failed: int
+    memory: float
 
 
 class Fault:
@@ -231,7 +239,7 @@ class Hits(Fault):
 
 @dataclass(frozen=True)
 class Outage(Fault):
-    """The port refuses connections, or swallows what is sent to it, from before the first poll on."""
+    """The port refuses connections, swallows what is sent to it, or turns away, from before the first poll on."""
 
     how: str
     seconds: float
@@ -242,6 +250,8 @@ class Outage(Fault):
         with FaultProxy(trial.simulator.port) as proxy, behind_the_scenes(lambda: self._end(trial, proxy)):
             if self.how == "refuse":
                 proxy.refuse()
+            elif self.how == "turn away":
+                proxy.turn_away(on=True)
             else:
                 proxy.black_out()
             yield proxy.endpoint
@@ -252,6 +262,8 @@ class Outage(Fault):
             time.sleep(self.seconds)
             if self.how == "refuse":
                 proxy.accept()
+            elif self.how == "turn away":
+                proxy.turn_away(on=False)
             else:
                 proxy.lift()
 
@@ -425,11 +437,9 @@ def codes() -> Iterator[Row]:
 def hits(words: str, fault: CallFault, code: Code, *, hangs: bool = False, slowness: float = 0.0) -> Iterator[Row]:
     """Do something to calls that makes each of them fail."""
     rpc_timeout = RPC_TIMEOUT if hangs else LONG_RPC_TIMEOUT
-    # gRPC itself repeats a call that the server has not seen, once.
-    repeated = fault is CallFault.GOAWAY_UNSEEN
     for lasts, times in TIMES.items():
         row: dict[str, Any] = {"fault": words, "lasts": lasts, "setup": Hits(fault, times, slowness)}
-        row |= {"script": {"duration": 0}, "wait": {"rpc_timeout": rpc_timeout}, "exact": not repeated}
+        row |= {"script": {"duration": 0}, "wait": {"rpc_timeout": rpc_timeout}, "exact": True}
         if lasts == FOREVER:
             # Two calls that hang reach just beyond it.
             timeout = 2 * RPC_TIMEOUT + INTERVAL / 2 if hangs else SHORT
@@ -438,7 +448,7 @@ def hits(words: str, fault: CallFault, code: Code, *, hangs: bool = False, slown
             most = {**row["wait"], "timeout": None, "max_consecutive_errors": MOST}
             row |= {"wait": most, **fails_for_too_long(code)}
         else:
-            row |= {"failed": (0 if repeated else times, times)}
+            row |= {"failed": (times, times)}
         yield Row(**row)
 
 
@@ -452,10 +462,12 @@ def harmless(words: str, fault: CallFault, *, slowness: float = 0.0, longest: fl
         yield Row(fault=words, lasts=lasts, setup=setup, failed=(0, 0), script={"duration": duration})
 
 
-def outages(words: str, how: str, code: Code, *, rpc_timeout: float, ten: float) -> Iterator[Row]:
-    """Let no connection be made."""
+def outages(
+    words: str, how: str, code: Code, *, rpc_timeout: float, ten: float, waited_out: bool = True
+) -> Iterator[Row]:
+    """Let no connection be made, or none that takes a call."""
     wait = {"rpc_timeout": rpc_timeout}
-    row: dict[str, Any] = {"fault": words, "script": {"duration": 0}, "waited_out": True}
+    row: dict[str, Any] = {"fault": words, "script": {"duration": 0}, "waited_out": waited_out}
     for lasts, seconds in ((ONCE, 0.0), (TEN, ten)):  # as long as ten polls that do not wait for a connection
         yield Row(**row, lasts=lasts, setup=Outage(how, seconds), wait=wait, failed=(1, math.inf))
     for_ever = Outage(how, math.inf)
@@ -502,6 +514,8 @@ def rows() -> Iterator[Row]:
     yield from harmless("slow drip: an answer comes in time", CallFault.DRIP, slowness=0.05, longest=20.0)
     yield from harmless("GOAWAY between two calls", CallFault.GOAWAY_AFTER, longest=8.0)
     yield from hits("GOAWAY: the server has not seen the call", CallFault.GOAWAY_UNSEEN, Code.UNAVAILABLE)
+    away = {"rpc_timeout": LONG_RPC_TIMEOUT, "ten": SHORT, "waited_out": False}
+    yield from outages("GOAWAY on each connection, before any call", "turn away", Code.UNAVAILABLE, **away)
     yield from hits("GOAWAY, then closed without the answer", CallFault.GOAWAY_SEEN, Code.UNAVAILABLE)
     yield from restarts()
     yield from jumps()
@@ -592,7 +606,8 @@ class Runner:
             trial.failing.set()
             polled_at = [call["time"] for call in calls(trial)]
         asked = trial.calls() if trial.calls is not None else len(polled_at)
-        return Came(ending=ending, **came, polled_at=polled_at, calls=asked, failed=trial.failed)
+        more = {"calls": asked, "failed": trial.failed, "memory": memory()}
+        return Came(ending=ending, **came, polled_at=polled_at, **more)
 
     def _wait(self, row: Row, driver: str, trial: Trial, endpoint: str) -> dict[str, Any]:
         where = {"operation_name": trial.name, "lro_conn_id": CONNECTION, "endpoint": endpoint}
@@ -614,6 +629,11 @@ class Runner:
         except LroError as raised:
             error = raised
         return {"response": response, "error": error, "seconds": time.monotonic() - started}
+
+
+def memory() -> float:
+    """Return the MB that this process has."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
 
 
 async def in_triggerer(kwargs: dict[str, Any], timeout: float | None) -> Any:
@@ -686,6 +706,7 @@ def test_the_fault_matrix(row: Row, driver: str, came: Callable[[Row, str], list
         elif row.exact and row.failed[0] == row.failed[1] and one.calls is not None:
             assert one.calls == (one.failed + 1 if row.error is None else row.failed[0])
         assert one.seconds <= row.longest
+        assert one.memory <= MAX_MEMORY
         # However the polls fail, they keep to the schedule.
         assert len(one.polled_at) <= one.seconds / (INTERVAL * (1 - JITTER)) + 2
 
@@ -721,8 +742,8 @@ Each line was run on a worker (the sensor, on its own) and in the triggerer (the
 event), against a real gRPC server: the codes are what the server answered; the rest was done to the connection by a
 proxy, to the server's process, or to the clock. Where the operation's own outcome comes through, it was run with an
 operation that succeeds and with one that fails. "No deadline" was run with `max_consecutive_errors={MOST}`; without it,
-such a wait ends after 24 hours of nothing but errors. A connection that is dead without a word is found out by pings,
-in twenty seconds of a call. Where there is no connection, a poll waits for one as long as it may last, so that an
+such a wait ends after 24 hours of nothing but errors. Memory was measured, too: no fault takes more of it than another.
+A connection that is dead without a word is found out by pings, in twenty seconds of a call. Where there is no connection, a poll waits for one as long as it may last, so that an
 outage costs a wait a call or two; only the first poll on a worker says at once that nobody is there. A service that was
 never reached, from the first poll on, is given up after ten minutes (`connect_timeout`), with `EndpointError`. A
 connection of Airflow's, a key or a secrets backend that is away when a triggerer begins is waited for, too.
