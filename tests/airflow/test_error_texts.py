@@ -259,9 +259,22 @@ class GrpcError(grpc.RpcError):
         self.trailing_metadata = lambda: trailer
 
 
-def by_grpc(code: str, details: str, *, trailer: Any = ()) -> LroError:
+def by_grpc(code: str, details: str, *, trailer: Any = (), **more: Any) -> LroError:
     """Return our error for gRPC's."""
-    return rpc.rpc_error(GrpcError(grpc.StatusCode[code], details, trailer), protocol.get_call(NAME), "h.example:443")
+    error = GrpcError(grpc.StatusCode[code], details, trailer)
+    return rpc.rpc_error(error, protocol.get_call(NAME), "h.example:443", **more)
+
+
+def too_large() -> LroError:
+    """Return the error of an answer that is too large for the triggerer."""
+    said = "CLIENT: Received message larger than max (1500000 vs. 1048576)"
+    return by_grpc("RESOURCE_EXHAUSTED", said, in_triggerer=True)
+
+
+def left_to_worker(here: Here) -> Any:
+    """Resume with an operation whose answer was too large, and that still runs."""
+    here.running("o")
+    resume(sensor(), event(outcomes.CallFailed(error=too_large())))
 
 
 def details_trailer() -> Any:
@@ -763,6 +776,8 @@ CASES: dict[str, Callable[[Here], Any]] = {
     "connection: extra that is not a number": with_extra({"max_message_mb": "big"}),
     "connection: max_polls_per_second": with_extra({"max_polls_per_second": 0}),
     "connection: max_message_mb": with_extra({"max_message_mb": 4096}),
+    "connection: max_triggerer_message_mb": with_extra({"max_triggerer_message_mb": 4096}),
+    "connection: max_triggerer_message_mb that is not a number": with_extra({"max_triggerer_message_mb": "big"}),
     "connection: headers": with_extra({"headers": "x"}),
     "connection: header with a line end": with_extra({"headers": {"x-region": "a\n"}}),
     "connection: impersonation_chain": with_extra({"impersonation_chain": 5}),
@@ -831,6 +846,8 @@ CASES: dict[str, Callable[[Here], Any]] = {
     "call: response too large": lambda here: by_grpc(
         "RESOURCE_EXHAUSTED", "CLIENT: Received message larger than max (9 vs. 4)"
     ),
+    "call: response too large for the triggerer": lambda here: too_large(),
+    "call: left to a worker, and still running": left_to_worker,
     "call: error too large": lambda here: by_grpc("RESOURCE_EXHAUSTED", "received metadata size exceeds hard limit"),
     "call: proxy that wants a password": lambda here: by_grpc("UNAVAILABLE", "HTTP proxy returned response code 407"),
     **{

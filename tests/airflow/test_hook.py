@@ -71,6 +71,7 @@ def test_endpoint_of_the_task_goes_before_the_connections(simulator: Simulator) 
         ({"host": "a.example", "extra": {"insecure": "maybe"}}, EndpointError, "insecure.*'maybe'"),
         ({"host": "a.example", "extra": {"max_message_mb": "big"}}, EndpointError, "max_message_mb.*'big'"),
         ({"host": "a.example", "extra": {"max_message_mb": 4096}}, EndpointError, "max_message_mb.*2047"),
+        ({"host": "a.example", "extra": {"max_triggerer_message_mb": 0}}, EndpointError, "max_triggerer_message.*2047"),
         ({"host": "a.example", "extra": {"root_certificates": "/no/such"}}, EndpointError, "root_certificates"),
         (
             {"host": "a.example", "extra": {"client_key": "-----BEGIN x"}},

@@ -192,3 +192,16 @@ def test_a_quorum_is_over_when_its_verdict_is_final(
     quorum = Quorum(total=3, wanted=wanted)
     assert quorum.is_over(succeeded=succeeded, failed=failed) is is_over
     assert quorum.is_met(succeeded) is is_met
+
+
+def test_what_is_left_to_a_worker_is_undecided() -> None:
+    """It is neither a success nor a failure, and nothing is waited for when only such are left."""
+    large = RpcError("too large", code=8)
+    large.too_large = True
+    undecided = (CallFailed(error=large), TimedOut(error=large), CallFailed(error=ERROR))
+    assert [each.is_undecided for each in undecided] == [True, True, False]
+    for wanted in (0, 1, 2):
+        quorum = Quorum(total=3, wanted=wanted)
+        assert not quorum.is_over(succeeded=0, failed=1, undecided=1)
+        assert quorum.is_over(succeeded=0, failed=1, undecided=2)
+        assert not quorum.is_over(succeeded=0, failed=1)

@@ -170,8 +170,14 @@ class FaultProxy:
         _loop.run(lift())
 
     def turn_away(self, *, on: bool) -> None:
-        """Answer each new connection with SETTINGS and GOAWAY, before any call, or stop that."""
-        self.turns_away = on
+        """Answer each new connection with SETTINGS and GOAWAY, before any call; or stop that, and close them."""
+
+        async def turn_away() -> None:
+            self.turns_away = on
+            for connection in self._open:
+                connection.stopped.set()
+
+        _loop.run(turn_away())
 
     def refuse(self) -> None:
         """Stop listening, so that connections are refused, and reset those that there are."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["RawServer", "data", "headers", "message", "reset"]
 
 PREFACE = len(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-DATA, HEADERS, RST_STREAM, SETTINGS, PING = 0, 1, 3, 4, 6
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY = 0, 1, 3, 4, 6, 7
 ACK = END_STREAM = 1
 END_HEADERS = 4
 
@@ -63,6 +63,10 @@ class _Handler(socketserver.StreamRequestHandler):
         with suppress(ConnectionError):
             self.rfile.read(PREFACE)
             self.wfile.write(_frame(SETTINGS, 0, 0, b""))
+            if self.server.turns_away:
+                self.wfile.write(_frame(GOAWAY, 0, 0, struct.pack("!II", 0, 0)))
+            if self.server.turns_away == "close":
+                return
             while len(head := self.rfile.read(9)) == 9:
                 high, low, kind, flags, stream = struct.unpack("!HBBBI", head)
                 payload = self.rfile.read(high << 8 | low)
@@ -77,6 +81,7 @@ class RawServer(socketserver.ThreadingTCPServer):
 
     Args:
         answers: The frames for each call; the last are for all others.
+        turns_away: Answer each connection with GOAWAY, and then "close" it or "keep" it.
 
     Attributes:
         calls: How many calls have come in.
@@ -84,8 +89,9 @@ class RawServer(socketserver.ThreadingTCPServer):
 
     daemon_threads = True
 
-    def __init__(self, *answers: Sequence[Callable[[int], bytes]]) -> None:
+    def __init__(self, *answers: Sequence[Callable[[int], bytes]], turns_away: str = "") -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        self.turns_away = turns_away
         self.answers = answers
         self.calls = 0
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
@@ -98,7 +104,7 @@ class RawServer(socketserver.ThreadingTCPServer):
     def next_answer(self) -> Sequence[Callable[[int], bytes]]:
         """Count a call, and return the frames for it."""
         self.calls += 1
-        return self.answers[min(self.calls, len(self.answers)) - 1]
+        return self.answers[min(self.calls, len(self.answers)) - 1] if self.answers else ()
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
 import sys
 import traceback
 import uuid
@@ -30,6 +31,7 @@ from airflow_provider_lro._transport.credentials import CredentialsConfig
 from airflow_provider_lro.exceptions import Code, CredentialsError, EndpointError, OperationTimeout, RpcError
 from airflow_provider_lro.operation import AsyncOperationsClient, OperationsClient
 from airflow_provider_lro.simulator import operation_name
+from tests.grpc.raw_server import RawServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -543,3 +545,42 @@ async def test_a_port_that_refuses(shell: Shell) -> None:
         operation = shell.operation_type.from_name(client, "o")
         with pytest.raises(OperationTimeout, match=r"The last poll failed: .*UNAVAILABLE"):
             await shell.do(operation.wait_with_interval(0.1, timeout=0.2))
+
+
+# ── what a server may do to the process ──
+
+WAITING = """
+import asyncio, os, resource, sys, time
+from airflow_provider_lro._transport.client import AsyncOperationsClient
+from airflow_provider_lro.exceptions import LroError
+
+def memory():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 1e6
+
+async def wait(client):
+    until = time.monotonic() + 2.5
+    while time.monotonic() < until:
+        try:
+            await client.get_operation("o", rpc_timeout=2.0, wait_for_ready=True)
+        except LroError:
+            await asyncio.sleep(0.1)
+
+async def main():
+    async with AsyncOperationsClient.connect(sys.argv[1], insecure=True) as client:
+        before, waiting = memory(), asyncio.create_task(wait(client))
+        while not waiting.done() and memory() < before + 300.0:
+            await asyncio.sleep(0.02)
+        print(memory() - before, flush=True)
+        os._exit(0)  # with gigabytes to free, it would not end
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("then", ["close", "keep"])
+def test_server_that_turns_each_connection_away_takes_no_memory(then: str) -> None:
+    """Of a process of its own: with gRPC's retries it had gigabytes within seconds, and was aborted then."""
+    with RawServer(turns_away=then) as server:
+        command = [sys.executable, "-c", WAITING, server.endpoint]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert float(done.stdout) < 150.0

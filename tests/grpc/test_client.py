@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_lro import __version__
 from airflow_provider_lro._core.state import OperationState
-from airflow_provider_lro._messages.protocol import MAX_EMPTY_PAGES, routing_header
+from airflow_provider_lro._messages.protocol import MAX_EMPTY_PAGES, MAX_ERROR_DETAILS, routing_header
 from airflow_provider_lro.exceptions import (
     Code,
     CredentialsError,
@@ -464,3 +464,14 @@ def test_tls_is_not_turned_off_by_accident(insecure: Any) -> None:
     """The text "false" is true to Python."""
     with pytest.raises(EndpointError, match=r"insecure=.*, but it must be True or False"):
         OperationsClient.connect("127.0.0.1:1", insecure=insecure)
+
+
+@pytest.mark.parametrize("number", [MAX_ERROR_DETAILS, MAX_ERROR_DETAILS + 1, 30_000, 100_000])
+async def test_details_without_end_are_not_parsed(shell: Shell, serve: Serve, number: int) -> None:
+    """A hundred are; of more, and of more bytes than an event loop may parse, code and message have to do."""
+    fake = serve(GetOperation=failing(b"\x08\x0e" + b"\x1a\x00" * number))
+    async with shell.connect(fake.endpoint, insecure=True) as client:
+        with pytest.raises(RpcError) as caught:
+            await shell.do(client.get_operation("o"))
+    assert (caught.value.code, caught.value.message) == (Code.UNAVAILABLE, "said")
+    assert len(caught.value.details) == (number if number <= MAX_ERROR_DETAILS else 0)

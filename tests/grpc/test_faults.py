@@ -743,10 +743,11 @@ event), against a real gRPC server: the codes are what the server answered; the 
 proxy, to the server's process, or to the clock. Where the operation's own outcome comes through, it was run with an
 operation that succeeds and with one that fails. "No deadline" was run with `max_consecutive_errors={MOST}`; without it,
 such a wait ends after 24 hours of nothing but errors. Memory was measured, too: no fault takes more of it than another.
-A connection that is dead without a word is found out by pings, in twenty seconds of a call. Where there is no connection, a poll waits for one as long as it may last, so that an
-outage costs a wait a call or two; only the first poll on a worker says at once that nobody is there. A service that was
-never reached, from the first poll on, is given up after ten minutes (`connect_timeout`), with `EndpointError`. A
-connection of Airflow's, a key or a secrets backend that is away when a triggerer begins is waited for, too.
+A connection that is dead without a word is found out by pings, in twenty seconds of a call. Where there is no
+connection, a poll waits for one as long as it may last, so that an outage costs a wait a call or two; only the first
+poll on a worker says at once that nobody is there. A service that was never reached, from the first poll on, is given
+up after ten minutes (`connect_timeout`), with `EndpointError`. A connection of Airflow's, a key or a secrets backend
+that is away when a triggerer begins is waited for, too.
 
 A code that gRPC itself has made is not the service's word: the HTTP status of a proxy or a load balancer on the way,
 401, 403 or 404 for example, ends only the first poll on a worker, with `EndpointError`; a wait goes on through it.

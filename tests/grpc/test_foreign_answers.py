@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import struct
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from google.longrunning import operations_proto_pb2 as pb
 
+from airflow_provider_lro._transport.channel import ChannelConfig
+from airflow_provider_lro._transport.client import AsyncOperationsClient
 from airflow_provider_lro.exceptions import Code, EndpointError, RpcError
 from airflow_provider_lro.hooks import LongRunningOperationHook
 from airflow_provider_lro.triggers import LongRunningOperationTrigger
-from tests.grpc.raw_server import RawServer, headers, message, reset
+from tests.grpc.raw_server import RawServer, data, headers, message, reset
 
 if TYPE_CHECKING:
     from tests.grpc.conftest import Shell
@@ -81,14 +85,49 @@ async def test_reset_of_a_call_passes(shell: Shell, code: int) -> None:
     assert caught.value.is_transient
 
 
+def pages(client: Any) -> Any:
+    """Return the operations of a listing, or an awaitable of them."""
+    pager = client.list_operations("p")
+    if hasattr(pager, "__iter__"):
+        return list(pager)
+
+    async def read() -> list[Any]:
+        return [each async for each in pager]
+
+    return read()
+
+
 async def test_success_without_a_message(shell: Shell) -> None:
     """It is not an operation; gRPC returns None for it."""
     nothing = [headers({":status": "200", "content-type": "application/grpc", "grpc-status": "0"}, ends=True)]
     with RawServer(nothing) as server:
         async with shell.connect(server.endpoint, insecure=True) as client:
-            with pytest.raises(RpcError, match="the answer is not a message") as caught:
-                await shell.do(client.get_operation("operations/1"))
-    assert caught.value.is_transient
+            for call in (client.get_operation, client.wait_operation):
+                with pytest.raises(RpcError, match="the answer is not a message") as caught:
+                    await shell.do(call("operations/1"))
+                assert caught.value.is_transient
+            with pytest.raises(RpcError, match="the answer is not a message"):
+                await shell.do(pages(client))
+            for act in (client.cancel_operation, client.delete_operation):
+                await shell.do(act("operations/1"))
+
+
+@pytest.mark.parametrize("in_triggerer", [False, True])
+async def test_answer_that_is_too_large_only_when_decompressed(in_triggerer: bool) -> None:
+    """It is not the service that is exhausted: nothing is slowed down, and the extra that raises the limit is named."""
+    zipped = gzip.compress(bytes(3_000_000))
+    start = headers({":status": "200", "content-type": "application/grpc", "grpc-encoding": "gzip"})
+    answer = [start, data(b"\1" + struct.pack("!I", len(zipped)) + zipped), headers({"grpc-status": "0"}, ends=True)]
+    extra = "max_triggerer_message_mb" if in_triggerer else "max_message_mb"
+    with RawServer(answer) as server:
+        config = ChannelConfig(target=server.endpoint, insecure=True, max_message_mb=1, in_triggerer=in_triggerer)
+        async with AsyncOperationsClient(config) as client:
+            for call in (client.get_operation, client.cancel_operation, client.wait_operation):
+                with pytest.raises(RpcError, match=f"the answer is too large.*raise {extra} in") as caught:
+                    await call("operations/1")
+                assert (caught.value.is_transient, caught.value.too_large) == (False, in_triggerer)
+            with pytest.raises(RpcError, match=f"the answer is too large.*raise {extra} in"):
+                _ = [each async for each in client.list_operations("p")]
 
 
 async def test_fresh_wait_ends_at_once(shell: Shell) -> None:
