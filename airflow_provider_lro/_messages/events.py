@@ -74,7 +74,7 @@ def event_from_outcomes(found: Sequence[Outcome | None], names: Sequence[str], *
         misfits = 0
         for index in rank:
             for entry in _entries(found[index], names[index], alone=len(names) == 1):
-                size = len(json.dumps({index: entry}))  # its braces stand for the comma and the blank
+                size = _size(index, entry)
                 is_modest = len(names) == 1 or letters[index] == "S" or size <= MAX_ENTRY
                 if is_modest and size <= room:
                     event["known"][str(index)] = entry
@@ -119,6 +119,13 @@ def to_read_again(event: Mapping[str, Any], *, with_metadata: bool = False) -> l
         for index, letter in enumerate(event["outcomes"])
         if any(known.get(str(index), {"cut": letter in _DONE}).get(what) for what in missing)
     ]
+
+
+def _size(index: int, entry: Mapping[str, Any]) -> int:
+    """Return the bytes of an entry; those of a message that cannot fit are not counted: a million letters are six MB."""
+    message = entry.get("operation", {}).get("message", "")
+    # Its braces stand for the comma and the blank.
+    return len(message) if len(message) > MAX_EVENT else len(json.dumps({index: entry}))
 
 
 def _letter(outcome: Outcome | None) -> str:

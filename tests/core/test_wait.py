@@ -875,6 +875,19 @@ def test_a_cancel_is_asked_for_after_the_poll_at_the_deadline() -> None:
     assert next(paused.window for paused in done.pauses if paused.final) == Window(shortest=0.9, longest=1.0)
 
 
+@pytest.mark.parametrize("refused", [False, True])
+def test_answer_that_is_left_to_a_worker_after_a_cancel_stays_a_timeout(refused: bool) -> None:
+    """The worker must know that it was asked to cancel: what it finds cancelled then is no doing of anybody else."""
+    large = rpc_error(Code.RESOURCE_EXHAUSTED, permanent=True)
+    large.too_large = True
+    faults = in_turn([*[None] * 8, large])  # the first poll after the one at the deadline
+    done = cancelling(Service(fault=faults, refusals=[rpc_error(9)] if refused else []))
+    assert isinstance(done.outcome, TimedOut)
+    assert (done.outcome.error, done.outcome.is_undecided) == (large, True)
+    assert done.outcome.cancel == ("refused" if refused else "asked")
+    assert len(done.polled_at) == 9
+
+
 def test_what_is_done_at_the_deadline_is_not_cancelled() -> None:
     """An operation that ends in the last pause is left alone."""
     done = cancelling(Service(done_at=99.0))
