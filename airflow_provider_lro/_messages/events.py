@@ -122,7 +122,7 @@ def to_read_again(event: Mapping[str, Any], *, with_metadata: bool = False) -> l
 
 
 def _size(index: int, entry: Mapping[str, Any]) -> int:
-    """Return the bytes of an entry; those of a message that cannot fit are not counted: a million letters are six MB."""
+    """Return the bytes of an entry; those of a message that cannot fit are only its own."""
     message = entry.get("operation", {}).get("message", "")
     # Its braces stand for the comma and the blank.
     return len(message) if len(message) > MAX_EVENT else len(json.dumps({index: entry}))
