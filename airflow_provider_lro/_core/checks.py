@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 MAX_SECONDS = 1e9
 """31 years: what keeps the arithmetic inside the floats."""
@@ -23,6 +23,8 @@ MAX_FIELD = 100
 MAX_JSON_DEPTH = 200
 """Of dicts and lists in each other: 100 messages, each in a list, as deep as protobuf parses. Anys may hide more, and
 what serializes an XCom goes no deeper than Python recurses."""
+MIN_SECRET = 6
+"""Characters of a secret that is hidden; Airflow's masker leaves out shorter ones, too."""
 MAX_SAID = 2000
 """Characters of a service's message in the text of an error; its ``message`` has all of them."""
 
@@ -141,7 +143,7 @@ def check_headers(headers: Iterable[tuple[str, str | bytes]], *, what: str = "me
     """Raise ValueError where a header of the caller's own cannot be sent."""
     for key, value in headers:
         binary = key.endswith("-bin")
-        sendable = isinstance(value, bytes) if binary else isinstance(value, str) and _HEADER_VALUE.fullmatch(value)
+        sendable = isinstance(value, bytes) if binary else is_header_value(value)
         if not _HEADER_KEY.fullmatch(key) or not sendable:
             raise ValueError(
                 f"{what}: the header {key!r} cannot be sent; expected a lower-case name, and printable ASCII text"
@@ -149,16 +151,42 @@ def check_headers(headers: Iterable[tuple[str, str | bytes]], *, what: str = "me
             )
 
 
+def is_header_value(value: object) -> TypeGuard[str]:
+    """Return True for a text that a header can carry."""
+    return isinstance(value, str) and _HEADER_VALUE.fullmatch(value) is not None
+
+
 def is_secret_header(key: str) -> bool:
     """Return True for a header that may carry a secret."""
     return _SECRET_HEADER.search(key) is not None
+
+
+def secret_texts(headers: Iterable[tuple[str, str | bytes]]) -> Iterator[str]:
+    """Yield the secrets in headers: whole values, and what follows a word such as ``Bearer``."""
+    for name, value in headers:
+        if is_secret_header(name) and isinstance(value, str):
+            yield from (text for text in (value, value.partition(" ")[2]) if len(text) >= MIN_SECRET)
+
+
+def hide(text: str, secrets: Iterable[str]) -> str:
+    """Return a text without secrets that it may quote."""
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    return text
+
+
+def hide_in_bytes(content: bytes, secrets: Iterable[str]) -> bytes:
+    """Return an answer without secrets that it may quote; each keeps its length, or the answer could not be parsed."""
+    for secret in secrets:
+        content = content.replace(secret.encode(), b"*" * len(secret))
+    return content
 
 
 def read_headers(value: object, *, where: str = "") -> dict[str, str]:
     """Return headers from a mapping, or its JSON; raise ValueError, which shows no value: one may be a secret."""
     try:
         content = json.loads(value) if isinstance(value, str) and value else value or {}
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     if not isinstance(content, Mapping) or not all(isinstance(text, str) for each in content.items() for text in each):
         example = '{"x-goog-request-params": "location=us-central1"}'

@@ -55,6 +55,12 @@ FIELDS = (
     Field(
         "client_key", "Client key", "Path of its PEM file, on every worker and triggerer, for mutual TLS.", secret=True
     ),
+    Field(
+        "allowed_endpoints",
+        "Allowed endpoints",
+        "Hosts that tasks may have the credentials sent to, separated by commas; * stands for labels. Default:"
+        " *.googleapis.com. The connection's own is always allowed.",
+    ),
     Field("universe_domain", "Universe domain", "Takes the place of googleapis.com in the endpoint."),
     Field("authority", "Authority", "The name to expect in the server's certificate."),
     Field("headers", "More headers", "Of every call: a JSON object of texts.", secret=True),

@@ -18,14 +18,21 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import grpc
 
 from airflow_provider_lro import __version__
-from airflow_provider_lro._core.checks import is_secret_header, is_text, is_whole, without_user
+from airflow_provider_lro._core.checks import (
+    hide_in_bytes,
+    is_secret_header,
+    is_text,
+    is_whole,
+    secret_texts,
+    without_user,
+)
 from airflow_provider_lro._messages.protocol import MAX_TRAILER, METHODS
 from airflow_provider_lro._transport.credentials import CredentialsConfig
 from airflow_provider_lro._transport.tokens import Tokens
 from airflow_provider_lro.exceptions import CredentialsError, EndpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from airflow_provider_lro._messages.protocol import Call
     from airflow_provider_lro.exceptions import LroError
@@ -37,7 +44,8 @@ MAX_PAGE_MB = 4
 """MiB of a page of a listing in a triggerer."""
 NOT_CONNECTED = (grpc.ChannelConnectivity.CONNECTING, grpc.ChannelConnectivity.TRANSIENT_FAILURE)
 DEFAULT_UNIVERSE = "googleapis.com"
-_GRPC_TARGET = re.compile(r"(dns|unix|unix-abstract|vsock|ipv4|ipv6|xds|google-c2p)(-[a-z0-9-]+)?:")
+DEFAULT_PORT = 443
+_GRPC_TARGET = re.compile(r"(dns|unix|unix-abstract|vsock|ipv4|ipv6|xds|google-c2p)(-[a-z0-9-]+)?:", re.IGNORECASE)
 _LOCATION = re.compile(r"(?:^|/)(?:locations|regions)/([^/]+)")
 _EXPECTED = "expected host or host:port, for example 'us-central1-aiplatform.googleapis.com' or '127.0.0.1:50051'"
 
@@ -78,10 +86,45 @@ def parse_endpoint(value: str | None, *, port: int | None = None) -> str:
         given = after if colon else None
     if not re.fullmatch(r"\[.*\]|[^\[\]]+", host):
         raise EndpointError(f"the endpoint {shown!r} has no host; {_EXPECTED}")
-    number = given if given is not None else str(port or 443)
+    number = given if given is not None else str(port or DEFAULT_PORT)
     if not (number.isascii() and number.isdigit() and 0 < int(number) < 65536):  # noqa: PLR2004
         raise EndpointError(f"the endpoint {shown!r} has the port {number!r}, not one from 1 to 65535; {_EXPECTED}")
     return f"{host}:{int(number)}"
+
+
+def endpoint_pattern(allowed: str) -> re.Pattern[str]:
+    """Return the pattern of the targets that an allowed endpoint stands for; it is written as an endpoint is.
+
+    ``*`` stands for one or more labels of a host, ``{location}`` for a place, and ``:*`` for any port. A gRPC target
+    stands for itself alone.
+
+    Raises:
+        EndpointError: it cannot be one; says why.
+    """
+    target = parse_endpoint(allowed.removesuffix(":*"))
+    if _GRPC_TARGET.match(target):
+        return re.compile(re.escape(allowed))
+    host, _, port = target.lower().rpartition(":")
+    if any("*" in label and label != "*" for label in host.split(".")):
+        raise EndpointError(
+            f"{allowed!r} has a * beside other letters; expected it alone between dots: '*.googleapis.com'"
+        )
+    host = re.escape(host.removesuffix("."))
+    for sign, pattern in _WILD.items():
+        host = host.replace(re.escape(sign), pattern)
+    return re.compile(f"{host}\\.?:{'[0-9]+' if allowed.endswith(':*') else port}")
+
+
+def is_allowed(target: str, allowed: Iterable[str]) -> bool:
+    """Return True if one of the allowed endpoints stands for a target."""
+    if _GRPC_TARGET.match(target):
+        return target in allowed
+    text = target.lower() if target.isascii() else target  # some other letters have one of ASCII for their small one
+    return any(endpoint_pattern(each).fullmatch(text) for each in allowed)
+
+
+_LABEL = "[a-z0-9_-]+"
+_WILD = {"*": rf"{_LABEL}(\.{_LABEL})*", "{location}": "[a-z0-9]([a-z0-9-]*[a-z0-9])?"}
 
 
 def fill_location(endpoint: str, name: str | None) -> str:
@@ -100,11 +143,11 @@ def fill_location(endpoint: str, name: str | None) -> str:
     return endpoint.replace("{location}", found[1])
 
 
-def in_universe(endpoint: str, universe_domain: str) -> str:
+def in_universe(endpoint: str, universe_domain: str | None) -> str:
     """Return the endpoint in a universe other than googleapis.com."""
     host, colon, port = endpoint.partition(":")
-    if host.endswith(f".{DEFAULT_UNIVERSE}"):
-        host = f"{host.removesuffix(DEFAULT_UNIVERSE)}{universe_domain.strip().strip('.')}"
+    if universe_domain and host.endswith(f".{DEFAULT_UNIVERSE}"):
+        host = f"{host.removesuffix(DEFAULT_UNIVERSE)}{universe_domain}"
     return f"{host}{colon}{port}"
 
 
@@ -116,11 +159,11 @@ def read_pem(value: str | bytes | os.PathLike[str] | None, *, what: str) -> byte
     """
     if not value:
         return None
-    data = value if isinstance(value, bytes) else os.fspath(value).encode()
+    data = value if isinstance(value, bytes) else os.fspath(value).encode(errors="surrogatepass")
     if b"-----BEGIN" not in data:
         try:
             data = Path(data.decode()).expanduser().read_bytes()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:  # the last is of a home that nobody has
             # A value that does not look like a path is not shown: it may be half of a key.
             shown = f" {value!r}" if re.match(rb"(/|~|\.\.?/)[^\n]{1,250}$", data) else " what is given"
             why = error.strerror if isinstance(error, OSError) else "it is not a path"
@@ -172,6 +215,12 @@ class ChannelConfig:
                 raise EndpointError(f"{name}={value!r}, but it must be a whole number from 1 to 2047")
 
     @property
+    def sends_secrets(self) -> bool:
+        """Whether calls carry a token, or another secret of the connection."""
+        has_secret_header = any(is_secret_header(name) for name, _ in self.headers)
+        return not self.insecure and (has_secret_header or not self.credentials.anonymous)
+
+    @property
     def whom(self) -> str:
         """In words, as whom the service is called."""
         return "in plaintext, as nobody" if self.insecure else self.credentials.whom
@@ -211,8 +260,8 @@ class ChannelConfig:
         return module.secure_channel(self.target, tls, options=options)
 
 
-ToError: TypeAlias = "Callable[[grpc.RpcError, Call, str], LroError]"
-"""Makes an error of ours of one of grpc's for a call at a target."""
+ToError: TypeAlias = "Callable[[grpc.RpcError, Call, str, Any], LroError]"
+"""Makes an error of ours of one of grpc's for a call at a target, with these headers."""
 
 
 class Transport:
@@ -226,17 +275,18 @@ class Transport:
         self._stubs = {method: channel.unary_unary(method) for method in METHODS}
 
     def send(self, call: Call, *, timeout: float, metadata: Any, wait_for_ready: bool | None) -> bytes:
-        """Send a call and return the bytes of its answer.
+        """Send a call and return the bytes of its answer, in which what the metadata has of secrets is hidden.
 
         Raises:
             RpcError: and its kin, ``CredentialsError``, ``EndpointError``: the call failed.
         """
         try:
-            return self._stubs[call.method](  # type: ignore[no-any-return]
+            raw: bytes = self._stubs[call.method](
                 call.request, timeout=timeout, metadata=metadata, wait_for_ready=wait_for_ready
             )
         except grpc.RpcError as error:
-            raise self._to_error(error, call, self.target) from None
+            raise self._to_error(error, call, self.target, metadata) from None
+        return hide_in_bytes(raw, secret_texts(metadata))
 
     def close(self) -> None:
         """Close the channel."""
@@ -249,13 +299,14 @@ class AsyncTransport(Transport):
     async def send(self, call: Call, *, timeout: float, metadata: Any, wait_for_ready: bool | None) -> bytes:  # type: ignore[override]
         """Send a call and return the bytes of its answer, as ``Transport.send`` does."""
         try:
-            return await self._stubs[call.method](  # type: ignore[no-any-return]
+            raw: bytes = await self._stubs[call.method](
                 call.request, timeout=timeout, metadata=metadata, wait_for_ready=wait_for_ready
             )
         except grpc.RpcError as error:
-            failed = self._to_error(error, call, self.target)
+            failed = self._to_error(error, call, self.target, metadata)
             failed.connected = self._channel.get_state() not in NOT_CONNECTED
             raise failed from None
+        return hide_in_bytes(raw, secret_texts(metadata))
 
     async def close(self) -> None:  # type: ignore[override]
         """Close the channel."""

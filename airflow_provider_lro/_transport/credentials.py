@@ -12,6 +12,7 @@ from google.auth import environment_vars
 from google.auth import exceptions as google_errors
 from google.auth.credentials import AnonymousCredentials
 
+from airflow_provider_lro._core.checks import is_header_value
 from airflow_provider_lro.exceptions import Code, CredentialsError, RpcError
 
 if TYPE_CHECKING:
@@ -30,11 +31,12 @@ _SOURCES = {
     "google": "credentials of the Google provider",
 }
 """Where credentials may come from, in words."""
-_UNUSABLE = (ValueError, TypeError, AttributeError, KeyError)
+_UNUSABLE = (ValueError, TypeError, AttributeError, KeyError, RecursionError)
 """Errors of google-auth for JSON that it does not expect."""
 
 _EVERYWHERE = "it must be on every worker and triggerer"
-_PASSING_STATUS = frozenset({408, 429, *range(500, 600)})
+REFUSING_STATUS = frozenset({400, 401, 403})
+"""The answers of a token endpoint that are a no to these credentials; any other may be another tomorrow."""
 
 Headers: TypeAlias = tuple[tuple[str, str], ...]
 
@@ -88,7 +90,7 @@ class CredentialsConfig:
             )
         if self.quota_project_id is not None:
             object.__setattr__(self, "quota_project_id", self._checked_quota_project() or None)
-        if self.token is not None and not (self.token.isascii() and self.token.isprintable()):
+        if self.token is not None and not is_header_value(self.token):
             raise CredentialsError(
                 "the bearer token holds characters that no header can carry (a line end, perhaps); give the bare token"
             )
@@ -98,7 +100,7 @@ class CredentialsConfig:
         project: object = self.quota_project_id
         if not isinstance(project, str):
             raise CredentialsError(f"quota_project_id={project!r}, but it must be a project's id, as a text")
-        if not (project.strip().isascii() and project.strip().isprintable()):
+        if not is_header_value(project.strip()):
             raise CredentialsError("quota_project_id holds characters that no header can carry; give a project's id")
         return project.strip()
 
@@ -264,7 +266,7 @@ def _from_config_file(text: str | None, scopes: Sequence[str], supplier: Any = N
         return _from_configuration(info, list(scopes))
     except OSError as error:
         raise CredentialsError(f"credential_config_file cannot be read: {error.strerror}; {_EVERYWHERE}") from None
-    except (google_errors.GoogleAuthError, *_UNUSABLE) as error:
+    except (google_errors.GoogleAuthError, *_UNUSABLE, RuntimeError) as error:
         raise CredentialsError(
             f"credential_config_file is not a usable credential configuration ({type(error).__name__}); expected the"
             " path or the JSON text of one, such as `gcloud iam workload-identity-pools create-cred-config` writes"
@@ -281,15 +283,14 @@ def _supplier(base: Any, wanted: Mapping[str, str]) -> Any:
             return json.dumps([self.oidc_issuer_url, self.client_id, self.client_secret, self.extra_params_kwargs])
 
         def get_subject_token(self, context: Any, request: Any) -> str:
-            """Mark errors that pass as such; the base raises all of them alike."""
+            """Mark errors that pass as such, those of an answer that is none among them; the base raises all alike."""
             try:
                 return str(super().get_subject_token(context, request))
             except google_errors.RefreshError as error:
                 cause = error.__context__
                 answer = cause.response if isinstance(cause, requests.HTTPError) else None
-                overloaded = answer is not None and answer.status_code in _PASSING_STATUS
-                passes = overloaded or isinstance(cause, requests.ConnectionError)
-                raise google_errors.RefreshError(*error.args, retryable=passes) from None
+                is_refused = answer is not None and answer.status_code in REFUSING_STATUS
+                raise google_errors.RefreshError(*error.args, retryable=not is_refused) from None
 
     try:
         return Supplier(
@@ -324,7 +325,10 @@ def _from_configuration(info: Mapping[str, Any], scopes: list[str]) -> Credentia
         "aws": aws.Credentials.from_info,
         "pluggable": pluggable.Credentials.from_info,
         "external_account": identity_pool.Credentials.from_info,
-        "external_account_authorized_user": external_account_authorized_user.Credentials.from_info,
+        # It takes the scopes of the configuration alone.
+        "external_account_authorized_user": lambda info, scopes: external_account_authorized_user.Credentials.from_info(
+            {**info, "scopes": scopes}
+        ),
         "authorized_user": user.Credentials.from_authorized_user_info,
         "service_account": service_account.Credentials.from_service_account_info,
         "impersonated_service_account": impersonated_credentials.Credentials.from_impersonated_service_account_info,

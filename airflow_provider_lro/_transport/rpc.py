@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import grpc
 
 from airflow_provider_lro import __version__
-from airflow_provider_lro._core.checks import MAX_SAID, one_line, storable
+from airflow_provider_lro._core.checks import MAX_SAID, hide, hide_in_bytes, one_line, secret_texts, storable
 from airflow_provider_lro._messages.encoding import details_to_json
 from airflow_provider_lro._messages.protocol import MAX_TRAILER, read_error
 from airflow_provider_lro.exceptions import (
@@ -52,19 +52,28 @@ class CallOptions(TypedDict, total=False):
     """asyncio: seconds that the call may wait for its turn when too many are on their way, before ``rpc_timeout``."""
 
 
-def rpc_error(error: grpc.RpcError, call: Call, target: str, *, in_triggerer: bool = False) -> LroError:
-    """Return our error for one that grpc raised.
+def rpc_error(
+    error: grpc.RpcError,
+    call: Call,
+    target: str,
+    sent: Sequence[tuple[str, str | bytes]] = (),
+    *,
+    in_triggerer: bool = False,
+) -> LroError:
+    """Return our error for one that grpc raised, without the secrets in the headers that were sent.
 
     Sources: ``google/rpc/code.proto``; the ``grpc-status-details-bin`` trailer; where UNAVAILABLE or RESOURCE_EXHAUSTED
     stand for something else, the texts of grpcio 1.85, each seen in a test.
     """
     code = Code.of(error.code().value[0])
-    said = storable(error.details() or "", what="the text of a call's error")
+    secrets = list(secret_texts(sent))
+    said = storable(hide(error.details() or "", secrets), what="the text of a call's error")
     number = f"{code.name} ({code.value})" if isinstance(code, Code) else str(code)
     shown = one_line(said, MAX_SAID)
     text, at = f"{number}{': ' if shown else ''}{shown}", call.at(target)
     trailer: Any = error.trailing_metadata() or ()
-    payload, retry_after = read_error(next((value for key, value in trailer if key == "grpc-status-details-bin"), b""))
+    packed = next((value for key, value in trailer if key == "grpc-status-details-bin"), b"")
+    payload, retry_after = read_error(hide_in_bytes(packed, secrets))
     details = details_to_json(payload)
     if code == Code.UNAVAILABLE and _PROXY_WANTS_LOGIN in said:
         cure = "put them into the URL of https_proxy, or name the endpoint in no_proxy"

@@ -17,7 +17,7 @@ from airflow_provider_lro.exceptions import (
     RpcError,
     UnimplementedError,
 )
-from airflow_provider_lro.hooks._connection import ConnectionSettings, TaskSettings
+from airflow_provider_lro.hooks._connection import NOWHERE, ConnectionSettings, TaskSettings
 from airflow_provider_lro.links import check_template, fill_template
 from airflow_provider_lro.operation import Operation
 from airflow_provider_lro.version_compat import AirflowNotFoundException, BaseHook, mask_secret
@@ -39,8 +39,6 @@ FAILURE_LIFETIME = 5.0
 """Seconds for which they share that it could not be read."""
 PROBE_NAME = "projects/airflow/locations/us-central1/operations/connection-test"
 """An operation that exists nowhere: the service's answer shows whether it answers at all."""
-NOWHERE = "endpoint.invalid"
-"""A host that no name server will ever know: in place of an endpoint that is not known yet."""
 NONE_STORED = ConnectionSettings()
 """In place of a connection that need not be stored; one, as it keeps the channels that its waits share."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -11,7 +12,13 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Self
 
 from airflow_provider_lro._core.args import MIN_RATE
-from airflow_provider_lro._core.checks import is_number, is_secret_header, read_headers, read_task_headers
+from airflow_provider_lro._core.checks import (
+    is_number,
+    is_text,
+    read_headers,
+    read_task_headers,
+    secret_texts,
+)
 from airflow_provider_lro._core.form import FIELDS
 from airflow_provider_lro.exceptions import CredentialsError, EndpointError
 
@@ -43,10 +50,12 @@ KNOWN_EXTRAS = (
 )
 """Extras that mean something here, or to the Google provider."""
 SECRET_EXTRAS = ("keyfile_dict", "credential_config_file", "client_key", "client_secret", "idp_extra_parameters")
-SECRET_KEYS = ("private_key", "client_secret", "refresh_token")
-"""Secrets inside those that are JSON."""
+SECRET_KEYS = ("private_key", "client_secret", "refresh_token", "access_token", "id_token", "token", "authorization")
+"""Secrets inside those that are JSON, at any depth."""
 MISTAKABLE_EXTRAS = ("key_path", "key_secret_name")
 """Extras that name the place of a key, and may have been given the key itself."""
+NOWHERE = "endpoint.invalid"
+"""A host that no name server will ever know: in place of an endpoint that is not known yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,15 +100,15 @@ class ConnectionSettings:
         mistaken = [key for key in MISTAKABLE_EXTRAS if self.extra.get(key) and is_key(str(self.extra[key]))]
         for key in (*SECRET_EXTRAS, *mistaken):
             value = self.extra.get(key)
-            texts.append(_text(value) if key != "credential_config_file" else None)
             content = _json(value) if isinstance(value, str) else value
-            if isinstance(content, Mapping):
+            if key != "credential_config_file" or isinstance(content, Mapping):  # else a path
                 texts.append(_text(value))
-                texts.extend(_text(content.get(secret)) for secret in SECRET_KEYS)
+            texts.extend(_secrets_in(content, all_texts=key == "idp_extra_parameters"))
         with suppress(ValueError):  # said where they are read for a call
-            headers = read_headers(self.extra.get("headers"))
-            texts.extend(value for name, value in headers.items() if is_secret_header(name))
-        return [text for text in texts if text]
+            texts.extend(secret_texts(read_headers(self.extra.get("headers")).items()))
+        found = [text for text in texts if text]
+        # Of a PEM a log has its lines, or all of it on one, as JSON and repr write it.
+        return [*found, *(json.dumps(text)[1:-1] for text in found if "\n" in text)]
 
     def remarks(self) -> Iterator[str]:
         """Yield what is probably meant otherwise, though it works; each in words.
@@ -129,14 +138,15 @@ class ConnectionSettings:
         The same channel is the same object. The names fill ``{location}`` in the endpoint.
 
         Raises:
-            EndpointError: endpoint or TLS options cannot be right; says which, and what would do.
+            EndpointError: endpoint or TLS options cannot be right, or the endpoint is not one that a task may have the
+                credentials sent to; says which, and what would do.
             CredentialsError: several kinds of credentials, or credentials on a plaintext channel.
         """
         from airflow_provider_lro._transport.channel import fill_location, in_universe
 
         task.check()
         endpoint = task.endpoint or self.host or ""
-        if universe := _string(self.extra, "universe_domain"):
+        if universe := _host_name(self.extra, "universe_domain"):
             endpoint = in_universe(endpoint, universe)
         headers = self._headers(task)
         who = (not task.endpoint, chain_of(task.impersonation_chain), task.quota_project_id, headers)
@@ -161,14 +171,15 @@ class ConnectionSettings:
         from airflow_provider_lro._transport.channel import ChannelConfig, parse_endpoint
 
         extra = self.extra
-        return ChannelConfig(
+        allowed = self._allowed()
+        config = ChannelConfig(
             target=parse_endpoint(endpoint, port=None if task.endpoint else self.port),
             credentials=self._credentials(task),
             insecure=_boolean(extra, "insecure"),
             root_certificates=_pem(extra, "root_certificates"),
             client_certificate=_pem(extra, "client_certificate"),
             client_key=_pem(extra, "client_key"),
-            authority=_string(extra, "authority"),
+            authority=_host_name(extra, "authority"),
             headers=headers,
             max_message_mb=_number(extra, "max_message_mb", int, what="a whole number", least=0, default=64),
             max_triggerer_message_mb=_number(
@@ -177,12 +188,55 @@ class ConnectionSettings:
             in_triggerer=in_triggerer,
             max_polls_per_second=_number(extra, "max_polls_per_second", float, what="a number above 0", least=MIN_RATE),
         )
+        if task.endpoint not in (None, "", NOWHERE) and config.sends_secrets:
+            self._check_allowed(config.target, allowed)
+        return config
+
+    def _allowed(self) -> list[str]:
+        """Return the endpoints that tasks may name, besides the connection's own, in patterns that are right."""
+        from airflow_provider_lro._transport.channel import DEFAULT_UNIVERSE, endpoint_pattern
+
+        value = self.extra.get("allowed_endpoints") or []
+        texts = value.split(",") if isinstance(value, str) else value
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            expected = "a text with commas between hosts, or a list of hosts, such as ['*.googleapis.com']"
+            raise EndpointError(f"allowed_endpoints={value!r} in the connection's extra, but it must be {expected}")
+        allowed = [text.strip() for text in texts if text.strip()]
+        for text in allowed:
+            try:
+                endpoint_pattern(text)
+            except EndpointError as error:
+                raise EndpointError(f"allowed_endpoints in the connection's extra: {error}") from None
+        return allowed or [f"*.{_host_name(self.extra, 'universe_domain') or DEFAULT_UNIVERSE}"]
+
+    def _check_allowed(self, target: str, allowed: Sequence[str]) -> None:
+        """Raise EndpointError for a target that a task may not have the credentials sent to."""
+        from airflow_provider_lro._transport.channel import DEFAULT_PORT, in_universe, is_allowed, parse_endpoint
+
+        own = []
+        with suppress(EndpointError):  # a host that cannot be one is nobody's
+            universe = _host_name(self.extra, "universe_domain")
+            own = [parse_endpoint(in_universe(self.host or "", universe), port=self.port)]
+        if is_allowed(target, [*own, *allowed]):
+            return
+        place = target.removesuffix(f":{DEFAULT_PORT}")
+        line = json.dumps({"allowed_endpoints": [*allowed, place]})[1:-1]
+        whose = f"connection {self.conn_id!r}" if self.conn_id else "this machine"
+        where = "the connection's extra" if self.conn_id else "the extra of a connection that you store"
+        raise EndpointError(
+            f"the credentials of {whose} are not sent to {place!r}, which is not among its endpoints"
+            f" ({', '.join((*own, *allowed))}); if they may be, put into {where}: {line}"
+        )
 
     def _credentials(self, task: TaskSettings) -> CredentialsConfig:
         from airflow_provider_lro._transport.credentials import CLOUD_PLATFORM, CredentialsConfig
 
         extra = self.extra
         scopes = extra.get("scope") or CLOUD_PLATFORM
+        texts = scopes if isinstance(scopes, list) else [scopes]
+        if not all(is_text(text) for text in texts):
+            expected = "a text with commas between scopes, or a list of texts"
+            raise CredentialsError(f"scope={scopes!r} in the connection's extra, but it must be {expected}")
         google: tuple[tuple[str, str], ...] = ()
         if extra.get("key_secret_name") or extra.get("idp_issuer_url"):
             google = tuple((key, text) for key in GOOGLE_PROVIDER_EXTRAS if (text := _text(extra.get(key))))
@@ -193,7 +247,7 @@ class ConnectionSettings:
             token=self.password or None,
             anonymous=_boolean(extra, "is_anonymous"),
             google=google,
-            scopes=tuple(" ".join(scopes if isinstance(scopes, list) else [str(scopes)]).replace(",", " ").split()),
+            scopes=tuple(" ".join(texts).replace(",", " ").split()),
             impersonation_chain=chain_of(task.impersonation_chain or extra.get("impersonation_chain")),
             quota_project_id=task.quota_project_id or _string(extra, "quota_project_id"),
             whose=f"the credentials of connection {self.conn_id!r}" if self.conn_id else "the credentials",
@@ -240,8 +294,22 @@ def _unprefixed(extra: Mapping[str, Any]) -> dict[str, Any]:
 def _json(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:  # said where the key is loaded
+    except (ValueError, RecursionError):  # said where the key is loaded
         return None
+
+
+def _secrets_in(content: Any, *, all_texts: bool) -> Iterator[str]:
+    """Yield the secrets in JSON: the texts below ``SECRET_KEYS``, or all texts."""
+    rest = [("", content, all_texts)]
+    while rest:
+        key, value, is_secret = rest.pop()
+        is_secret = is_secret or key.lower() in SECRET_KEYS
+        if isinstance(value, Mapping):
+            rest.extend((name, inner, is_secret) for name, inner in value.items())
+        elif isinstance(value, list):
+            rest.extend(("", inner, is_secret) for inner in value)
+        elif is_secret and isinstance(value, str):
+            yield value
 
 
 def _text(value: object) -> str | None:
@@ -265,6 +333,13 @@ def _string(extra: Mapping[str, Any], key: str) -> str | None:
     raise EndpointError(f"{key} in the connection's extra is of type {type(value).__name__}, but it must be a text")
 
 
+def _host_name(extra: Mapping[str, Any], key: str) -> str | None:
+    value = (_string(extra, key) or "").strip().strip(".")
+    if re.fullmatch(r"[\w.:\[\]-]*", value, re.ASCII):
+        return value or None
+    raise EndpointError(f"{key}={value!r} in the connection's extra, but it must be the name of a host")
+
+
 def _boolean(extra: Mapping[str, Any], key: str) -> bool:
     """Return a boolean, also from the text of a URI; any other value must not turn TLS off by accident."""
     value = extra.get(key)
@@ -286,9 +361,9 @@ def _number(
     if value in (None, ""):
         return default
     try:
-        number = kind(value)
+        number = math.nan if isinstance(value, bool) else kind(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
-    if not is_number(number, least=least):
+    if not is_number(number, least=least) or (isinstance(value, float) and number != value):
         raise EndpointError(f"{key}={value!r} in the connection's extra, but it must be {what}")
     return number

@@ -456,7 +456,7 @@ def _other_kind(started: Any) -> str | None:
 # ── where an operation came from ──
 
 _HOST = re.compile(r"(?P<host>\w[\w.-]*|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?", re.ASCII)
-_SCHEME = re.compile(r"(dns|unix|unix-abstract|vsock|ipv4|ipv6|xds|google-c2p)(-[a-z0-9-]+)?:")
+_SCHEME = re.compile(r"(dns|unix|unix-abstract|vsock|ipv4|ipv6|xds|google-c2p)(-[a-z0-9-]+)?:", re.IGNORECASE)
 
 
 def endpoint_of(started: Any) -> str | None:

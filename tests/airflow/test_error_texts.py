@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+import requests
 from airflow.triggers import base as airflow_triggers
 from google.auth import exceptions as google_errors
 from google.auth.credentials import Credentials
@@ -62,6 +63,7 @@ from airflow_provider_lro.version_compat import AIRFLOW_VERSION, AirflowTaskTerm
 from tests.airflow.error_places import Place, places, traced
 from tests.airflow.fake_service import PARENT, FakeService, serving
 from tests.airflow.worker import FakeStore, FakeTaskInstance, run
+from tests.grpc.token_server import running_token_server
 from tests.versions import AirflowTaskTimeout
 
 if TYPE_CHECKING:
@@ -346,7 +348,12 @@ def google_provider(here: Here, extra: dict[str, Any], secret: Exception | None 
             vars(self).update(kwargs)
 
         def get_subject_token(self, context: Any, request: Any) -> str:
-            raise google_errors.RefreshError("the issuer says no")
+            answer = requests.Response()
+            answer.status_code = 401
+            try:
+                raise requests.HTTPError(response=answer)  # noqa: TRY301
+            except requests.HTTPError:
+                raise google_errors.RefreshError("the issuer says no")  # noqa: B904  (as the Google provider does)
 
     provider.get_credentials_and_project_id = get  # type: ignore[attr-defined]
     suppliers.ClientCredentialsGrantFlowTokenSupplier = Supplier  # type: ignore[attr-defined]
@@ -355,6 +362,19 @@ def google_provider(here: Here, extra: dict[str, Any], secret: Exception | None 
     with here.hook(host="h.example", extra=extra) as hook:
         config = hook.get_conn().config.credentials
     return tokens_module.Tokens(config).refresh(10) if token else config.load()
+
+
+def answered(*answer: Any) -> Callable[[Here], Any]:
+    """Return the case of a token endpoint that answers so."""
+
+    def act(here: Here) -> Any:
+        with running_token_server() as endpoint:
+            endpoint.always = answer
+            where = {"token_url": f"http://127.0.0.1:{endpoint.port}/t", "credential_source": {"file": here.file("me")}}
+            config = CredentialsConfig(config_file=json.dumps({**FEDERATION, **where}))
+            return tokens_module.Tokens(config).refresh(10)
+
+    return act
 
 
 IDP = {"idp_issuer_url": "https://idp.example", "client_id": "c", "client_secret": "s"}
@@ -778,6 +798,17 @@ CASES: dict[str, Callable[[Here], Any]] = {
     "connection: max_message_mb": with_extra({"max_message_mb": 4096}),
     "connection: max_triggerer_message_mb": with_extra({"max_triggerer_message_mb": 4096}),
     "connection: max_triggerer_message_mb that is not a number": with_extra({"max_triggerer_message_mb": "big"}),
+    "connection: scope": with_extra({"scope": [5]}),
+    "connection: authority": with_extra({"authority": "a b"}),
+    "connection: allowed_endpoints": with_extra({"allowed_endpoints": 5}),
+    "connection: allowed_endpoints with a * beside letters": with_extra({"allowed_endpoints": "*a.example"}),
+    "connection: endpoint that is not allowed": lambda here: run(
+        sensor(endpoint="evil.example", lro_conn_id=here.connect("mine", host="h.example", password="secret"))
+    ),
+    "connection: endpoint that is not allowed, none stored": lambda here: (
+        here.patch.delenv("AIRFLOW_CONN_LRO_DEFAULT"),
+        run(sensor(endpoint="evil.example:8443")),
+    ),
     "connection: headers": with_extra({"headers": "x"}),
     "connection: header with a line end": with_extra({"headers": {"x-region": "a\n"}}),
     "connection: impersonation_chain": with_extra({"impersonation_chain": 5}),
@@ -796,6 +827,11 @@ CASES: dict[str, Callable[[Here], Any]] = {
     "client: insecure": connect(insecure="false"),
     "client: header of a call": lambda here: polled(here, NAME, metadata=[("X-Region", "eu")]),
     # Credentials.
+    "credentials: an answer that is not a token": answered(200, b"<html>"),
+    "credentials: a token that cannot be sent": answered(200, {"access_token": "a\nb", "expires_in": 3600}),
+    "credentials: a token that has expired": answered(200, {"access_token": "secret", "expires_in": -1}),
+    "credentials: too large an answer": answered(200, b" " * 2**21),
+    "credentials: not a token endpoint": answered(404, b"not here"),
     "credentials: key in key_path": loaded(key_path="{"),
     "credentials: several kinds": with_extra({"key_path": "/k", "keyfile_dict": "{}"}, password="t"),
     "credentials: token and anonymous": with_extra({"is_anonymous": True}, password="t"),

@@ -144,10 +144,10 @@ def test_missing_connection_is_an_error_that_says_what_to_do(monkeypatch: pytest
 def test_default_connection_need_not_be_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     """With endpoint= on the task and no lro_default, TLS and application default credentials apply."""
     monkeypatch.delenv("AIRFLOW_CONN_LRO_DEFAULT")
-    with LongRunningOperationHook(endpoint="a.example") as hook:
+    with LongRunningOperationHook(endpoint="a.googleapis.com") as hook:
         config = hook.get_conn().config
     assert (config.target, config.insecure, config.credentials.explicit, config.credentials.anonymous) == (
-        "a.example:443",
+        "a.googleapis.com:443",
         False,
         False,
         False,
@@ -177,6 +177,32 @@ def test_a_key_is_secret_wherever_it_stands(extra: str) -> None:
     key = json.dumps({"type": "service_account", "private_key": "canary"})
     assert set(ConnectionSettings(extra={extra: key}).secrets()) == {key, "canary"}
     assert ConnectionSettings(extra={"key_path": "/keys/a.json", "key_secret_name": "a"}).secrets() == []
+
+
+NESTED = {
+    "type": "impersonated_service_account",
+    "service_account_impersonation_url": "https://iam.example/v1",
+    "source_credentials": {"type": "authorized_user", "client_id": "i", "client_secret": "s1", "refresh_token": "s2"},
+    "credential_source": {"url": "https://idp.example", "headers": {"Authorization": "s3", "Accept": "text"}},
+}
+PEM = "-----BEGIN PRIVATE KEY-----\nAAAA\nBBBB\n-----END PRIVATE KEY-----\n"
+
+
+@pytest.mark.parametrize("as_text", [True, False])
+def test_a_secret_is_one_at_any_depth(as_text: bool) -> None:
+    """Those of nested credentials, every value for an identity provider, and a PEM also as JSON writes it."""
+
+    def secrets(**extra: Any) -> set[str]:
+        stored = {name: json.dumps(value) if as_text else value for name, value in extra.items()}
+        return set(ConnectionSettings(extra=stored).secrets())
+
+    assert {"s1", "s2", "s3"} <= secrets(credential_config_file=NESTED)
+    assert not {"i", "text"} & secrets(credential_config_file=NESTED)
+    assert {"p1", "p2"} <= secrets(idp_extra_parameters={"password": "p1", "more": [{"any": "p2"}]})
+    assert {PEM, PEM.replace("\n", "\\n")} <= secrets(keyfile_dict={"private_key": PEM})
+    assert {PEM, PEM.replace("\n", "\\n")} <= set(ConnectionSettings(extra={"client_key": PEM}).secrets())
+    bearer = {"headers": {"authorization": "Bearer canary-token", "x-goog-request-params": "location=eu"}}
+    assert secrets(**bearer) == {"Bearer canary-token", "canary-token"}
 
 
 def test_methods_of_the_contract(name: Callable[..., str]) -> None:
@@ -285,7 +311,7 @@ async def test_waits_with_and_without_an_endpoint_do_not_disturb_each_other(monk
         async with LongRunningOperationHook(endpoint=endpoint).async_client() as client:
             return str(client.config.target)
 
-    got = await asyncio.gather(target(None), target("a.example"), target(None), return_exceptions=True)
+    got = await asyncio.gather(target(None), target("a.googleapis.com"), target(None), return_exceptions=True)
     assert [type(each) for each in got] == [EndpointError, str, EndpointError]
 
 
@@ -293,7 +319,7 @@ async def test_waits_without_a_connection_share_their_channel(monkeypatch: pytes
     """It is one and the same object, of which thousands of waits need no copy."""
     monkeypatch.delenv("AIRFLOW_CONN_LRO_DEFAULT", raising=False)
     first, second = [
-        await LongRunningOperationHook("", endpoint="lro.example.com").async_channels(["operations/x"])
+        await LongRunningOperationHook("", endpoint="lro.googleapis.com").async_channels(["operations/x"])
         for _ in range(2)
     ]
     assert first[0] is second[0]
@@ -301,15 +327,15 @@ async def test_waits_without_a_connection_share_their_channel(monkeypatch: pytes
 
 def test_stored_connection_is_remembered_for_the_triggerer(monkeypatch: pytest.MonkeyPatch) -> None:
     """A triggerer that cannot read a connection that is stored must not go on with other credentials."""
-    with LongRunningOperationHook(endpoint="a.example") as hook:
+    with LongRunningOperationHook(endpoint="a.googleapis.com") as hook:
         hook.get_conn()
         assert hook.stored_conn_id == "lro_default"
     monkeypatch.delenv("AIRFLOW_CONN_LRO_DEFAULT")
-    with LongRunningOperationHook(endpoint="a.example") as hook:
+    with LongRunningOperationHook(endpoint="a.googleapis.com") as hook:
         hook.get_conn()
         assert hook.stored_conn_id == ""
-    with LongRunningOperationHook("", endpoint="a.example") as hook:
-        assert hook.get_conn().config.target == "a.example:443"
+    with LongRunningOperationHook("", endpoint="a.googleapis.com") as hook:
+        assert hook.get_conn().config.target == "a.googleapis.com:443"
 
 
 class TestTestConnection:

@@ -10,16 +10,20 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
+import grpc
 import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from google.longrunning import operations_proto_pb2 as pb
+from google.protobuf import struct_pb2
 
 from tests.airflow.running import rows
 from tests.grpc.token_server import send_json
@@ -44,8 +48,9 @@ LOOPBACK = "127.0.0.1"
 SHOWN = 40
 """Characters of a secret that count as a leak: its first characters, or those of any line of a PEM body."""
 
-SUCCEED = {"bearer", "service_account", "configuration", "mutual_tls", "cancels", "leaks"}
+SUCCEED = {"bearer", "service_account", "configuration", "mutual_tls", "cancels", "leaks", "quoted_response"}
 FAIL = {
+    **dict.fromkeys(("quoted_status", "quoted_status_here", "quoted_error"), "***"),
     "fails": "FAILED_PRECONDITION",
     "refused": "UNAUTHENTICATED",
     "refused_later": "UNAUTHENTICATED",
@@ -170,11 +175,58 @@ def token_server(canaries: Canaries) -> Iterator[str]:
     thread.join()
 
 
+class Echo(grpc.GenericRpcHandler):
+    """A service whose operations run for two polls, and then quote the headers of the call where their names say."""
+
+    def __init__(self) -> None:
+        self.polls: Counter[str] = Counter()
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        return grpc.unary_unary_rpc_method_handler(
+            self.get, pb.GetOperationRequest.FromString, pb.Operation.SerializeToString
+        )
+
+    def get(self, request: pb.GetOperationRequest, context: grpc.ServicerContext) -> pb.Operation:
+        self.polls[request.name] += 1
+        quoted = json.dumps([[name, str(value)] for name, value in context.invocation_metadata()])
+        how = request.name.partition("/")[0]
+        operation = pb.Operation(name=request.name, done=self.polls[request.name] > 2)
+        operation.metadata.Pack(struct_of(progress=quoted))
+        if not operation.done:
+            return operation
+        if how == "status":
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, quoted)
+        elif how == "error":
+            operation.error.code, operation.error.message = 9, quoted
+            operation.error.details.add().Pack(struct_of(headers=quoted))
+        else:
+            operation.response.Pack(struct_of(headers=quoted))
+        return operation
+
+
+def struct_of(**content: str) -> struct_pb2.Struct:
+    message = struct_pb2.Struct()
+    message.update(content)
+    return message
+
+
+@pytest.fixture(scope="module")
+def echo(authority: trustme.CA) -> Iterator[int]:
+    """Run the service that quotes all that it is sent."""
+    leaf = authority.issue_cert("localhost", LOOPBACK)
+    pair = (leaf.private_key_pem.bytes(), b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
+    server = grpc.server(ThreadPoolExecutor(8), handlers=[Echo()])
+    port = server.add_secure_port(f"{LOOPBACK}:0", grpc.ssl_server_credentials([pair]))
+    server.start()
+    yield port
+    server.stop(None).wait()
+
+
 @pytest.fixture(scope="module")
 def ports(
-    canaries: Canaries, authority: trustme.CA, token_server: str, tmp_path_factory: pytest.TempPathFactory
+    canaries: Canaries, authority: trustme.CA, token_server: str, echo: int, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, int]]:
-    """Run the services: two that demand a token each, one that demands a client certificate."""
+    """Run the services: two that demand a token each, one that demands a client certificate, one that quotes all."""
     pem = tmp_path_factory.mktemp("pem")
     leaf = authority.issue_cert("localhost", LOOPBACK)
     (pem / "cert.pem").write_bytes(b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
@@ -186,7 +238,7 @@ def ports(
         running_simulator(*tls, "--token", canaries.texts["access token"]) as refreshed,
         running_simulator(*tls, "--tls-client-ca", pem / "ca.pem") as mutual,
     ):
-        yield {"bearer": bearer.port, "refreshed": refreshed.port, "mutual": mutual.port}
+        yield {"bearer": bearer.port, "refreshed": refreshed.port, "mutual": mutual.port, "echo": echo}
 
 
 @pytest.fixture(scope="module")
@@ -236,6 +288,12 @@ def connections(
         "bearer": connection("bearer", password=canaries.texts["password"]),
         "service_account": connection("refreshed", keyfile_dict=key("keyfile_dict")),
         "configuration": connection("refreshed", credential_config_file=json.dumps(federation)),
+        "echo_bearer": connection(
+            "echo",
+            password=canaries.text("quoted password"),
+            headers={"x-goog-api-key": canaries.text("quoted header")},
+        ),
+        "echo_refreshed": connection("echo", keyfile_dict=key("keyfile_dict of a quoted token")),
         "mutual_tls": connection(
             "mutual",
             is_anonymous=True,
@@ -301,7 +359,7 @@ def audited(
     with (airflow.log_dir / "connections-import.log").open("wb") as output:
         subprocess.run(command, check=True, env=airflow.env, stdout=output, stderr=subprocess.STDOUT)
     run = airflow.trigger(DAG_ID)
-    airflow.wait_for_run(DAG_ID, run, timeout=190)
+    airflow.wait_for_run(DAG_ID, run, timeout=300)
     states = {task.task_id: task.state for task in airflow.task_states(DAG_ID, run)}
     logs = {task: airflow.task_log(DAG_ID, run, task) for task in states}
     airflow.close()

@@ -23,7 +23,7 @@ from airflow_provider_lro.exceptions import (
     RpcError,
 )
 from airflow_provider_lro.hooks import LongRunningOperationHook
-from airflow_provider_lro.operation import Operation
+from airflow_provider_lro.operation import Operation, OperationsClient
 from airflow_provider_lro.operators import StartOperationOperator, _base
 from airflow_provider_lro.operators._task_store import TaskStore
 from airflow_provider_lro.simulator import SimulatorClient
@@ -755,6 +755,36 @@ def test_endpoint_that_the_name_spoils_starts_no_second(
         with pytest.raises(EndpointError):
             run(Starting(task_id="start"), ti=ti, store=store)
     assert starts == ["operations/0"]
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["store", "no store"])
+def test_inferred_endpoint_that_is_not_allowed_starts_no_second(
+    fake: FakeService, ti: FakeTaskInstance, store: FakeStore, monkeypatch: pytest.MonkeyPatch, *, stored: bool
+) -> None:
+    """The token is not sent where a client happens to call; a retry waits for the same one, once it may."""
+    monkeypatch.setenv("AIRFLOW_CONN_LRO_DEFAULT", '{"conn_type": "lro", "password": "a-token"}')
+    name = fake.add("o", age=5000, ended=4000)
+    starts: list[str] = []
+
+    class Starting(StartOperationOperator):
+        def start(self, context: Any) -> Any:
+            starts.append(name)
+            with OperationsClient.connect(f"127.0.0.1:{fake.port}", insecure=True) as client:
+                return Operation.from_name(client, name)
+
+    kind = EndpointError if stored else AirflowFailException
+    line = rf'cannot be polled: .*"allowed_endpoints": \[.*"127.0.0.1:{fake.port}"\].*{name}'
+    with pytest.raises(kind, match=line):
+        run(Starting(task_id="start"), ti=ti, store=store if stored else None)
+    if stored:
+        with pytest.raises(EndpointError, match="are not sent to"):
+            run(Starting(task_id="start"), ti=ti, store=store)
+        assert fake.acted("GetOperation") == []
+        monkeypatch.setenv("AIRFLOW_CONN_LRO_DEFAULT", '{"conn_type": "lro", "extra": {"insecure": true}}')
+        ti.try_number = 2
+        run(Starting(task_id="start"), ti=ti, store=store)
+        assert fake.acted("GetOperation") == [name]
+    assert starts == [name]
 
 
 @pytest.mark.parametrize("how", ["gone", "unreachable", "no connection"])

@@ -90,7 +90,11 @@ def hook(
     """Return a function from a connection to a hook that uses it for the service that demands a token."""
 
     def make(connection: dict[str, Any], **task: Any) -> LongRunningOperationHook:
-        extra = {**connection.get("extra", {}), "root_certificates": trusted.decode()}
+        extra = {
+            **connection.get("extra", {}),
+            "root_certificates": trusted.decode(),
+            "allowed_endpoints": guarded.endpoint,
+        }
         monkeypatch.setenv("AIRFLOW_CONN_STORED", json.dumps({**connection, "extra": extra}))
         return LongRunningOperationHook("stored", endpoint=guarded.endpoint, **task)
 

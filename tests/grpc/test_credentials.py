@@ -16,6 +16,8 @@ import pytest
 from google.auth import jwt
 from google.longrunning import operations_proto_pb2 as pb
 from google.oauth2.credentials import Credentials
+from google.protobuf import struct_pb2
+from google.rpc import status_pb2
 
 from airflow_provider_lro._transport.channel import ChannelConfig
 from airflow_provider_lro._transport.credentials import CLOUD_PLATFORM, CredentialsConfig
@@ -158,6 +160,64 @@ async def test_token_that_is_refused_is_refreshed_once(
         with pytest.raises(error):
             await shell.do(client.get_operation("o"))
     assert len(fake.calls) == 5
+
+
+# ── a service that quotes what it is sent ──
+
+
+def quoted(context: grpc.ServicerContext) -> str:
+    """Return all headers of a call, as JSON and behind text that fills a line."""
+    headers = [[name, str(value)] for name, value in context.invocation_metadata()]
+    return f"{'x' * 350}: {json.dumps(headers)}"
+
+
+@pytest.mark.parametrize("where", ["status", "details", "error", "metadata", "response", "listing"])
+async def test_a_service_that_quotes_the_secrets_that_it_was_sent(
+    shell: Shell, serve: Serve, leaf: trustme.LeafCert, trusted: bytes, *, where: str
+) -> None:
+    """Whatever it makes of them, they are not in it, and all the rest of it is as it was."""
+
+    def get(_: Any, context: grpc.ServicerContext) -> pb.Operation:
+        text = struct_pb2.Value(string_value=quoted(context))
+        operation = pb.Operation(name="o", done=where in ("error", "response"))
+        if where == "status":
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, quoted(context))
+        elif where == "details":
+            status = status_pb2.Status(code=9, message="quoted below")
+            status.details.add().Pack(text)
+            context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, "no")
+        elif where == "error":
+            operation.error.code, operation.error.message = 9, quoted(context)
+            operation.error.details.add().Pack(text)
+        else:
+            (operation.response if where == "response" else operation.metadata).Pack(text)
+        return operation
+
+    def list_(_: Any, context: grpc.ServicerContext) -> pb.ListOperationsResponse:
+        return pb.ListOperationsResponse(operations=[get(_, context)])
+
+    fake = serve(tls=leaf, GetOperation=get, ListOperations=list_)
+    made = ChannelConfig(
+        target=fake.endpoint,
+        credentials=CredentialsConfig(token=f"{CANARY}-token"),
+        root_certificates=trusted,
+        headers=(("x-goog-api-key", f"{CANARY}-key"), ("x-goog-request-params", "location=eu")),
+    )
+    async with shell.open(made) as client:
+        try:
+            if where == "listing":
+                (state,) = await shell.listed(client.list_operations("p"))
+            else:
+                state = await shell.do(client.get_operation("o"))
+            shown = repr(state)
+            assert state.name == "o"
+        except RpcError as error:
+            shown = repr((error.args, vars(error)))
+    assert fake.calls[0].headers["authorization"] == f"Bearer {CANARY}-token"
+    assert CANARY not in shown
+    assert "***" in shown
+    assert "location=eu" in shown
 
 
 # ── what is no use ──

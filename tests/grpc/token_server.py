@@ -8,7 +8,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import parse_qs
 
 import pytest
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tests.simulator_fixture import Simulator
 
 TOKEN = "t0ps3cret-t0ken"
+Answer: TypeAlias = "tuple[Any, ...] | None"
 
 
 def _open() -> threading.Event:
@@ -39,21 +40,25 @@ def _open() -> threading.Event:
 
 @dataclass
 class TokenServer:
-    """An OAuth token endpoint on loopback. `refusals` are used up first: (status, JSON), or None to hang up.
+    """An OAuth token endpoint on loopback. `refusals` are used up first, then it answers as is `always` or with tokens.
 
-    While its `gate` is shut, it answers nobody.
+    Each is a status and JSON, or bytes as they are, and perhaps more headers; or None to hang up. While its `gate` is
+    shut, it answers nobody.
     """
 
     port: int = 0
     token: Callable[[int], str] = lambda number: TOKEN
     seconds: int = 3600
     delay: float = 0.0
-    refusals: list[tuple[int, Any] | None] = field(default_factory=list)
+    refusals: list[Answer] = field(default_factory=list)
+    always: Answer = None
+    echoes: bool = False
+    """Refuse all requests, and quote them."""
     requests: list[dict[str, Any]] = field(default_factory=list)
     asked: threading.Event = field(default_factory=threading.Event)
     gate: threading.Event = field(default_factory=_open)
 
-    def answer(self, body: str) -> tuple[int, Any] | None:
+    def answer(self, body: str) -> Answer:
         """Answer one request."""
         form = {key: values[0] for key, values in parse_qs(body).items()}
         self.requests.append(form)
@@ -62,6 +67,10 @@ class TokenServer:
         time.sleep(self.delay)
         if self.refusals:
             return self.refusals.pop(0)
+        if self.echoes:
+            return 400, {"error": "invalid_grant", "error_description": f"{body} {form}"}
+        if self.always is not None:
+            return self.always
         return 200, {
             "access_token": self.token(len(self.requests)),
             "expires_in": self.seconds,
@@ -79,8 +88,8 @@ def running_token_server() -> Iterator[TokenServer]:
             answer = state.answer(self.rfile.read(int(self.headers["content-length"])).decode())
             if answer is None:
                 return
-            status, content = answer
-            send_json(self, content, status)
+            status, content, *more = answer
+            send_json(self, content, status, *more)
 
         def log_message(self, *args: Any) -> None:
             pass
@@ -96,11 +105,14 @@ def running_token_server() -> Iterator[TokenServer]:
     thread.join()
 
 
-def send_json(handler: BaseHTTPRequestHandler, content: Any, status: int = 200) -> None:
-    """Answer an HTTP request with JSON."""
-    body = json.dumps(content).encode()
+def send_json(
+    handler: BaseHTTPRequestHandler, content: Any, status: int = 200, headers: dict[str, str] | None = None
+) -> None:
+    """Answer an HTTP request with JSON, or with bytes as they are."""
+    body = content if isinstance(content, bytes) else json.dumps(content).encode()
     handler.send_response(status)
-    handler.send_header("content-type", "application/json")
+    for header, value in {"content-type": "application/json", **(headers or {})}.items():
+        handler.send_header(header, value)
     handler.send_header("content-length", str(len(body)))
     handler.end_headers()
     handler.wfile.write(body)

@@ -29,6 +29,13 @@ CASES = {
     "client_secret": ("client_secret", BRIEF),
     "plaintext": ("plaintext", BRIEF),
 }
+ECHOES = {
+    # task: (connection, how the service quotes the headers of a call, whether that is in the triggerer)
+    "quoted_status": ("echo_bearer", "status", True),
+    "quoted_status_here": ("echo_refreshed", "status", False),
+    "quoted_error": ("echo_refreshed", "error", True),
+    "quoted_response": ("echo_bearer", "response", True),
+}
 CANCELS = {"cancels": "service_account", "cancel_refused": "refused"}
 
 
@@ -52,6 +59,17 @@ with DAG("audited", schedule=None, start_date=datetime(2024, 1, 1, tzinfo=UTC), 
             poke_interval=1,
             timeout=45,
             max_consecutive_errors=2,
+        )
+    for task, (connection, how, deferrable) in ECHOES.items():
+        LongRunningOperationSensor(
+            task_id=task,
+            operation_name=f"{how}/operations/{{{{ run_id }}}}-{task}",
+            lro_conn_id=connection,
+            deferrable=deferrable,
+            poke_interval=1,
+            timeout=45,
+            metadata_type="google.protobuf.Struct",
+            type_modules=["google.protobuf.struct_pb2"],
         )
     for task, connection in CANCELS.items():
         CancelOperationOperator(
