@@ -133,7 +133,6 @@ def lro_task(
     not_found_grace: float | timedelta = 60.0,
     max_consecutive_errors: int | None = None,
     connect_timeout: float | timedelta | None = 600.0,
-    max_polls_per_second: float | None = None,
     poll_method: str = "get",
     list_parent: str | None = None,
     lro_conn_id: str = "lro_default",

@@ -122,7 +122,6 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
     :param max_consecutive_errors: failed polls in a row that are tolerated; None goes on until the deadline.
     :param connect_timeout: seconds (or timedelta) after which a wait ends, with ``EndpointError``, that has had no
         connection to the service since its first poll; None goes on until the deadline.
-    :param max_polls_per_second: polls of this endpoint by all deferred waits of a triggerer together, at most.
     :param poll_method: ``"get"``; or, while deferred or of many, and where the service can do that, ``"wait"`` or
         ``"auto"``, which have the server hold the answer until the operation is done, or ``"list"``, by which all waits
         under one parent share one listing an interval.
@@ -175,7 +174,6 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
         not_found_grace: float | timedelta = 60.0,
         max_consecutive_errors: int | None = None,
         connect_timeout: float | timedelta | None = 600.0,
-        max_polls_per_second: float | None = None,
         poll_method: str = "get",
         list_parent: str | None = None,
         lro_conn_id: str = "lro_default",
@@ -215,7 +213,7 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
     MEANT: ClassVar[Mapping[str, str]] = {
         "interval": "poke_interval",
         "wait_timeout": "timeout",
-        "gcp_conn_id": ResultOperator.MEANT["gcp_conn_id"],
+        **{name: ResultOperator.MEANT[name] for name in ("gcp_conn_id", "max_polls_per_second")},
     }
 
     @property

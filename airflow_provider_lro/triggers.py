@@ -100,7 +100,6 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
     :param started_at: epoch seconds at which the wait began; None: now.
     :param deadline: epoch seconds at which its time is up; None: never.
     :param cancel_on_kill: ask to cancel when a user marks or clears the task.
-    :param max_polls_per_second: polls of this endpoint by all waits of a triggerer together, at most.
     :param poll_method: ``"get"``, ``"wait"``, ``"auto"`` or ``"list"``, as for the sensor.
     :param list_parent: parent to list, for ``poll_method="list"``.
     :param metadata_type: type of the metadata, as text, so that progress can be logged.

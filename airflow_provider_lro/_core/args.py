@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from airflow_provider_lro._core.schedule import Schedule
 
-MIN_RATE = 1e-6
-"""Polls a second: one in eleven days."""
 MAX_EPOCH = 1e11
 """Epoch seconds, in the year 5138: no time beyond it makes sense."""
 
@@ -59,7 +57,6 @@ class WaitArgs:
     cancel_on_kill: bool = False
     consecutive_errors: int = 0
     reached: bool = True
-    max_polls_per_second: float | None = None
     poll_method: str = "get"
     list_parent: str | None = None
     metadata_type: str | None = None
@@ -99,7 +96,6 @@ RULES: tuple[Rule, ...] = (
     ("cancel_on_kill", is_flag, "True or False"),
     ("consecutive_errors", is_whole, "a whole number of at least 0"),
     ("reached", is_flag, "True or False"),
-    ("max_polls_per_second", or_none(between(MIN_RATE)), f"None or a number of at least {MIN_RATE:g}"),
     ("poll_method", *one_of("get", "wait", "auto", "list")),
     ("list_parent", or_none(is_filled), "None or a non-empty text in UTF-8"),
     ("metadata_type", *_TEXT),

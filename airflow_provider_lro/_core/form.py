@@ -79,6 +79,13 @@ FIELDS = (
         "At most so many by all deferred waits of a triggerer together. Default: no limit.",
     ),
     Field(
+        "max_triggerer_pages",
+        "Pages of a listing",
+        "At most so many in a triggerer. Default: 1000.",
+        kind="integer",
+        least=1,
+    ),
+    Field(
         "link_template",
         "Link template",
         "URL of an operation, with {project}, {location}, {id}, {name} or any other part of its name.",

@@ -337,11 +337,11 @@ class WaitGroup:
                 self._count(index, outcome)
 
     def _count(self, index: int, outcome: Outcome) -> None:
-        from airflow_provider_lro._transport.limiter import limiter_of
+        from airflow_provider_lro._transport.limiter import stats_of
 
         if self._is_recheck:
             return
-        ended = limiter_of(self._channels[index].target).stats.ended
+        ended = stats_of(self._channels[index].target).ended
         ended[outcome.word] = ended.get(outcome.word, 0) + 1
 
 

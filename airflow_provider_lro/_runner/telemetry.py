@@ -130,23 +130,23 @@ class _Reporter:
 
     def _report(self) -> Iterator[tuple[str, str, float, dict[str, str]]]:
         from airflow_provider_lro._transport.channel import open_channels
-        from airflow_provider_lro._transport.limiter import limiters
+        from airflow_provider_lro._transport.limiter import endpoints
 
         host = {"hostname": endpoint_tag(self._hostname)}
         yield from _counters()
-        for target, limiter in limiters().items():
+        for target, numbers, spacing in endpoints():
             tags = {"endpoint": endpoint_tag(target)}
-            yield "gauge", "lro.waits", limiter.stats.waits, tags | host
-            yield "gauge", "lro.poll_spacing", round(limiter.spacing, 3), tags | host
+            yield "gauge", "lro.waits", numbers.waits, tags | host
+            yield "gauge", "lro.poll_spacing", round(spacing, 3), tags | host
         yield "gauge", "lro.channels", open_channels(), host
 
 
 def _counters() -> Iterator[tuple[str, str, float, dict[str, str]]]:
-    from airflow_provider_lro._transport.limiter import limiters
+    from airflow_provider_lro._transport.limiter import endpoints
 
-    for target, limiter in limiters().items():
+    for target, numbers, _ in endpoints():
         tags = {"endpoint": endpoint_tag(target)}
-        yield from (("incr", name, number, tags | more) for name, number, more in limiter.stats.drain())
+        yield from (("incr", name, number, tags | more) for name, number, more in numbers.drain())
 
 
 def send_counters() -> None:

@@ -27,12 +27,12 @@ from airflow_provider_lro._core.checks import (
     without_user,
 )
 from airflow_provider_lro._messages.protocol import MAX_TRAILER, METHODS
-from airflow_provider_lro._transport.credentials import CredentialsConfig
+from airflow_provider_lro._transport.credentials import QUOTA_PROJECT, CredentialsConfig
 from airflow_provider_lro._transport.tokens import Tokens
 from airflow_provider_lro.exceptions import CredentialsError, EndpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Hashable, Iterable
 
     from airflow_provider_lro._messages.protocol import Call
     from airflow_provider_lro.exceptions import LroError
@@ -179,7 +179,8 @@ class ChannelConfig:
 
     ``target`` is from ``parse_endpoint``, the certificates are PEM; the others are as ``OperationsClient.connect`` has
     them. ``headers`` go with every call. ``in_triggerer``: answers are at most ``max_triggerer_message_mb``, as all
-    waits of a triggerer share its memory and its loop. ``max_polls_per_second`` makes no channel differ.
+    waits of a triggerer share its memory and its loop. ``max_polls_per_second`` and ``max_triggerer_pages`` are for
+    event loops.
 
     Raises:
         CredentialsError: credentials on a plaintext channel.
@@ -197,7 +198,8 @@ class ChannelConfig:
     max_triggerer_message_mb: int = 1
     in_triggerer: bool = False
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    max_polls_per_second: float | None = field(default=None, compare=False)
+    max_polls_per_second: float | None = None
+    max_triggerer_pages: int = 1000
 
     def __post_init__(self) -> None:
         if self.insecure and (self.credentials.explicit or any(is_secret_header(name) for name, _ in self.headers)):
@@ -229,6 +231,12 @@ class ChannelConfig:
         """Return the channel of listings, whose pages may be larger than the answers to polls in a triggerer."""
         most = max(MAX_PAGE_MB, self.max_triggerer_message_mb)
         return replace(self, max_triggerer_message_mb=most) if self.in_triggerer else self
+
+    @property
+    def quota_key(self) -> tuple[str, Hashable]:
+        """The endpoint, and all by which it tells quotas apart; the connection's own limit is one, too."""
+        headers = tuple(each for each in self.headers if each[0] == QUOTA_PROJECT or is_secret_header(each[0]))
+        return self.target, (self.credentials, self.client_certificate, headers, self.max_polls_per_second)
 
     def open(self, module: Any, *, number: int = 0) -> Any:
         """Open a channel with ``grpc`` or ``grpc.aio``; a number above 0 gives it a connection of its own."""

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from google.auth.credentials import Credentials
 
 CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
+QUOTA_PROJECT = "x-goog-user-project"
+"""The header with the project that quota and bills go to."""
 
 _SOURCES = {
     "key_path": "a key",
@@ -132,7 +134,7 @@ class CredentialsConfig:
         return tuple({key.lower(): value for key, value in (*headers.items(), *self._quota())}.items())
 
     def _quota(self) -> Headers:
-        return (("x-goog-user-project", self.quota_project_id),) if self.quota_project_id else ()
+        return ((QUOTA_PROJECT, self.quota_project_id),) if self.quota_project_id else ()
 
     def load(self) -> Credentials:
         """Return google-auth credentials. Blocks: reads files, may ask the metadata server or Secret Manager.

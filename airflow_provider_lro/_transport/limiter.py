@@ -1,4 +1,4 @@
-"""The rate limiter of an endpoint, and the timer wheel that all waits of an event loop share.
+"""The rate limiters, and the timer wheel that all waits of an event loop share.
 
 Nearly all of the cost of a lone poll is waking up: the same call takes 44 µs of CPU at full load and 1,300 µs at 22 a
 second. So pauses end on ticks that all waits of a process share. All of this is per event loop.
@@ -9,17 +9,20 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections import Counter
+import time
+from collections import defaultdict
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakValueDictionary
 
-from airflow_provider_lro._core.schedule import MAX_RETRY_INFO
 from airflow_provider_lro.exceptions import Code, RpcError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Hashable, Iterator
 
     from airflow_provider_lro._core.schedule import Window
     from airflow_provider_lro._messages.protocol import Call
+    from airflow_provider_lro._transport.channel import ChannelConfig
 
 T = TypeVar("T")
 
@@ -33,12 +36,16 @@ CHOICES = 4
 MAX_SPACING = 5.0
 """Seconds between the polls of all waits: the slowest that an endpoint is ever polled because it complained."""
 MIN_SPACING = 0.01
+MAX_SLOW_DOWN = 0.5
+"""The share of its interval by which complaints delay a wait's next poll at most; its own RetryInfo may do more."""
 MAX_NAP = 0.5
 """Seconds until the next in line checks again whether the spacing has changed."""
 RECOVERY = 0.95
 """The share of the spacing after a complaint that each poll that succeeds leaves."""
 MIN_DELAY = 0.001
 """Seconds: less is not a delay, only the way through the queue."""
+MAX_STEP = 0.01
+"""Seconds that work on a listing may take before everything else in the event loop has a turn."""
 
 
 def forget_closed(kept: dict[Any, Any]) -> None:
@@ -106,13 +113,28 @@ class TimerWheel:
                 return
 
 
+class Slices:
+    """Long work in slices, between which everything else in the event loop has a turn."""
+
+    def __init__(self) -> None:
+        self._until = time.monotonic() + MAX_STEP
+
+    async def next(self) -> None:
+        """Go on with the work; once the slice has lasted for ``MAX_STEP``, when all others have had their turn."""
+        if time.monotonic() >= self._until:
+            await asyncio.sleep(0)
+            self._until = time.monotonic() + MAX_STEP
+
+
 class _OfLoop:
-    """The wheel and the limiters of one event loop."""
+    """The wheel, the limiters and the numbers of one event loop."""
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.wheel = TimerWheel(self.loop)
-        self.limiters: dict[str, RateLimiter] = {}
+        self.stats: dict[str, EndpointStats] = {}  # by target
+        # By ChannelConfig.quota_key, for as long as somebody polls by it: a key may hold a token, and they change.
+        self.limiters: WeakValueDictionary[tuple[str, Hashable], RateLimiter] = WeakValueDictionary()
 
 
 _of_loops: dict[asyncio.AbstractEventLoop, _OfLoop] = {}
@@ -189,69 +211,63 @@ class EndpointStats:
 
 
 class RateLimiter:
-    """The rate at which the waits of one event loop may poll one endpoint, all together.
+    """The rate at which all waits of one event loop may poll that share a quota (``ChannelConfig.quota_key``).
 
     Polls take their turns in the order in which they ask, so that none starves. The endpoint's complaints
     (RESOURCE_EXHAUSTED, RetryInfo) slow all of them down, and polls that succeed speed them up again.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, stats: EndpointStats, max_polls_per_second: float | None = None
+    ) -> None:
         self._loop = loop
-        self.stats = EndpointStats()
+        self.stats = stats
+        self._least = 1.0 / (max_polls_per_second or math.inf)
         self._order = asyncio.Lock()  # first come, first served; who is cancelled gives it back
-        self._limits: Counter[float] = Counter()  # ten thousand waits have one limit
-        self._least = 0.0
+        self._slow_order = asyncio.Lock()  # the same, while a complaint slows polls down
         self.is_slowed = False  # by a complaint, from which polls that succeed recover
         self._slow = 0.0
         self._slow_from = 0.0
         self._slowed_at = -math.inf
-        self._not_before = -math.inf
         self._last = -math.inf  # the first poll waits for no other
+        self._last_slow = -math.inf
         self._gap = 0.0
-
-    def add_limits(self, limits: Iterable[float]) -> None:
-        """Add limits in polls a second for as long as a wait lasts; of several the lowest applies."""
-        self._limits.update(limits)
-        self._least = 1.0 / min(self._limits, default=math.inf)
-
-    def remove_limits(self, limits: Iterable[float]) -> None:
-        """Give limits back."""
-        self._limits.subtract(limits)
-        self._limits = +self._limits  # those that are still in use
-        self._least = 1.0 / min(self._limits, default=math.inf)
 
     @property
     def spacing(self) -> float:
         """Seconds from one poll to the next, at the moment."""
         return max(self._least, self._slow)
 
-    async def acquire(self, *, within: float = math.inf) -> None:
+    async def acquire(self, *, within: float = math.inf, max_slow_down: float = math.inf) -> None:
         """Wait for the turn of one poll.
 
+        Args:
+            within: seconds in which it must come.
+            max_slow_down: seconds by which complaints may delay it.
+
         Raises:
-            TimeoutError: it has not come within so many seconds.
+            TimeoutError: it has not come.
         """
-        if self._least or self._slow or self._loop.time() < self._not_before or self._order.locked():
-            asked, reason = self._loop.time(), self._reason()
+        if self.spacing:
+            asked, reason = self._loop.time(), "slow_down" if self._slow > self._least else "quota"
             try:
-                async with asyncio.timeout(within), self._order:
-                    # The spacing may change meanwhile, so no turn is booked ahead.
-                    while (left := self._left()) > 0.0:  # noqa: ASYNC110  (it sleeps for as long as it knows)
-                        await asyncio.sleep(min(left, MAX_NAP))
-                    self._polls()
+                async with asyncio.timeout(within):
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(max_slow_down), self._slow_order:
+                            await self._sleep_until(lambda: self._last_slow + self._slow)
+                            self._last_slow = self._loop.time()
+                    async with self._order:
+                        await self._sleep_until(lambda: self._last + self._least)
+                        self._polls()
             finally:
                 self.stats.delayed(reason, self._loop.time() - asked)
         else:
             self._polls()
 
-    def _reason(self) -> str:
-        """Return the reason for which a poll that asks now has to wait."""
-        if self._loop.time() < self._not_before:
-            return "retry_info"
-        return "slow_down" if self._slow > self._least else "quota" if self._least else "retry_info"
-
-    def _left(self) -> float:
-        return max(self._last + self.spacing, self._not_before) - self._loop.time()
+    async def _sleep_until(self, turn: Callable[[], float]) -> None:
+        """Sleep until a turn comes; the spacing may change meanwhile, so none is booked ahead."""
+        while (left := turn() - self._loop.time()) > 0.0:  # noqa: ASYNC110  (it sleeps for as long as it knows)
+            await asyncio.sleep(min(left, MAX_NAP))
 
     def _polls(self) -> None:
         now = self._loop.time()
@@ -271,11 +287,10 @@ class RateLimiter:
         if not isinstance(error, RpcError) or error.permanent:
             return
         if error.retry_after is not None or error.code == Code.RESOURCE_EXHAUSTED:
-            self._complained(error.retry_after or 0.0)
+            self._complained()
 
-    def _complained(self, retry_after: float) -> None:
+    def _complained(self) -> None:
         now = self._loop.time()
-        self._not_before = max(self._not_before, now + min(retry_after, MAX_RETRY_INFO))
         if now - self._slowed_at < max(1.0, self._slow):
             return  # the answers to polls that were on their way are one complaint
         self._slowed_at = now
@@ -292,14 +307,29 @@ def not_sent_error(call: Call, target: str) -> RpcError:
     return error
 
 
-def limiter_of(target: str) -> RateLimiter:
-    """Return the limiter of an endpoint in the running event loop."""
+def limiter_of(config: ChannelConfig) -> RateLimiter:
+    """Return the limiter, in the running event loop, of all that share a quota with a channel."""
     limiters = _here().limiters
-    if target not in limiters:
-        limiters[target] = RateLimiter(asyncio.get_running_loop())
-    return limiters[target]
+    limiter = limiters.get(config.quota_key)
+    if limiter is None:
+        loop, limit = asyncio.get_running_loop(), config.max_polls_per_second
+        limiter = limiters[config.quota_key] = RateLimiter(loop, stats_of(config.target), limit)
+    return limiter
 
 
-def limiters() -> dict[str, RateLimiter]:
-    """Return the limiters of the running event loop, by their targets."""
-    return _here().limiters
+def stats_of(target: str) -> EndpointStats:
+    """Return the numbers of an endpoint in the running event loop, whoever polls it."""
+    stats = _here().stats
+    if target not in stats:
+        stats[target] = EndpointStats()
+    return stats[target]
+
+
+def endpoints() -> Iterator[tuple[str, EndpointStats, float]]:
+    """Yield the endpoints of the running event loop, with their numbers and the longest spacing of their limiters."""
+    here = _here()
+    spacings: defaultdict[str, float] = defaultdict(float)
+    for (target, _), limiter in here.limiters.items():
+        spacings[target] = max(spacings[target], limiter.spacing)
+    for target, stats in here.stats.items():
+        yield target, stats, spacings[target]

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 from airflow_provider_lro._core.names import parent_in
 from airflow_provider_lro._core.state import size_of
 from airflow_provider_lro._messages.protocol import LONG_POLL_MARGIN, cancel_call, get_call, wait_call
-from airflow_provider_lro._transport.limiter import limiter_of, not_sent_error, pause, sleep
+from airflow_provider_lro._transport.limiter import (
+    MAX_SLOW_DOWN,
+    limiter_of,
+    not_sent_error,
+    pause,
+    sleep,
+    stats_of,
+)
 from airflow_provider_lro._transport.listing import Subscription
 from airflow_provider_lro.exceptions import LroError, UnimplementedError
 
@@ -71,7 +78,6 @@ class AsyncPoller:
         "_call",
         "_client",
         "_limiter",
-        "_limits",
         "_long_poller",
         "_loop",
         "_max_metadata",
@@ -98,9 +104,7 @@ class AsyncPoller:
         self.polls = 0
         self._max_metadata = max_metadata
         self._call = get_call(args.operation_name)
-        self._limiter = limiter_of(client.config.target)
-        limits = (args.max_polls_per_second, client.config.max_polls_per_second)
-        self._limits = tuple(limit for limit in limits if limit is not None)
+        self._limiter = limiter_of(client.config)
         method = args.poll_method if shared else "get"
         self._long_poller = LongPoller(client, args.operation_name) if method in ("wait", "auto") else None
         self._subscription: Subscription | None = None
@@ -108,7 +112,6 @@ class AsyncPoller:
             self._subscription = Subscription(
                 type(client), client.config, parent, interval=args.interval, name=args.operation_name
             )
-        self._limiter.add_limits(self._limits)
         self._limiter.stats.waits += 1
 
     async def get(self, command: Get) -> OperationState:
@@ -118,7 +121,7 @@ class AsyncPoller:
         began = self._loop.time()
         self.polls += 1
         try:
-            await self._limiter.acquire(within=command.queue)
+            await self._limiter.acquire(within=command.queue, max_slow_down=MAX_SLOW_DOWN * self._args.interval)
         except TimeoutError:
             raise not_sent_error(self._call, self._client.config.target) from None
         options: CallOptions = {
@@ -160,7 +163,6 @@ class AsyncPoller:
     async def close(self) -> None:
         """Give back what is shared."""
         self._limiter.stats.waits -= 1
-        self._limiter.remove_limits(self._limits)
         if self._subscription is not None:
             self._subscription.unsubscribe()
         if self._long_poller is not None:
@@ -178,13 +180,13 @@ class LongPoller:
     _support: dict[str, bool | float] = {}  # noqa: RUF012  (of the process: one answer is for all waits)
     """By endpoint: whether it has the method, or until when the first long poll is a probe for it."""
 
-    __slots__ = ("_failed", "_limiter", "_long_client", "_name", "_own_client", "_target")
+    __slots__ = ("_failed", "_long_client", "_name", "_own_client", "_stats", "_target")
 
     def __init__(self, client: AsyncOperationsClient, name: str) -> None:
         self._own_client = client
         self._long_client: AsyncOperationsClient | None = None
         self._target = client.config.target
-        self._limiter = limiter_of(self._target)
+        self._stats = stats_of(self._target)
         self._name = name
         self._failed = False
 
@@ -207,7 +209,7 @@ class LongPoller:
         if not is_probe and self._long_client is None:
             self._long_client = type(self._own_client)(self._own_client.config, max_users=MAX_LONG_POLLS)
         long_options: CallOptions = {**options, "rpc_timeout": seconds + LONG_POLL_MARGIN}
-        self._limiter.stats.long_polls += 1
+        self._stats.long_polls += 1
         try:
             found = await (self._long_client or self._own_client).send(wait_call(self._name, seconds), long_options)
         except UnimplementedError:

@@ -11,14 +11,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Self
 
-from airflow_provider_lro._core.args import MIN_RATE
-from airflow_provider_lro._core.checks import (
-    is_number,
-    is_text,
-    read_headers,
-    read_task_headers,
-    secret_texts,
-)
+from airflow_provider_lro._core.checks import is_number, is_text, read_headers, read_task_headers, secret_texts
 from airflow_provider_lro._core.form import FIELDS
 from airflow_provider_lro.exceptions import CredentialsError, EndpointError
 
@@ -28,6 +21,8 @@ if TYPE_CHECKING:
     from airflow_provider_lro._transport.channel import ChannelConfig
     from airflow_provider_lro._transport.credentials import CredentialsConfig
 
+MIN_RATE = 1e-6
+"""Polls a second: one in eleven days."""
 GOOGLE_CONNECTION = "google_cloud_platform"
 GOOGLE_PREFIX = "extra__google_cloud_platform__"
 GOOGLE_PROVIDER_EXTRAS = (
@@ -187,6 +182,9 @@ class ConnectionSettings:
             ),
             in_triggerer=in_triggerer,
             max_polls_per_second=_number(extra, "max_polls_per_second", float, what="a number above 0", least=MIN_RATE),
+            max_triggerer_pages=_number(
+                extra, "max_triggerer_pages", int, what="a whole number above 0", least=1, default=1000
+            ),
         )
         if task.endpoint not in (None, "", NOWHERE) and config.sends_secrets:
             self._check_allowed(config.target, allowed)

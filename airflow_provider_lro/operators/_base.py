@@ -114,6 +114,7 @@ class LroOperator(BaseOperator):
         "poke_interval": "interval",
         "timeout": "wait_timeout",
         "gcp_conn_id": "lro_conn_id, which may be the id of a Google Cloud connection, then with endpoint",
+        "max_polls_per_second": "it in the connection's extra, as it holds for all tasks of the connection together",
     }
     """What others call an argument, and what it is called here."""
 
@@ -179,7 +180,6 @@ class WaitOperator(LroOperator):
     not_found_grace: float
     max_consecutive_errors: int | None
     connect_timeout: float | None
-    max_polls_per_second: float | None
     poll_method: str
     list_parent: str | None
     deferrable: bool
@@ -362,7 +362,7 @@ class WaitOperator(LroOperator):
         args = self.wait_args(asked[0], **{**more, "started_at": now, "poll_method": "get"})
         with self.hook(endpoint=args.endpoint) as hook:
             if limit:
-                rates = (self.max_polls_per_second, *{one.max_polls_per_second for one in hook.channels(asked)})
+                rates = {one.max_polls_per_second for one in hook.channels(asked)}
                 each = max(READ_ONE_TIMEOUT, *(1.5 / rate for rate in rates if rate), 0.0)
                 limit += each * (len(asked) - 1)
             args.deadline = now + limit

@@ -88,7 +88,6 @@ class StartOperationOperator(ResultOperator):
     :param max_consecutive_errors: failed polls in a row that are tolerated; None goes on until the deadline.
     :param connect_timeout: seconds (or timedelta) after which a wait ends, with ``EndpointError``, that has had no
         connection to the service since its first poll; None goes on until the deadline.
-    :param max_polls_per_second: polls of this endpoint by all deferred waits of a triggerer together, at most.
     :param poll_method: ``"get"``, ``"wait"``, ``"auto"`` or ``"list"``, as for the sensor.
     :param list_parent: parent to list then.
     :param lro_conn_id: connection of type ``lro`` (or ``google_cloud_platform``, then with ``endpoint``).
@@ -130,7 +129,6 @@ class StartOperationOperator(ResultOperator):
         not_found_grace: float | timedelta = 60.0,
         max_consecutive_errors: int | None = None,
         connect_timeout: float | timedelta | None = 600.0,
-        max_polls_per_second: float | None = None,
         poll_method: str = "get",
         list_parent: str | None = None,
         lro_conn_id: str = "lro_default",

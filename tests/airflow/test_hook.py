@@ -72,6 +72,7 @@ def test_endpoint_of_the_task_goes_before_the_connections(simulator: Simulator) 
         ({"host": "a.example", "extra": {"max_message_mb": "big"}}, EndpointError, "max_message_mb.*'big'"),
         ({"host": "a.example", "extra": {"max_message_mb": 4096}}, EndpointError, "max_message_mb.*2047"),
         ({"host": "a.example", "extra": {"max_triggerer_message_mb": 0}}, EndpointError, "max_triggerer_message.*2047"),
+        ({"host": "a.example", "extra": {"max_triggerer_pages": 0}}, EndpointError, "max_triggerer_pages=0.*above 0"),
         ({"host": "a.example", "extra": {"root_certificates": "/no/such"}}, EndpointError, "root_certificates"),
         (
             {"host": "a.example", "extra": {"client_key": "-----BEGIN x"}},
@@ -98,18 +99,28 @@ def test_booleans_may_be_text(store: Callable[..., LongRunningOperationHook]) ->
             assert hook.get_conn().config.insecure is plaintext
 
 
-@pytest.mark.parametrize(("stored", "limit"), [(5, 5.0), ("0.5", 0.5), (None, None)])
+@pytest.mark.parametrize(
+    ("extra", "stored", "limit"),
+    [
+        ("max_polls_per_second", 5, 5.0),
+        ("max_polls_per_second", "0.5", 0.5),
+        ("max_polls_per_second", None, None),
+        ("max_triggerer_pages", 3, 3),
+        ("max_triggerer_pages", "20", 20),
+        ("max_triggerer_pages", None, 1000),
+    ],
+)
 async def test_limit_of_the_connection_goes_to_its_channels(
-    store: Callable[..., LongRunningOperationHook], stored: Any, limit: float | None
+    store: Callable[..., LongRunningOperationHook], extra: str, stored: Any, limit: float | None
 ) -> None:
-    """`max_polls_per_second` in the extra holds for every wait, on a worker and in a triggerer, whatever the task."""
-    hook = store(host="a.example", extra={"insecure": True, "max_polls_per_second": stored})
+    """A limit in the extra holds for every wait, on a worker and in a triggerer, whatever the task."""
+    hook = store(host="a.example", extra={"insecure": True, extra: stored})
     with hook:
-        assert hook.get_conn("operations/x").config.max_polls_per_second == limit
+        assert getattr(hook.get_conn("operations/x").config, extra) == limit
     for endpoint in (None, "b.example"):
         hook = LongRunningOperationHook("stored", endpoint=endpoint)
         for channel in (*hook.channels(["operations/x"]), *await hook.async_channels(["operations/x"])):
-            assert channel.max_polls_per_second == limit
+            assert getattr(channel, extra) == limit
 
 
 @pytest.mark.parametrize(

@@ -267,8 +267,14 @@ def in_a_process_of_its_own(statsd: StatsD, ran: list[dict[str, Any]], together:
     subprocess.run(argv, check=True, env={**os.environ, **statsd.env, "PYTHONPATH": path}, timeout=50)
 
 
-def test_metrics_reach_a_real_statsd(name: Callable[..., str], simulator: Simulator, statsd: StatsD) -> None:
-    """Every poll, error and delay of workers and triggers is counted once; tags hold no operation's name."""
+def test_metrics_reach_a_real_statsd(
+    name: Callable[..., str], simulator: Simulator, statsd: StatsD, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every poll, error and delay of workers and triggers is counted once; tags hold no operation's name.
+
+    The numbers of an endpoint are those of all its connections, of which each has a limit of its own.
+    """
+    monkeypatch.setenv("AIRFLOW_CONN_LIMITED", connection(simulator, max_polls_per_second=20))
     deferred, polled = name(duration=0.3), name(duration=0.3)
     ran = [
         {"operation_name": deferred, "deferrable": True, "initial_delay": 0.1},
@@ -281,7 +287,7 @@ def test_metrics_reach_a_real_statsd(name: Callable[..., str], simulator: Simula
     listed = name(duration=0.5)
     short = {"interval": 0.1, "initial_delay": 0.1}
     together = [
-        *({"operation_name": each, "max_polls_per_second": 20, **short} for each in quota),
+        *({"operation_name": each, "lro_conn_id": "limited", **short} for each in quota),
         {"operation_name": faulty, **short},
         {"operation_name": long_polled, "poll_method": "wait", **short},
         {"operation_name": listed, "poll_method": "list", **short},

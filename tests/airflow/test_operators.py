@@ -360,6 +360,11 @@ def test_list_filters_and_reports_what_is_unreachable(name: Callable[..., str]) 
         (CancelOperationOperator, {"timeout": 5}, "does not take timeout: give wait_timeout"),
         (CancelOperationOperator, {"deferrable": True}, "without wait=True there is nothing to defer for"),
         (GetOperationOperator, {"gcp_conn_id": "g"}, "does not take gcp_conn_id: give lro_conn_id"),
+        (
+            CancelOperationOperator,
+            {"max_polls_per_second": 5},
+            "max_polls_per_second: give it in the connection's extra",
+        ),
         (GetOperationOperator, {"endpoint": "http://x"}, "endpoint='http://x'.*leave out the scheme"),
         (CancelStaleOperationsOperator, {"parent": "p", "older_than": "6h"}, "older_than='6h', but it must be"),
     ],

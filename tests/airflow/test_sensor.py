@@ -234,11 +234,14 @@ def test_result_that_cannot_be_read_again_is_not_a_success(name: Callable[..., s
 
 @pytest.mark.parametrize("on_timeout", ["fail", "cancel"])
 def test_poll_that_was_rate_limited_until_the_deadline_is_made_on_the_worker(
-    name: Callable[..., str], on_timeout: str
+    name: Callable[..., str], simulator: Simulator, monkeypatch: pytest.MonkeyPatch, on_timeout: str
 ) -> None:
-    """A quota, or a RetryInfo, that holds back all polls of an endpoint does not make a timeout of what is done."""
+    """A quota that holds back all polls of a connection does not make a timeout of what is done."""
     operation = name(duration=1.0, response={"rows": 3})
-    args = {"timeout": 2, "cancel_grace": 0.3, "rpc_timeout": 0.5, "max_polls_per_second": 0.02}
+    extra = {"insecure": True, "max_polls_per_second": 0.02}
+    stored = {"conn_type": "lro", "host": "127.0.0.1", "port": simulator.port, "extra": extra}
+    monkeypatch.setenv("AIRFLOW_CONN_LIMITED", json.dumps(stored))
+    args = {"timeout": 2, "cancel_grace": 0.3, "rpc_timeout": 0.5, "lro_conn_id": "limited"}
     done = run(sensor(operation, deferrable=True, on_timeout=on_timeout, **args))
     (outcome,) = events.outcomes_from_event(done.events[0], [operation])
     assert isinstance(outcome, TimedOut)
@@ -407,6 +410,7 @@ def test_mapping_with_a_name_is_taken(name: Callable[..., str]) -> None:
         ({"interval": 10}, "does not take interval: give poke_interval"),
         ({"wait_timeout": 10}, "does not take wait_timeout: give timeout"),
         ({"gcp_conn_id": "g"}, "does not take gcp_conn_id: give lro_conn_id"),
+        ({"max_polls_per_second": 5}, "does not take max_polls_per_second: give it in the connection's extra"),
         ({"endpoint": "https://redis.googleapis.com/v1"}, "endpoint='https.*leave out the scheme"),
         ({"response_type": dict}, "response_type=<class 'dict'>, but it must be a message class"),
         ({"poke_interval": 0.01}, "interval=0.01, but it must be .* from 0.1 .*poke_interval"),

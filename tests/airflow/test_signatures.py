@@ -58,7 +58,6 @@ VALUES: dict[str, Any] = {
     "max_cancel": 5,
     "max_consecutive_errors": 4,
     "max_delete": 5,
-    "max_polls_per_second": 9.0,
     "metadata_type": "tests.plus:Metadata",
     "mode": "reschedule",
     "multiplier": 3.0,

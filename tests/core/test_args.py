@@ -55,7 +55,6 @@ def test_every_argument_but_the_name_has_a_default() -> None:
         "consecutive_errors": 0,
         "connect_timeout": 600.0,
         "reached": True,
-        "max_polls_per_second": None,
         "poll_method": "get",
         "list_parent": None,
         "metadata_type": None,
@@ -105,7 +104,6 @@ WRONG: dict[str, tuple[str, list[Any]]] = {
     "consecutive_errors": ("a whole number of at least 0", [-1, 1.0, "1", True, False, math.nan, None]),
     "connect_timeout": ("None or a number of seconds above 0", [*NOT_NUMBERS, 0, -1, 1.1e9]),
     "reached": ("True or False", [None, 0, 1, "no"]),
-    "max_polls_per_second": ("None or a number of at least 1e-06", [0, 9e-7, -1, "5", True, math.nan, math.inf]),
     "on_timeout": ("one of 'fail', 'cancel'", [None, "", "Cancel", "skip", 1, True, ["fail"]]),
     "poll_method": ("one of 'get', 'wait', 'auto', 'list'", [None, "", "poll", 1, ["get"]]),
     "cancel_on_kill": ("True or False", [None, 0, 1, "no"]),
@@ -141,7 +139,6 @@ RANGES: dict[str, tuple[float, float]] = {
     "started_at": (-1e9, 1e11),
     "deadline": (-1e9, 1e11),
     "connect_timeout": (math.nextafter(0.0, 1.0), 1e9),
-    "max_polls_per_second": (1e-6, 1e9),
 }
 ALLOWED: dict[str, list[Any]] = {
     "interval": [1],
@@ -149,7 +146,6 @@ ALLOWED: dict[str, list[Any]] = {
     "jitter": [0, 1],
     "started_at": [None],
     "deadline": [None],
-    "max_polls_per_second": [None],
     "max_consecutive_errors": [None, 0, 10**30],
     "consecutive_errors": [0, 10**30],
     "on_timeout": ["fail", "cancel"],

@@ -16,8 +16,8 @@ import pytest
 from google.longrunning import operations_proto_pb2 as pb
 
 from airflow_provider_lro._core.args import WaitArgs
-from airflow_provider_lro._core.schedule import MAX_RETRY_INFO, Window
-from airflow_provider_lro._core.wait import Start
+from airflow_provider_lro._core.schedule import Window
+from airflow_provider_lro._core.wait import Get, Start
 from airflow_provider_lro._runner.group import WaitGroup
 from airflow_provider_lro._transport import limiter
 from airflow_provider_lro._transport.channel import MAX_CALLS_IN_FLIGHT, ChannelConfig
@@ -27,9 +27,12 @@ from airflow_provider_lro._transport.limiter import (
     BATCH_SIZE,
     MAX_SPACING,
     TICK,
+    EndpointStats,
     RateLimiter,
+    endpoints,
     limiter_of,
     pause,
+    stats_of,
 )
 from airflow_provider_lro._transport.poller import AsyncPoller
 from airflow_provider_lro.exceptions import Code, RpcError
@@ -154,11 +157,10 @@ def test_batch_that_wakes_does_not_hold_up_the_others() -> None:
 
 
 def test_polls_a_second_are_shared_fairly() -> None:
-    """Of several limits the lowest holds, no ten seconds see more than it allows, and every wait has its turns."""
+    """No ten seconds see more than the limit allows, and every wait has its turns."""
 
     async def work(loop: VirtualTime) -> tuple[list[float], list[int]]:
-        limiter = RateLimiter(loop)
-        limiter.add_limits([50.0, 5.0])
+        limiter = RateLimiter(loop, EndpointStats(), 5.0)
         polls: list[float] = []
         turns = [0] * 100
 
@@ -170,8 +172,6 @@ def test_polls_a_second_are_shared_fairly() -> None:
                 await asyncio.sleep(1.0)
 
         await asyncio.gather(*(one(number) for number in range(100)))
-        limiter.remove_limits([5.0])
-        assert limiter.spacing == pytest.approx(0.02)
         return polls, turns
 
     polls, turns = in_virtual_time(work)
@@ -184,8 +184,7 @@ def test_poll_that_gets_no_turn_in_time_gives_its_place_back() -> None:
     """It is told so when its time is up, and those behind it come earlier for it."""
 
     async def work(loop: VirtualTime) -> None:
-        limiter = RateLimiter(loop)
-        limiter.add_limits([0.1])
+        limiter = RateLimiter(loop, EndpointStats(), 0.1)
         await limiter.acquire()
         with pytest.raises(TimeoutError):
             await limiter.acquire(within=4.0)
@@ -201,7 +200,7 @@ def test_without_limits_nobody_waits() -> None:
     """The ordinary case costs no time at all."""
 
     async def work(loop: VirtualTime) -> None:
-        limiter = RateLimiter(loop)
+        limiter = RateLimiter(loop, EndpointStats())
         for _ in range(1000):
             await limiter.acquire()
             limiter.record(None)
@@ -214,7 +213,7 @@ def test_complaints_slow_everybody_down_and_pass() -> None:
     """RESOURCE_EXHAUSTED halves the rate at most once a second; polls that succeed bring it back."""
 
     async def work(loop: VirtualTime) -> None:
-        limiter = RateLimiter(loop)
+        limiter = RateLimiter(loop, EndpointStats())
         for _ in range(200):
             await asyncio.sleep(0.1)
             await limiter.acquire()
@@ -236,21 +235,68 @@ def test_complaints_slow_everybody_down_and_pass() -> None:
     in_virtual_time(work)
 
 
-def test_retry_info_holds_everybody() -> None:
-    """All wait as long as the service asks for, five minutes at most; other errors slow nobody down."""
+def test_retry_info_does_not_hold_the_others() -> None:
+    """It is for its own wait, which heeds it; the others are slowed down as by any complaint."""
 
     async def work(loop: VirtualTime) -> None:
-        limiter = RateLimiter(loop)
+        limiter = RateLimiter(loop, EndpointStats())
         for error in (throttled(Code.UNAVAILABLE), RpcError("no", code=Code.PERMISSION_DENIED), ValueError("other")):
             limiter.record(error)
-        await limiter.acquire()
-        assert loop.time() == 1000.0
+        assert limiter.spacing == 0.0
         limiter.record(throttled(Code.UNAVAILABLE, retry_after=40.0))
+        assert limiter.spacing > 0.0
         await limiter.acquire()
-        assert loop.time() == pytest.approx(1040.0)
-        limiter.record(throttled(retry_after=1e9))
         await limiter.acquire()
-        assert loop.time() == pytest.approx(1040.0 + MAX_RETRY_INFO, abs=5.0)
+        assert loop.time() < 1000.0 + MAX_SPACING
+
+    in_virtual_time(work)
+
+
+@pytest.mark.parametrize("limit", [None, 20.0])
+def test_complaints_delay_nobody_by_more_than_half_an_interval(limit: float | None) -> None:
+    """One operation that does nothing but complain slows the polls of the others, and starves none of them.
+
+    One that is in no hurry has its turns, too, while they overtake it; and the connection's own limit is kept.
+    """
+
+    async def work(loop: VirtualTime) -> None:
+        limiter = RateLimiter(loop, EndpointStats(), limit)
+        gaps: list[float] = []
+        polls: list[float] = []
+        patient = 0
+        end = loop.time() + 120.0
+
+        async def complaining() -> None:
+            while loop.time() < end:
+                await limiter.acquire(max_slow_down=0.05)
+                polls.append(loop.time())
+                limiter.record(throttled(retry_after=300.0))
+                await asyncio.sleep(0.1)
+
+        async def one() -> None:
+            last = loop.time()
+            while loop.time() < end:
+                await asyncio.sleep(2.0)
+                await limiter.acquire(max_slow_down=1.0)
+                polls.append(loop.time())
+                gaps.append(loop.time() - last)
+                last = loop.time()
+                limiter.record(None)
+
+        async def without_hurry() -> None:
+            nonlocal patient
+            while loop.time() < end:
+                await limiter.acquire()
+                polls.append(loop.time())
+                patient += 1
+
+        await asyncio.gather(complaining(), without_hurry(), *(one() for _ in range(10)))
+        most = 3.0 if limit is None else 3.0 + 12 / limit  # in the queue of the limit
+        assert max(gaps) <= most + 1e-6
+        assert max(gaps) > 2.5, "they are slowed down"
+        assert patient > 120.0 / MAX_SPACING / 2
+        polls.sort()
+        assert limit is None or min(later - earlier for earlier, later in pairwise(polls)) >= 1 / limit - 1e-6
 
     in_virtual_time(work)
 
@@ -259,7 +305,7 @@ def test_response_that_is_too_large_slows_nobody_down() -> None:
     """It comes as RESOURCE_EXHAUSTED from our own side, and says nothing about the service's quota."""
 
     async def work(loop: VirtualTime) -> None:
-        limiter = RateLimiter(loop)
+        limiter = RateLimiter(loop, EndpointStats())
         oversized = throttled()
         oversized.permanent = True
         limiter.record(oversized)
@@ -268,10 +314,59 @@ def test_response_that_is_too_large_slows_nobody_down() -> None:
     in_virtual_time(work)
 
 
-async def test_endpoints_have_a_limiter_of_their_own() -> None:
-    """The complaints of one service do not slow another down."""
-    assert limiter_of("a:1") is limiter_of("a:1")
-    assert limiter_of("a:1") is not limiter_of("b:1")
+def as_config(target: str = "a:1", **values: Any) -> ChannelConfig:
+    """Return a channel with credentials."""
+    given = {"token": "t", **{key: values.pop(key) for key in ("token", "quota_project_id") if key in values}}
+    return ChannelConfig(target=target, credentials=CredentialsConfig(**given), **values)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"target": "b:1"},
+        {"token": "u"},
+        {"quota_project_id": "q"},
+        {"headers": (("x-goog-user-project", "q"),)},
+        {"headers": (("x-goog-api-key", "k"),)},
+        {"max_polls_per_second": 5.0},
+    ],
+    ids=str,
+)
+async def test_quotas_have_a_limiter_of_their_own(other: dict[str, Any]) -> None:
+    """Endpoint, credentials and project make a quota, with the limit of the connection; nothing else does."""
+    here = limiter_of(as_config())
+    assert limiter_of(as_config(**other)) is not here
+    assert limiter_of(as_config(max_message_mb=5, headers=(("x-goog-request-params", "location=l"),))) is here
+
+
+async def test_numbers_are_the_endpoints_whoever_polls_it() -> None:
+    """Limiters of one endpoint count together, and of their spacings the longest is shown, while somebody uses it."""
+    target = "numbers.example:443"
+    free, limited = limiter_of(as_config(target)), limiter_of(as_config(target, max_polls_per_second=2.0))
+    assert free.stats is limited.stats is stats_of(target)
+
+    def spacing() -> float:
+        return next(spacing for each, _, spacing in endpoints() if each == target)
+
+    assert spacing() == 0.5
+    del limited
+    assert spacing() == 0.0
+
+
+async def test_limit_of_one_connection_leaves_others_alone(busy: Any) -> None:
+    """A connection that may poll once in eleven days, and is told to come back later, starves nobody else."""
+    handler, client = busy
+    handler.go.set()
+    slow = replace(client.config, max_polls_per_second=1e-6)
+    async with AsyncOperationsClient(slow) as slow_client:
+        pollers = [AsyncPoller(WaitArgs(operation_name="operations/slow"), slow_client, shared=True) for _ in range(2)]
+        await pollers[0].get(Get(timeout=5.0))
+        with pytest.raises(RpcError, match="rate limited, not sent"):
+            await pollers[1].get(Get(timeout=5.0, queue=0.1))
+        limiter_of(slow).record(throttled(retry_after=300.0))
+        free = AsyncPoller(WaitArgs(operation_name="operations/x"), client, shared=True)
+        for _ in range(10):
+            assert (await free.get(Get(timeout=5.0, queue=5.0))).done
 
 
 class BusyServer:
@@ -363,43 +458,18 @@ async def test_clients_share_the_places_of_their_channel(busy: Any) -> None:
     assert (handler.calls, handler.most) == (len(calls), MAX_CALLS_IN_FLIGHT)
 
 
-@pytest.mark.parametrize(
-    ("of_wait", "of_connection", "spacing"),
-    [(50.0, None, 0.02), (None, 50.0, 0.02), (50.0, 20.0, 0.05), (20.0, 50.0, 0.05)],
-)
-async def test_limit_holds_while_a_group_waits(
-    busy: Any, monkeypatch: pytest.MonkeyPatch, of_wait: float | None, of_connection: float | None, spacing: float
-) -> None:
-    """`max_polls_per_second`, of the task or of its connection, holds for the endpoint as long as the waits last.
-
-    Of both the lower one holds.
-    """
+async def test_limit_holds_while_a_group_waits(busy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`max_polls_per_second` of a connection holds for all its waits together."""
     monkeypatch.setattr(limiter, "TICK", 0)
     handler, client = busy
-    of_endpoint = limiter_of(client.config.target)
-    args = WaitArgs(operation_name="operations/x", interval=0.1, max_polls_per_second=of_wait)
+    args = WaitArgs(operation_name="operations/x", interval=0.1)
     names = ["operations/x", "operations/y", "operations/z"]
-    config = replace(client.config, max_polls_per_second=of_connection)
+    config = replace(client.config, max_polls_per_second=50.0)
     async with WaitGroup(args, names, [config] * len(names)) as group:
         waiting = asyncio.ensure_future(group.run(Start.RESUME))
         await handler.until(len(names))
-        assert of_endpoint.spacing == pytest.approx(spacing)
-        assert of_endpoint.stats.waits == len(names)
+        assert limiter_of(config).spacing == pytest.approx(0.02)
+        assert stats_of(config.target).waits == len(names)
         handler.go.set()
         await waiting
-    assert (of_endpoint.spacing, of_endpoint.stats.waits) == (0.0, 0)
-
-
-async def test_wait_that_ends_leaves_the_limit_to_the_others() -> None:
-    """A limit that several waits hold is kept until the last of them has ended."""
-    config = ChannelConfig(target="127.0.0.1:1", insecure=True, max_polls_per_second=50.0)
-    limited = WaitArgs(operation_name="operations/x", max_polls_per_second=20.0)
-    free = WaitArgs(operation_name="operations/x")
-    of_endpoint = limiter_of(config.target)
-    async with AsyncOperationsClient(config) as client:
-        waits = [AsyncPoller(each, client, shared=True) for each in (limited, limited, free)]
-        spacings = [of_endpoint.spacing]
-        for each in waits:
-            await each.close()
-            spacings.append(of_endpoint.spacing)
-    assert spacings == pytest.approx([0.05, 0.05, 0.02, 0.0])
+    assert stats_of(config.target).waits == 0
