@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from google.longrunning import operations_proto_pb2 as pb
@@ -22,7 +23,7 @@ from airflow_provider_lro._core.state import JsonPayload, OperationState, Payloa
 from airflow_provider_lro.exceptions import Code, RpcError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterator, Sequence
 
 DEFAULT_SERVER_WAIT = 60.0
 """Seconds that WaitOperation asks the server to hold the call."""
@@ -37,6 +38,10 @@ MAX_ERROR_DETAILS = 100
 """… and how many of them: a million empty ones are 2 MB, and take six seconds."""
 MAX_EMPTY_PAGES = 1000
 """Pages in a row without an operation: a filter may leave many, but a listing of nothing else never ends."""
+MAX_TOKEN = 16 * 1024
+"""Characters of a page's token. Over HTTP it is part of a URL, which most servers take up to 8 or 16 KiB."""
+MAX_PLACES = 1000
+"""Places that could not be reached, of a whole listing; a service has some dozens of locations."""
 SERVICE = "/google.longrunning.Operations/"
 METHODS = tuple(
     SERVICE + name for name in ("GetOperation", "ListOperations", "CancelOperation", "DeleteOperation", "WaitOperation")
@@ -67,12 +72,13 @@ message_type {
 }
 message_type {
   name: "Page"
-  field { name: "operations" number: 1 type: TYPE_MESSAGE type_name: ".lro.Operation" label: LABEL_REPEATED }
+  field { name: "operations" number: 1 type: TYPE_BYTES label: LABEL_REPEATED }
   field { name: "next_page_token" number: 2 type: TYPE_STRING }
   field { name: "unreachable" number: 3 type: TYPE_STRING label: LABEL_REPEATED }
 }
 """
-"""Operation, google.rpc.Status and ListOperationsResponse. An error's details stay unparsed."""
+"""Operation, google.rpc.Status and ListOperationsResponse. An error's details stay unparsed, and so do a page's
+operations, as unknown fields: a page of 4 MiB may hold two million."""
 _pool = descriptor_pool.DescriptorPool()
 _pool.Add(text_format.Parse(_ENVELOPES, descriptor_pb2.FileDescriptorProto()))
 _Operation: Any
@@ -139,18 +145,56 @@ def wait_call(name: str, timeout: float) -> Call:
     return Call("WaitOperation", request, name=name, timeout=timeout + LONG_POLL_MARGIN)
 
 
-class Page(NamedTuple):
-    """One page of a listing."""
+class Page:
+    """One page of a listing, of which each operation is parsed when it is reached."""
 
-    operations: list[OperationState]
-    next_page_token: str
-    unreachable: list[str]
+    __slots__ = ("_call", "_target", "next_page_token", "operations", "unreachable")
+
+    def __init__(self, raw: bytes | None, call: Call, target: str) -> None:
+        page = _Page.FromString(raw)
+        self.operations: Sequence[bytes] = page.operations
+        self.next_page_token: str = page.next_page_token
+        self.unreachable: Sequence[str] = page.unreachable
+        self._call = call
+        self._target = target
+
+    def states(self) -> Iterator[OperationState]:
+        """Yield the operations; raise RpcError for one that is none."""
+        return (self._read(raw, _state) for raw in self.operations)
+
+    def summaries(self, is_wanted: Callable[[str, bool], bool]) -> Iterator[OperationState | None]:
+        """Yield the operations that are wanted, by name and ``done``, and None for each other; raise as ``states``.
+
+        A summary has neither a response's bytes nor an error's details.
+        """
+
+        def read(envelope: Any) -> OperationState | None:
+            return _summary(envelope) if is_wanted(envelope.name, envelope.done) else None
+
+        return (self._read(raw, read) for raw in self.operations)
+
+    def _read(self, raw: bytes, read: Callable[[Any], Any]) -> Any:
+        try:
+            return read(_Operation.FromString(raw))
+        except UNREADABLE:
+            raise _unreadable(self._call, self._target) from None
 
 
 class Listing:
-    """The calls of one listing, page after page, and the places that the service could not reach."""
+    """The calls of one listing, page after page, and the places that the service could not reach.
 
-    def __init__(self, parent: str, filter: str, page_size: int | None, return_partial_success: bool) -> None:  # noqa: FBT001
+    ``max_pages``: None for any number.
+    """
+
+    def __init__(
+        self,
+        parent: str,
+        filter: str,
+        page_size: int | None,
+        *,
+        return_partial_success: bool = False,
+        max_pages: int | None = None,
+    ) -> None:
         if page_size is not None and not is_whole(page_size, least=1, most=2**31 - 1):
             raise ValueError(f"page_size={page_size!r}, but it must be None or a whole number from 1 to 2147483647")
         if not is_text(filter):
@@ -158,6 +202,7 @@ class Listing:
         self.unreachable: list[str] = []
         self._tokens: set[str] = set()
         self._empty = 0
+        self._max_pages = max_pages
         self._parent = check_name(parent, what="parent", example="projects/p/locations/l")
         self._first = pb.ListOperationsRequest(name=parent, filter=filter, page_size=page_size or 0)
         if return_partial_success:
@@ -181,20 +226,29 @@ class Listing:
         """Take a page; return the token of the next, or None after the last.
 
         Raises:
-            RpcError: the next page is one that was there already, or too many were empty.
+            RpcError: the next page is one that was there already, or too many came, or too many empty ones, or its
+                token is too long.
         """
         self._empty = 0 if page.operations else self._empty + 1
-        self.unreachable.extend(page.unreachable)
+        places = islice(page.unreachable, MAX_PLACES - len(self.unreachable))
+        self.unreachable.extend(storable(place, what="a place that could not be reached") for place in places)
         token = page.next_page_token
-        problem = ""
+        problem, advice = "", "as it would never end; try another filter"
         if token in self._tokens:
             problem = "names a page as the next one that it has given before"
         elif self._empty >= MAX_EMPTY_PAGES and token:
             problem = f"has given {self._empty} pages in a row without an operation, and names another"
+        elif len(token) > MAX_TOKEN:
+            problem = f"names the next page by {len(token):,} characters"
+            advice = f"as {MAX_TOKEN:,} are the most; try another filter, or another page size"
+        elif token and len(self._tokens) + 1 == self._max_pages:
+            problem = f"has given {self._max_pages:,} pages, and names another"
+            advice = "give a filter that fewer operations pass, or raise max_triggerer_pages in the connection's extra"
         if problem:
-            text = f"the service {problem}: stopped, as it would never end; try another filter"
-            text += f" [ListOperations of {self._parent!r}]"
-            raise RpcError(text, code=Code.INTERNAL)
+            text = f"the service {problem}: stopped, {advice} [ListOperations of {self._parent!r}]"
+            error = RpcError(text, code=Code.INTERNAL)
+            error.permanent = token not in self._tokens  # what comes twice may not, the next time
+            raise error
         self._tokens.add(token)
         return token or None
 
@@ -212,16 +266,15 @@ def read_answer(call: Call, raw: bytes | None, *, target: str) -> Any:
         if call.rpc in ("GetOperation", "WaitOperation"):
             return _state(_Operation.FromString(raw))
         if call.rpc == "ListOperations":
-            page = _Page.FromString(raw)
-            return Page([_state(each) for each in page.operations], page.next_page_token, _places(page.unreachable))
+            return Page(raw, call, target)
     except (*UNREADABLE, TypeError):  # gRPC gives None for an OK without a message
-        text = f"the answer is not a message of google.longrunning: check host and port {call.at(target)}"
-        raise RpcError(text, code=Code.INTERNAL) from None
+        raise _unreadable(call, target) from None
     return None
 
 
-def _places(unreachable: Iterable[str]) -> list[str]:
-    return [storable(place, what="a place that could not be reached") for place in unreachable]
+def _unreadable(call: Call, target: str) -> RpcError:
+    text = f"the answer is not a message of google.longrunning: check host and port {call.at(target)}"
+    return RpcError(text, code=Code.INTERNAL)
 
 
 def read_error(raw: bytes) -> tuple[Payload | None, float | None]:
@@ -335,6 +388,12 @@ def _state(envelope: Any) -> OperationState:
         response=_payload(envelope.response) if result == "response" else None,
         metadata=_payload(envelope.metadata) if envelope.HasField("metadata") else None,
     )
+
+
+def _summary(envelope: Any) -> OperationState:
+    if envelope.WhichOneof("result") == "response":
+        envelope.response = b""
+    return replace(_state(envelope), details=None)
 
 
 def _payload(raw: bytes) -> Payload:

@@ -19,7 +19,7 @@ from airflow_provider_lro._messages.protocol import (
 )
 from airflow_provider_lro._transport.channel import ChannelConfig, acquire, parse_endpoint, read_pem
 from airflow_provider_lro._transport.credentials import CredentialsConfig
-from airflow_provider_lro._transport.limiter import not_sent_error, of_loop
+from airflow_provider_lro._transport.limiter import Slices, not_sent_error, of_loop
 from airflow_provider_lro._transport.rpc import (
     API_CLIENT,
     DEFAULT_RPC_TIMEOUT,
@@ -67,8 +67,8 @@ class _Pager:
         """Return the same listing, of which each operation is given to ``wrap`` first."""
         return type(self)(self._listing, self._fetch, wrap)
 
-    def _of(self, page: Page) -> list[Any]:
-        return page.operations if self._wrap is None else list(map(self._wrap, page.operations))
+    def _of(self, page: Page) -> Iterator[Any]:
+        return page.states() if self._wrap is None else map(self._wrap, page.states())
 
 
 class OperationsPager(_Pager):
@@ -87,10 +87,12 @@ class AsyncOperationsPager(_Pager):
 
     async def __aiter__(self) -> AsyncIterator[Any]:
         token: str | None = self._listing.restart()
+        slices = Slices()
         while token is not None:
             page = await self._fetch(self._listing.call(token))
             token = self._listing.next_token(page)
             for operation in self._of(page):
+                await slices.next()
                 yield operation
 
 
@@ -219,7 +221,7 @@ class OperationsClient(_Client):
         **options: Unpack[CallOptions],
     ) -> OperationsPager:
         """List the operations under a parent; the first page is fetched when the first operation is asked for."""
-        listing = Listing(parent, filter, page_size, return_partial_success)
+        listing = Listing(parent, filter, page_size, return_partial_success=return_partial_success)
         return OperationsPager(listing, lambda call: self.send(call, options))
 
     def cancel_operation(self, name: str, **options: Unpack[CallOptions]) -> None:
@@ -306,7 +308,7 @@ class AsyncOperationsClient(_Client):
         **options: Unpack[CallOptions],
     ) -> AsyncOperationsPager:
         """List the operations under a parent, for ``async for``."""
-        listing = Listing(parent, filter, page_size, return_partial_success)
+        listing = Listing(parent, filter, page_size, return_partial_success=return_partial_success)
         return AsyncOperationsPager(listing, lambda call: self.send(call, options))
 
     async def cancel_operation(self, name: str, **options: Unpack[CallOptions]) -> None:

@@ -7,13 +7,16 @@ import logging
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from airflow_provider_lro._core.schedule import Window
-from airflow_provider_lro._transport.limiter import forget_closed, limiter_of, pause
-from airflow_provider_lro.exceptions import Code, LroError
+from airflow_provider_lro._core.state import size_of
+from airflow_provider_lro._messages.protocol import Listing
+from airflow_provider_lro._transport.limiter import MAX_SLOW_DOWN, Slices, forget_closed, limiter_of, pause
+from airflow_provider_lro.exceptions import Code, LroError, RpcError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from airflow_provider_lro._core.state import OperationState
+    from airflow_provider_lro._messages.protocol import Call, Page
     from airflow_provider_lro._transport.channel import ChannelConfig
 
 PAGE_SIZE = 1000
@@ -25,6 +28,10 @@ MARGIN = 0.05
 waits, which would then poll by themselves."""
 RETRY_REFUSED = 300.0
 """Seconds, at least, until a refused listing is tried again for watchers; waits poll by themselves then."""
+MAX_KEPT = 128 * 1024 * 1024
+"""Bytes that are kept of one listing: the operations that are waited for, or, for a watcher, all that are finished."""
+OVERHEAD = 1024
+"""Bytes of an operation in memory besides its name and metadata, roughly."""
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +52,7 @@ class SharedListing:
         self._interval = 0.0
         self._hurry = asyncio.Event()
         self._page_size: int | None = PAGE_SIZE
+        self._limiter = limiter_of(config)
         self.subscriptions: dict[Subscription, None] = {}
         self.refused = False
 
@@ -94,7 +102,7 @@ class SharedListing:
         if self._page_size is not None:  # what did not fit may be gone
             self._page_size = PAGE_SIZE
         try:
-            found = await self._list(client, lambda state: (finished and state.done) or state.name in names)
+            found = await self._list(client, lambda name, done: (finished and done) or name in names)
         except LroError as error:
             failed = error.with_traceback(None)  # else it keeps the frames of the call
         if failed is None:
@@ -105,6 +113,7 @@ class SharedListing:
             self.refused = True
         for each in notified:
             each.notify(found, failed)
+            await asyncio.sleep(0)  # one wakes after another: all at once would hold up everything else
 
     async def _pause(self, took: float) -> None:
         """Pause until the next listing, so that an interval goes from the beginning of one to that of the next."""
@@ -123,25 +132,52 @@ class SharedListing:
             pausing.cancel()
             hurry.cancel()
 
-    async def _list(self, client: Any, wanted: Callable[[OperationState], bool]) -> dict[str, OperationState]:
-        limiter = limiter_of(self._config.target)
-        await limiter.acquire()
-        limiter.stats.lists += 1
+    async def _list(self, client: Any, is_wanted: Callable[[str, bool], bool]) -> dict[str, OperationState]:
         try:
-            pages = client.list_operations(self._parent, self._filter, page_size=self._page_size)
-            found = {state.name: state async for state in pages if wanted(state)}
+            return await self._read(client, is_wanted)
         except LroError as error:
-            limiter.stats.failed(error)
-            limiter.record(error)
+            self._limiter.stats.failed(error)
+            self._limiter.record(error)
             if error.code == Code.INVALID_ARGUMENT and self._page_size is not None:
                 self._page_size = None  # one that is too large, perhaps
-                return await self._list(client, wanted)
+                return await self._list(client, is_wanted)
             if error.too_large and self._page_size is not None and self._page_size > 1:
                 self._page_size //= 10
-                return await self._list(client, wanted)
+                return await self._list(client, is_wanted)
             raise
-        limiter.record(None)
+
+    async def _read(self, client: Any, is_wanted: Callable[[str, bool], bool]) -> dict[str, OperationState]:
+        listing = Listing(self._parent, self._filter, self._page_size, max_pages=self._config.max_triggerer_pages)
+        token: str | None = listing.restart()
+        found: dict[str, OperationState] = {}
+        kept, slices = 0, Slices()
+        while token is not None:
+            page = await self._page(client, listing.call(token))
+            token = listing.next_token(page)
+            for state in page.summaries(is_wanted):
+                await slices.next()
+                if state is None:
+                    continue
+                found[state.name] = state
+                kept += OVERHEAD + len(state.name) + size_of(state.metadata)
+                if kept > MAX_KEPT:
+                    raise self._too_large()
         return found
+
+    async def _page(self, client: Any, call: Call) -> Page:
+        interval = min((each.interval for each in self.subscriptions), default=0.0)
+        await self._limiter.acquire(max_slow_down=MAX_SLOW_DOWN * interval)
+        self._limiter.stats.lists += 1
+        page: Page = await client.send(call, {})
+        self._limiter.record(None)
+        return page
+
+    def _too_large(self) -> RpcError:
+        text = f"the listed operations take more than the {MAX_KEPT >> 20} MiB that a triggerer keeps of a listing"
+        text += f": give a filter that fewer pass [ListOperations of {self._parent!r}]"
+        error = RpcError(text, code=Code.INTERNAL)
+        error.permanent = True
+        return error
 
 
 _listings: dict[_Key, SharedListing] = {}

@@ -144,7 +144,11 @@ class EventDeduplicator:
         """
         if self._seen is None:
             self._seen = await self._begin(finished)
+        from airflow_provider_lro._transport.limiter import Slices
+
+        slices = Slices()
         for digest, operation in finished.items():  # an operation that is deleted before its turn is announced, too
+            await slices.next()
             known = digest in self._seen or digest in self._announced
             if not known and (operation.outcome is None or operation.outcome in self._outcomes):
                 self._waiting.setdefault(digest, operation)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from airflow_provider_lro._core.wait import outcome_of
 from airflow_provider_lro._messages.metadata import ENDED, time_in
 from airflow_provider_lro._transport.client import AsyncOperationsClient
-from airflow_provider_lro._transport.limiter import limiter_of
+from airflow_provider_lro._transport.limiter import Slices, limiter_of
 from airflow_provider_lro._transport.listing import Subscription
 from airflow_provider_lro.assets._seen import Finished, digest_of
 from airflow_provider_lro.exceptions import LroError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 
     from airflow_provider_lro._core.state import OperationState
     from airflow_provider_lro._transport.channel import ChannelConfig
@@ -56,20 +56,34 @@ async def snapshots(
                         subscription.unsubscribe()
                     subscription = Subscription(AsyncOperationsClient, config, parent, interval=interval, filter=filter)
                 listing = True
-                listed = await subscription.next()
-                usable = {digest_of(each.name): each for each in listed if _is_usable(each.name)}
-                known = {digest: known.get(digest) or _listed(each) for digest, each in usable.items()}
+                known, left_out = await _finished(await subscription.next(), known)
             except Exception as error:  # noqa: BLE001
                 problems.log_error(error)
                 if not listing or not isinstance(error, LroError):  # else the next listing comes in due time
                     await asyncio.sleep(max(interval, MIN_PAUSE))
             else:
                 problems.log_error(None)
-                problems.log_left_out(len(listed) - len(usable))
+                problems.log_left_out(left_out)
                 yield known
     finally:
         if subscription is not None:
             subscription.unsubscribe()
+
+
+async def _finished(
+    listed: Iterable[OperationState], known: Mapping[bytes, Finished]
+) -> tuple[dict[bytes, Finished], int]:
+    """Return the listed operations, by their digests, and how many have a name that cannot be used."""
+    found: dict[bytes, Finished] = {}
+    left_out, slices = 0, Slices()
+    for each in listed:
+        await slices.next()
+        if not each.name.strip() or len(each.name) > MAX_NAME:
+            left_out += 1
+            continue
+        digest = digest_of(each.name)
+        found[digest] = known.get(digest) or _listed(each)
+    return found, left_out
 
 
 class _Problems:
@@ -96,17 +110,13 @@ class _Problems:
         self._left_out = number
 
 
-def _is_usable(name: str) -> bool:
-    return bool(name.strip()) and len(name) <= MAX_NAME
-
-
 async def read_finished(client: AsyncOperationsClient, name: str) -> Finished | None:
     """Return a finished operation as the service has it; None if the service says that it is still running.
 
     Raises:
         LroError: it cannot be read.
     """
-    limiter = limiter_of(client.config.target)
+    limiter = limiter_of(client.config)
     await limiter.acquire()
     try:
         operation = await client.get_operation(name)

@@ -18,6 +18,7 @@ from airflow_provider_lro._transport.channel import open_channels
 from airflow_provider_lro.operation import OperationsClient
 from airflow_provider_lro.simulator import operation_name
 from tests.airflow.fake_service import PARENT
+from tests.airflow.worker import longest_step
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -67,6 +68,28 @@ async def until(condition: Any) -> None:
     async with asyncio.timeout(20):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.05)
+
+
+@needs_watchers
+async def test_many_finished_operations_do_not_hold_up_the_loop(fake: FakeService) -> None:
+    """Neither their listing does, nor what is made of it, nor the choice of what is announced."""
+    metadata = struct_pb2.Struct()
+    metadata["end_time"] = "2026-01-01T00:00:00Z"
+    operation = pb.Operation(done=True)
+    operation.metadata.Pack(metadata)
+    operation.response.Pack(struct_pb2.Struct())
+    page = pb.ListOperationsResponse(operations=[operation] * 30_000)
+    for number, each in enumerate(page.operations):
+        each.name = f"{PARENT}/operations/{number}"
+    fake.ListOperations = lambda request, context: page  # type: ignore[method-assign]
+    events: list[dict[str, dict[str, Any]]] = []
+
+    async def watch() -> None:
+        events.append(await first_event(trigger(PARENT).run()))
+
+    assert await longest_step(watch()) < 0.5
+    assert len(events[0]) > 100
+    assert {each["end_time"] for each in events[0].values()} == {"2026-01-01T00:00:00Z"}
 
 
 @needs_watchers

@@ -43,7 +43,9 @@ from airflow_provider_lro._core.wait import Answer, Start, wait
 from airflow_provider_lro._messages import protocol, results
 from airflow_provider_lro._messages.events import event_from_outcomes
 from airflow_provider_lro._transport import channel, rpc
+from airflow_provider_lro._transport import listing as shared
 from airflow_provider_lro._transport import tokens as tokens_module
+from airflow_provider_lro._transport.channel import ChannelConfig
 from airflow_provider_lro._transport.credentials import CredentialsConfig
 from airflow_provider_lro.exceptions import LroError, RpcError
 from airflow_provider_lro.hooks import LongRunningOperationHook
@@ -531,6 +533,27 @@ def listing(here: Here, **page: Any) -> Any:
         del here.fake.ListOperations
 
 
+def shared_listing(here: Here, *, kept: int = shared.MAX_KEPT, **limits: Any) -> Any:
+    """Watch a parent, in a triggerer, whose listing is longer than that."""
+    here.patch.setattr(shared, "MAX_KEPT", kept)
+    here.fake.ListOperations = lambda request, context: pb.ListOperationsResponse(  # type: ignore[method-assign]
+        next_page_token=f"{request.page_token}a", operations=[pb.Operation(name=NAME, done=True)] * 600
+    )
+
+    async def watch() -> None:
+        config = ChannelConfig(target=f"127.0.0.1:{here.fake.port}", insecure=True, **limits)
+        watching = shared.Subscription(AsyncOperationsClient, config, PARENT, interval=60.0)
+        try:
+            await watching.next()
+        finally:
+            watching.unsubscribe()
+
+    try:
+        asyncio.run(watch())
+    finally:
+        del here.fake.ListOperations
+
+
 def unreadable(here: Here) -> Any:
     """Get what is not an operation."""
     here.patch.setattr(
@@ -670,6 +693,7 @@ CASES: dict[str, Callable[[Here], Any]] = {
     "sensor: interval": lambda here: sensor(interval=5),
     "sensor: wait_timeout": lambda here: sensor(wait_timeout=5),
     "sensor: gcp_conn_id": lambda here: sensor(gcp_conn_id="google"),
+    "sensor: max_polls_per_second": lambda here: sensor(max_polls_per_second=5),
     **{
         f"sensor: {name}": lambda here, name=name: sensor(**{name: 60 if name == "max_wait" else True})  # type: ignore[misc]
         for name in REFUSED
@@ -809,6 +833,7 @@ CASES: dict[str, Callable[[Here], Any]] = {
         here.patch.delenv("AIRFLOW_CONN_LRO_DEFAULT"),
         run(sensor(endpoint="evil.example:8443")),
     ),
+    "connection: max_triggerer_pages": with_extra({"max_triggerer_pages": 0}),
     "connection: headers": with_extra({"headers": "x"}),
     "connection: header with a line end": with_extra({"headers": {"x-region": "a\n"}}),
     "connection: impersonation_chain": with_extra({"impersonation_chain": 5}),
@@ -897,6 +922,9 @@ CASES: dict[str, Callable[[Here], Any]] = {
     "call: rate limited": rate_limited,
     "listing: the same page again": lambda here: listing(here, token=lambda token: "a"),
     "listing: nothing but empty pages": lambda here: listing(here, token=lambda token: f"{token}a"),
+    "listing: a token that is too long": lambda here: listing(here, token=lambda token: "a" * 20_000),
+    "listing: more pages than a triggerer reads": lambda here: shared_listing(here, max_triggerer_pages=2),
+    "listing: more than a triggerer keeps": lambda here: shared_listing(here, kept=1 << 20),
     # The outcome of a wait.
     "wait: failed": lambda here: run(sensor(here.done(code=9, message="not now"))),
     "wait: failed, with details": lambda here: results.failure(

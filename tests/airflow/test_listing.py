@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -13,18 +14,22 @@ from google.longrunning import operations_proto_pb2 as pb
 from google.protobuf import struct_pb2
 
 from airflow_provider_lro._core.args import WaitArgs
+from airflow_provider_lro._core.schedule import Window
 from airflow_provider_lro._core.wait import Get, Start, wait
 from airflow_provider_lro._runner.driver import Drive, steady_clock
 from airflow_provider_lro._transport import listing
 from airflow_provider_lro._transport.channel import ChannelConfig, open_channels
 from airflow_provider_lro._transport.client import AsyncOperationsClient
 from airflow_provider_lro._transport.credentials import CredentialsConfig
+from airflow_provider_lro._transport.limiter import stats_of
+from airflow_provider_lro._transport.listing import Subscription
 from airflow_provider_lro._transport.poller import AsyncPoller
+from airflow_provider_lro.exceptions import RpcError
 from airflow_provider_lro.sensors import LongRunningOperationSensor
 from airflow_provider_lro.simulator import operation_name
 from airflow_provider_lro.triggers import LongRunningOperationTrigger
 from tests.airflow.fake_service import PARENT
-from tests.airflow.worker import run
+from tests.airflow.worker import longest_step, run
 
 if TYPE_CHECKING:
     from tests.airflow.fake_service import FakeService
@@ -213,3 +218,97 @@ def test_name_that_does_not_say_its_parent_is_polled_by_itself(
     waiting = LongRunningOperationSensor(task_id="wait", operation_name=names if many else bare, **wait)
     assert run(waiting).result == ([{}, {}] if many else {})
     assert "" not in fake.acted("ListOperations")
+
+
+# ── listings that are larger than they should be ──
+
+
+def subscription(fake: FakeService, *, name: str = "", **limits: Any) -> Subscription:
+    config = ChannelConfig(target=f"127.0.0.1:{fake.port}", insecure=True, **limits)
+    return Subscription(AsyncOperationsClient, config, PARENT, interval=60.0, name=name)
+
+
+async def test_page_of_tiny_operations_does_not_hold_up_the_loop(fake: FakeService) -> None:
+    """A page is read in slices, between which everything else has a turn."""
+    page = pb.ListOperationsResponse.FromString(b"\x0a\x00" * 300_000)
+    fake.ListOperations = lambda request, context: page  # type: ignore[method-assign]
+    waiting = subscription(fake, name=f"{PARENT}/operations/o")
+    assert await longest_step(waiting.pause(Window(shortest=60.0, longest=60.0))) < 0.5
+    assert waiting.pop() is None
+    waiting.unsubscribe()
+
+
+async def test_waits_of_a_listing_wake_one_after_another(fake: FakeService) -> None:
+    """Everything else has a turn between two of them."""
+    names = [fake.add(f"o{number}") for number in range(100)]
+    turns, woken = 0, []
+
+    async def one(name: str) -> None:
+        waiting = subscription(fake, name=name)
+        await waiting.pause(Window(shortest=60.0, longest=60.0))
+        woken.append(turns)
+        assert waiting.pop() is not None
+        waiting.unsubscribe()
+
+    waits = asyncio.gather(*map(one, names))
+    while not waits.done():
+        turns += 1
+        await asyncio.sleep(0)
+    await waits
+    assert len(set(woken)) > len(names) * 0.9
+
+
+async def test_each_page_is_a_call_of_the_rate_limit(fake: FakeService) -> None:
+    """`max_polls_per_second` holds for pages as it does for polls, and each counts."""
+    pages = 6
+    fake.ListOperations = lambda request, context: pb.ListOperationsResponse(  # type: ignore[method-assign]
+        operations=[pb.Operation(name=f"{PARENT}/operations/o")],
+        next_page_token=f"{request.page_token}a" if len(request.page_token) + 1 < pages else "",
+    )
+    waiting = subscription(fake, name=f"{PARENT}/operations/o", max_polls_per_second=20.0)
+    began = time.monotonic()
+    await waiting.pause(Window(shortest=60.0, longest=60.0))
+    assert time.monotonic() - began > (pages - 1) / 20.0 - 0.01
+    assert waiting.pop() is not None
+    waiting.unsubscribe()
+    assert len(fake.calls) == pages
+    assert stats_of(waiting.config.target).lists == pages
+
+
+async def test_listing_has_an_end(fake: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After `max_triggerer_pages` a watcher is told which extra raises them, and waits are polled by themselves."""
+    operation = fake.add("o")
+    fake.ListOperations = lambda request, context: pb.ListOperationsResponse(  # type: ignore[method-assign]
+        operations=[pb.Operation(name=operation)], next_page_token=f"{request.page_token}a"
+    )
+
+    def end(method: str, _: str) -> None:
+        if method == "GetOperation" and len(fake.acted(method)) == 3:
+            fake.operations[operation].done = True
+
+    fake.before = end
+    extra = {"insecure": True, "max_triggerer_pages": 4}
+    stored = {"conn_type": "lro", "host": "127.0.0.1", "port": fake.port, "extra": extra}
+    monkeypatch.setenv("AIRFLOW_CONN_SHORT", json.dumps(stored))
+    assert await outcome(trigger(PARENT, operation, interval=0.2, lro_conn_id="short")) == "S"
+    assert len(fake.acted("ListOperations")) == 4, "once, then it is known"
+    watching = subscription(fake, max_triggerer_pages=5)
+    with pytest.raises(RpcError, match=r"has given 5 pages, and names another: .* max_triggerer_pages") as caught:
+        await watching.next()
+    assert not caught.value.is_transient
+    watching.unsubscribe()
+
+
+async def test_listing_keeps_no_more_than_it_may(fake: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what is listed only what somebody wants takes memory, and of this there is a limit."""
+    monkeypatch.setattr(listing, "MAX_KEPT", 20 * listing.OVERHEAD, raising=False)
+    for number in range(100):
+        fake.add(f"o{number}", ended=1.0)
+    waiting = subscription(fake, name=fake.add("waited"))
+    await waiting.pause(Window(shortest=60.0, longest=60.0))
+    assert waiting.pop() is not None
+    waiting.unsubscribe()
+    watching = subscription(fake)
+    with pytest.raises(RpcError, match=r"more than the .* that a triggerer keeps of a listing: give a filter"):
+        await watching.next()
+    watching.unsubscribe()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import import_module
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tests.versions import AirflowRescheduleException, TaskDeferred
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 
 @dataclass
@@ -129,3 +130,14 @@ def fire(row: tuple[str, dict[str, Any]]) -> Any:
 
     (event,) = asyncio.run(events())
     return event.payload
+
+
+async def longest_step(work: Awaitable[Any]) -> float:
+    """Return the longest time, in seconds of CPU, for which nothing else had a turn in the event loop meanwhile."""
+    working, longest, last = asyncio.ensure_future(work), 0.0, time.thread_time()
+    while not working.done():
+        await asyncio.sleep(0)
+        now = time.thread_time()
+        longest, last = max(longest, now - last), now
+    await working
+    return longest

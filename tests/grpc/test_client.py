@@ -301,6 +301,15 @@ async def test_empty_pages_are_not_read_for_ever(shell: Shell, serve: Serve) -> 
     assert len(fake.calls) == 3 * MAX_EMPTY_PAGES
 
 
+async def test_a_token_of_any_size_is_not_kept(shell: Shell, serve: Serve) -> None:
+    """One that is longer than a page's token may be is an error, and is not sent back."""
+    fake = serve(ListOperations=lambda request, context: pb.ListOperationsResponse(next_page_token="x" * 20_000))
+    async with shell.connect(fake.endpoint, insecure=True) as client:
+        with pytest.raises(RpcError, match="names the next page by 20,000 characters: stopped, as 16,384 are the most"):
+            await shell.listed(client.list_operations("p"))
+    assert len(fake.calls) == 1
+
+
 @pytest.mark.parametrize("size", [0, -1, True, 1.5, 2**31])
 def test_a_value_that_is_not_a_page_size(shared_client: OperationsClient, size: Any) -> None:
     """It is refused where it is given."""

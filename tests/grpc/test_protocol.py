@@ -17,12 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_lro._core.checks import storable
-from airflow_provider_lro._core.outcome import Failed
+from airflow_provider_lro._core.outcome import Failed, Succeeded
 from airflow_provider_lro._core.state import OperationState, Payload
 from airflow_provider_lro._core.wait import outcome_of
 from airflow_provider_lro._messages.protocol import (
     STATUS_URL,
+    Call,
     Listing,
+    Page,
     get_call,
     read_answer,
     state_from_message,
@@ -142,7 +144,8 @@ def test_page_holds_the_states_of_its_operations(
     response += descriptor_pb2.FileDescriptorProto(dependency=unreachable).SerializeToString()
     call = Listing("p", "", None, return_partial_success=False).call("")
     page = read_answer(call, response, target="host:1")
-    assert page == ([state_from_message(each) for each in listed], token, unreachable)
+    assert list(page.states()) == [state_from_message(each) for each in listed]
+    assert (page.next_page_token, list(page.unreachable)) == (token, unreachable)
 
 
 def test_partial_success_is_asked_for_on_every_page() -> None:
@@ -191,3 +194,49 @@ def test_bytes_that_do_not_parse_in_python() -> None:
     """Protobuf's implementation in Python raises another error for a text that is not UTF-8."""
     env = {**os.environ, "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "python"}
     subprocess.run([sys.executable, "-W", "ignore", "-c", PURE], check=True, env=env, timeout=60)
+
+
+def listed(raw: bytes, call: Call) -> Page:
+    """Read a page."""
+    page = read_answer(call, raw, target="host:1")
+    assert isinstance(page, Page)
+    return page
+
+
+def test_places_of_a_listing_are_bounded() -> None:
+    """A service may name any number of places that it could not reach; the first thousand of a listing are kept."""
+    listing = Listing("p", "", None, return_partial_success=True)
+    first, last = b"\x1a\x01a" * 800 + b"\x12\x01t", b"\x1a\x01b" * 800
+    assert listing.next_token(listed(first, listing.call(listing.restart()))) == "t"
+    assert listing.next_token(listed(last, listing.call("t"))) is None
+    assert listing.unreachable == ["a"] * 800 + ["b"] * 200
+
+
+def test_summary_leaves_out_what_nobody_needs_of_a_listing() -> None:
+    """The outcome is in it, with the metadata; a response and an error's details are not even parsed or kept."""
+    succeeded = pb.Operation(name="s", done=True)
+    succeeded.response.value = b"x" * 1000
+    succeeded.metadata.value = b"m"
+    failed = pb.Operation(name="f", done=True)
+    failed.error.code = 9
+    failed.error.details.add(value=b"x" * 1000)
+    runs = pb.Operation(name="r")
+    call = Listing("p", "", None).call("")
+    page = listed(pb.ListOperationsResponse(operations=[succeeded, failed, runs]).SerializeToString(), call)
+    summaries = list(page.summaries(lambda name, done: done))
+    assert summaries == [
+        OperationState(name="s", done=True, response=Payload(), metadata=Payload(value=b"m")),
+        OperationState(name="f", done=True, code=9),
+        None,
+    ]
+    assert [state.name for state in page.states()] == ["s", "f", "r"]
+    assert [type(outcome_of(state)) for state in summaries if state] == [Succeeded, Failed]
+
+
+def test_operation_of_a_page_that_is_none() -> None:
+    """It is an error of its listing when it is reached, by whichever way."""
+    call = Listing("p", "", None).call("")
+    page = listed(b"\x0a\x02\x0a\x7f", call)
+    for read_one in (page.states(), page.summaries(lambda name, done: True)):
+        with pytest.raises(RpcError, match=r"is not a message of google\.longrunning"):
+            next(read_one)
