@@ -96,6 +96,18 @@ def outcome_of(event: dict[str, Any], operation: str) -> Any:
     return outcome
 
 
+async def test_retry_info_of_one_operation_is_not_for_the_others(name: Callable[..., str]) -> None:
+    """It holds up its own wait for as long as it says, and the others' polls by half an interval at most."""
+    told = trigger(name(outcome="never", fault="RESOURCE_EXHAUSTED*9", retry_info=250), initial_delay=0.1)
+    others = [trigger(name(duration=2.0), interval=0.2, initial_delay=0.2) for _ in range(5)]
+    waiting = asyncio.ensure_future(anext(told.run()))  # type: ignore[call-overload]
+    events = await asyncio.gather(*(anext(each.run()) for each in others))  # type: ignore[call-overload]
+    assert [event.payload["outcomes"] for event in events] == ["S"] * 5
+    assert not waiting.done()
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+
+
 def test_event_holds_the_outcome(name: Callable[..., str]) -> None:
     """The one event names the operation and holds its outcome."""
     operation = name(duration=0.2)
