@@ -28,7 +28,7 @@ MARGIN = 0.05
 waits, which would then poll by themselves."""
 RETRY_REFUSED = 300.0
 """Seconds, at least, until a refused listing is tried again for watchers; waits poll by themselves then."""
-MAX_KEPT = 128 * 1024 * 1024
+MAX_LISTING_SIZE = 128 * 1024 * 1024
 """Bytes that are kept of one listing: the operations that are waited for, or, for a watcher, all that are finished."""
 OVERHEAD = 1024
 """Bytes of an operation in memory besides its name and metadata, roughly."""
@@ -160,7 +160,7 @@ class SharedListing:
                     continue
                 found[state.name] = state
                 kept += OVERHEAD + len(state.name) + size_of(state.metadata)
-                if kept > MAX_KEPT:
+                if kept > MAX_LISTING_SIZE:
                     raise self._too_large()
         return found
 
@@ -173,7 +173,7 @@ class SharedListing:
         return page
 
     def _too_large(self) -> RpcError:
-        text = f"the listed operations take more than the {MAX_KEPT >> 20} MiB that a triggerer keeps of a listing"
+        text = f"the listed operations take more than the {MAX_LISTING_SIZE >> 20} MiB that a triggerer keeps of a listing"
         text += f": give a filter that fewer pass [ListOperations of {self._parent!r}]"
         error = RpcError(text, code=Code.INTERNAL)
         error.permanent = True

@@ -533,9 +533,9 @@ def listing(here: Here, **page: Any) -> Any:
         del here.fake.ListOperations
 
 
-def shared_listing(here: Here, *, kept: int = shared.MAX_KEPT, **limits: Any) -> Any:
+def shared_listing(here: Here, *, kept: int = shared.MAX_LISTING_SIZE, **limits: Any) -> Any:
     """Watch a parent, in a triggerer, whose listing is longer than that."""
-    here.patch.setattr(shared, "MAX_KEPT", kept)
+    here.patch.setattr(shared, "MAX_LISTING_SIZE", kept)
     here.fake.ListOperations = lambda request, context: pb.ListOperationsResponse(  # type: ignore[method-assign]
         next_page_token=f"{request.page_token}a", operations=[pb.Operation(name=NAME, done=True)] * 600
     )

@@ -301,7 +301,7 @@ async def test_listing_has_an_end(fake: FakeService, monkeypatch: pytest.MonkeyP
 
 async def test_listing_keeps_no_more_than_it_may(fake: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of what is listed only what somebody wants takes memory, and of this there is a limit."""
-    monkeypatch.setattr(listing, "MAX_KEPT", 20 * listing.OVERHEAD, raising=False)
+    monkeypatch.setattr(listing, "MAX_LISTING_SIZE", 20 * listing.OVERHEAD, raising=False)
     for number in range(100):
         fake.add(f"o{number}", ended=1.0)
     waiting = subscription(fake, name=fake.add("waited"))
