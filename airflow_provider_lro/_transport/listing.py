@@ -173,8 +173,8 @@ class SharedListing:
         return page
 
     def _too_large(self) -> RpcError:
-        text = f"the listed operations take more than the {MAX_LISTING_SIZE >> 20} MiB that a triggerer keeps of a listing"
-        text += f": give a filter that fewer pass [ListOperations of {self._parent!r}]"
+        text = f"the listed operations take more than the {MAX_LISTING_SIZE >> 20} MiB that a triggerer keeps of a"
+        text += f" listing: give a filter that fewer pass [ListOperations of {self._parent!r}]"
         error = RpcError(text, code=Code.INTERNAL)
         error.permanent = True
         return error

@@ -514,7 +514,7 @@ def test_report_outlives_whatever_ends_the_wait(fake: FakeService) -> None:
 
     def spoil(method: str, _: str) -> None:
         if method == "CancelOperation":
-            waiting.connect_timeout = "long"
+            waiting.multiplier = "many"
 
     fake.before = spoil
     with pytest.raises((TypeError, ValueError)):

@@ -230,7 +230,7 @@ def subscription(fake: FakeService, *, name: str = "", **limits: Any) -> Subscri
 
 async def test_page_of_tiny_operations_does_not_hold_up_the_loop(fake: FakeService) -> None:
     """A page is read in slices, between which everything else has a turn."""
-    page = pb.ListOperationsResponse.FromString(b"\x0a\x00" * 300_000)
+    page = pb.ListOperationsResponse.FromString(b"\x0a\x00" * 200_000)
     fake.ListOperations = lambda request, context: page  # type: ignore[method-assign]
     waiting = subscription(fake, name=f"{PARENT}/operations/o")
     assert await longest_step(waiting.pause(Window(shortest=60.0, longest=60.0))) < 0.5
