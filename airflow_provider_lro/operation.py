@@ -5,7 +5,6 @@ The parts that need grpc and protobuf are imported inside functions: a DAG file 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from airflow_provider_lro._core.args import WaitArgs
@@ -120,10 +119,6 @@ class _Operation:
 
         return metadata(self._state, message_type)
 
-    def _update(self, state: OperationState) -> None:
-        """Make a polled state the current one. Its name stays ours if the service left it out of its answer."""
-        self._state = state if state.name else replace(state, name=self.name)
-
     def _result(self, response_type: Any, *, require_result: bool = False) -> Any:
         """Return the response, None while not done, or raise the operation's failure."""
         from airflow_provider_lro._messages.results import failure, response
@@ -152,7 +147,7 @@ class _Operation:
         from airflow_provider_lro._messages.results import result_of
 
         if outcome.operation is not None:
-            self._update(outcome.operation)
+            self._state = outcome.operation
         return result_of(outcome, args, response_type, require_result=require_result)
 
 
@@ -198,7 +193,7 @@ class Operation(_Operation):
         """
         response_type = _type_of(response_type)
         if not self.done:
-            self._update(self._client.get_operation(self.name, **options))
+            self._state = self._client.get_operation(self.name, **options)
         return self._result(response_type, require_result=require_result)
 
     def wait(self, response_type: Any = None, **options: Any) -> Any:
@@ -279,7 +274,7 @@ class AsyncOperation(_Operation):
         """Fetch the latest state, unless the operation is known to be done; see ``Operation.poll``."""
         response_type = _type_of(response_type)
         if not self.done:
-            self._update(await self._client.get_operation(self.name, **options))
+            self._state = await self._client.get_operation(self.name, **options)
         return self._result(response_type, require_result=require_result)
 
     async def wait(self, response_type: Any = None, **options: Any) -> Any:

@@ -7,10 +7,11 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow_provider_lro._core.checks import one_line
+from airflow_provider_lro._core.checks import MAX_NAME, one_line
 from airflow_provider_lro._core.names import are_many, names_of, parent_of, unpack
 from airflow_provider_lro.exceptions import (
     REPORT_FAULT,
+    Code,
     LroError,
     MalformedOperation,
     OperationCancelled,
@@ -19,6 +20,7 @@ from airflow_provider_lro.exceptions import (
     OperationsFailed,
     OperationTimeout,
     ResultRejected,
+    RpcError,
 )
 from airflow_provider_lro.operators._base import DEFAULT_DEFERRABLE, LroOperator, ResultOperator, arguments, as_airflows
 from airflow_provider_lro.operators._bulk import error_lines, raise_together
@@ -332,6 +334,10 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
         return self._result(context, names, outcomes, args)
 
     def _resume(self, context: Context, event: Mapping[str, Any] | None, packed: str | None) -> Any:
+        from airflow_provider_lro._messages.events import check_event
+
+        if event is not None:
+            check_event(event)
         names = self._names_again(context, packed)
         if names is None and event is not None:  # `airflow dags test` drops the arguments, and the listing was not kept
             return self._start(context, event["started_at"])
@@ -361,6 +367,12 @@ class LongRunningOperationSensor(ResultOperator, BaseSensorOperator):
             if not state.name.strip():
                 nameless += 1
                 continue
+            if len(state.name) > MAX_NAME:
+                raise RpcError(
+                    f"the service lists an operation whose name has {len(state.name):,} characters, but it must have at"
+                    f" most {MAX_NAME:,}: leave it out by filter [ListOperations of {parent!r}]",
+                    code=Code.INTERNAL,
+                )
             names[state.name] = None
             if len(names) > MAX_OPERATIONS:
                 self._check_count(list(names), 0)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_lro._core.args import WaitArgs, row_of
+from airflow_provider_lro._core.checks import Rule, check_name, check_rules, is_flag, is_text, is_whole, one_of, or_none
 from airflow_provider_lro._core.names import in_short, pack, unpack
 from airflow_provider_lro._core.outcome import CallFailed, TimedOut, is_skip
 from airflow_provider_lro._core.schedule import Window
@@ -59,6 +60,21 @@ IMPORT_TIMEOUT = 10.0
 """Seconds that a wait lets its types be imported before it begins without them."""
 XCOM_TIMEOUT = 30.0
 """Seconds that the XCom may take; then a worker writes it. Less than the slack of Airflow's own timeout."""
+
+RULES: tuple[Rule, ...] = (
+    ("wanted", is_whole, "a whole number of at least 0"),
+    ("lro_conn_id", is_text, "the id of a connection, as text"),
+    *(
+        (name, or_none(is_text), "None or a text in UTF-8")
+        for name in ("endpoint", "impersonation_chain", "quota_project_id", "headers", "response_type")
+    ),
+    ("on_cancelled", *one_of("fail", "skip")),
+    *(
+        (name, is_flag, "True or False")
+        for name in ("require_result", "end_from_trigger", "soft_fail", "never_fail", "do_xcom_push")
+    ),
+)
+"""The arguments that are the trigger's own, and the connection's, as they cross to a trigger: each with its check."""
 
 log = logging.getLogger(__name__)
 
@@ -134,10 +150,15 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments as JSON scalars; what equals its default is left out."""
         path, kwargs = row_of(self)
-        names = kwargs.get("operation_names")
-        if names is not None and not isinstance(names, str):
-            kwargs["operation_names"] = pack(names)
+        if not isinstance(kwargs.get("operation_names"), str | None):
+            kwargs["operation_names"] = pack(self._names())
         return path, kwargs
+
+    def check(self) -> None:
+        """Raise ValueError for the first wrong value: what it is, and what it must be."""
+        WaitArgs.check(self)
+        check_rules(self, RULES)
+        self._names()
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and yield the one event; see ``_messages.events`` for its form."""
@@ -269,9 +290,13 @@ class LongRunningOperationTrigger(WaitArgs, BaseTrigger):
         if self._unpacked is None:
             names = self.operation_names
             if names is None:
-                self._unpacked = [self.operation_name]
-            else:
-                self._unpacked = unpack(names) if isinstance(names, str) else list(names)
+                self._unpacked = [check_name(self.operation_name)]
+            elif isinstance(names, str):
+                self._unpacked = unpack(names)
+            elif isinstance(names, list | tuple):
+                self._unpacked = [check_name(name) for name in names]
+            if not self._unpacked:
+                raise ValueError(f"operation_names={names!r:.80}, but it must be a list of at least one name")
         return self._unpacked
 
     def _args(self) -> WaitArgs:

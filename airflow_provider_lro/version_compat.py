@@ -106,6 +106,28 @@ def is_mapped_copy(task: Any) -> bool:
     return bool(getattr(task, "_BaseOperator__from_mapped", False))
 
 
+def mapped_from_xcom(task: Any, context: Context) -> list[Any]:
+    """Return the arguments of one of a mapped task's that ``expand_kwargs`` has taken out of an XCom.
+
+    Airflow renders them as templates, whoever has written them; those of ``expand`` it does not (2.11 to 3.4).
+    """
+    if not is_mapped_copy(task) or not task.has_dag():
+        return []
+    mapped = task.get_dag().get_task(task.task_id)
+    index = context["ti"].map_index
+    source = getattr(mapped, mapped._expand_input_attr).value  # noqa: SLF001
+    is_list = isinstance(source, list | tuple)
+    if is_list:
+        source = source[index]
+    if not hasattr(source, "resolve"):  # it stands in the DAG file, or is that of expand()
+        return []
+    found = source.resolve(context)
+    names = found if is_list else found[index]
+    if mapped._expand_input_attr == "op_kwargs_expand_input":  # noqa: SLF001  (of a decorated task)
+        return [task.op_kwargs[name] for name in names]
+    return [getattr(task, name, None) for name in names]
+
+
 def first_poke(context: Context, task: Any) -> float | None:
     """Return when a rescheduled sensor first poked, in epoch seconds, by Airflow's own rule; None on the first time."""
     ti: Any = context["ti"]

@@ -25,6 +25,8 @@ MAX_JSON_DEPTH = 200
 what serializes an XCom goes no deeper than Python recurses."""
 MIN_SECRET = 6
 """Characters of a secret that is hidden; Airflow's masker leaves out shorter ones, too."""
+MAX_NAME = 4096
+"""Characters of a resource's name: as JSON, with at most twelve bytes each, it fits into an event."""
 MAX_SAID = 2000
 """Characters of a service's message in the text of an error; its ``message`` has all of them."""
 
@@ -32,6 +34,9 @@ _HEADER_KEY = re.compile(r"[0-9a-z_.-]+")
 _HEADER_VALUE = re.compile(r"[ -~]*")
 _SECRET_HEADER = re.compile("authorization|api-?key|cookie|token|secret|password|jwt|assertion")
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+_AIRFLOWS_KEYS = frozenset({"__classname__", "__id__", "__type", "__var"})
+"""Keys by which Airflow knows its own objects in JSON: it refuses a mapping with one, or makes such an object of it."""
+_NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +106,17 @@ def check_name(
     """Return a resource's name; raise ValueError for a value that cannot be one."""
     if not is_filled(name):
         raise ValueError(f"{what}={name!r}, but it must be a non-empty text in UTF-8, such as {example!r}")
-    return str(name)
+    text = str(name)
+    if len(text) > MAX_NAME:
+        raise ValueError(
+            f"{what}={text[:80] + '…'!r} has {len(text):,} characters, but it must have at most {MAX_NAME:,}"
+        )
+    return text
+
+
+def is_name(name: str) -> bool:
+    """Return True if a name that a service lists can be used: it is neither blank nor too long."""
+    return bool(name.strip()) and len(name) <= MAX_NAME
 
 
 def check_flag(value: bool, *, what: str) -> bool:  # noqa: FBT001
@@ -229,7 +244,8 @@ def storable(text: str, *, what: str = "") -> str:
 def storable_json(value: Any, hidden: Mapping[str, Any] | None = None) -> Any:
     """Return JSON, as plain dicts and lists, of which every text can be stored; a warning names the first that was not.
 
-    ``hidden``: what takes the place of a mapping, by the text that it has as its ``value``.
+    A number that JSON does not have becomes a text, as in ProtoJSON; a key that Airflow keeps for itself gets one more
+    underscore. ``hidden``: what takes the place of a mapping, by the text that it has as its ``value``.
 
     Raises:
         RecursionError: it is deeper than ``MAX_JSON_DEPTH``.
@@ -250,15 +266,28 @@ def storable_json(value: Any, hidden: Mapping[str, Any] | None = None) -> Any:
             inner = value.get("value")
             if hidden and isinstance(inner, str) and inner in hidden:
                 return hidden[inner]
-            return {text(key, where): rebuild(item, key, depth + 1) for key, item in value.items()}
+            return {text(_own_key(key), where): rebuild(item, key, depth + 1) for key, item in value.items()}
         if isinstance(value, list):
             return [rebuild(item, where, depth + 1) for item in value]
-        return value
+        # A text of proto2 that is not UTF-8 comes as bytes from protobuf 4.
+        return value.decode(errors="replace") if isinstance(value, bytes) else as_finite(value)
 
     rebuilt = rebuild(value, "", 0)
     if mended:
         _warn_of_unstorable(f"a message's field {one_line(mended[0], MAX_FIELD)!r} (of {len(mended)} texts)")
     return rebuilt
+
+
+def _own_key(key: str) -> str:
+    if key not in _AIRFLOWS_KEYS:
+        return key
+    log.warning("a message's field %r has a name that Airflow keeps for itself: an underscore is put before it", key)
+    return f"_{key}"
+
+
+def as_finite(value: Any) -> Any:
+    """Return a value as it is; a number that JSON does not have as the text that ProtoJSON has for it."""
+    return _NOT_FINITE[str(value)] if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _warn_of_unstorable(what: str) -> None:

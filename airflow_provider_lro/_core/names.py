@@ -71,6 +71,15 @@ def in_short(names: Sequence[str]) -> str:
     return f"operation {short_name(names[0])!r}" if len(names) == 1 else f"{len(names):,} operations"
 
 
+def is_same_operation(one: str, two: str) -> bool:
+    """Return True if two names may be of one operation: if their last segments are the same.
+
+    Services answer with a project's number for its id, or with another form of location or parent. A slash at the end
+    does not count; upper and lower case, and percent signs, do.
+    """
+    return one == two or one.rstrip("/").rpartition("/")[2] == two.rstrip("/").rpartition("/")[2]
+
+
 def parent_in(name: str, list_parent: str | None) -> str:
     """Return the parent to list to find an operation; "" where its name does not say: it is polled by itself."""
     return list_parent or name.rpartition("/operations/")[0]

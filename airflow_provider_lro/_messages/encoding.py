@@ -16,7 +16,7 @@ from google.protobuf import any_pb2, descriptor_pool, json_format, message_facto
 from google.protobuf.message import Message
 from google.rpc import status_pb2
 
-from airflow_provider_lro._core.checks import storable, storable_json
+from airflow_provider_lro._core.checks import as_finite, storable, storable_json
 from airflow_provider_lro._core.state import JsonPayload, Payload
 from airflow_provider_lro._messages.protocol import UNREADABLE
 from airflow_provider_lro.exceptions import PayloadTypeError
@@ -36,7 +36,6 @@ _PRINT_DEFAULTS: dict[str, Any] = {
     if "always_print_fields_with_no_presence" in inspect.signature(json_format.MessageToDict).parameters
     else "including_default_value_fields": True
 }
-_NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 _JSON = (dict, list, str, int, float, bool, type(None))
 
 
@@ -109,9 +108,7 @@ def response_to_json(response: Any) -> Any:
     try:
         return _message_to_json(message)
     except _UNSAYABLE:
-        wrapped = any_pb2.Any()
-        wrapped.Pack(message)
-        return _opaque(wrapped.type_url, wrapped.value)
+        return _opaque(f"type.googleapis.com/{message.DESCRIPTOR.full_name}", message.SerializePartialToString())
 
 
 def payload_to_json(payload: Payload | JsonPayload) -> Any:
@@ -131,7 +128,9 @@ def details_to_json(details: Payload | JsonPayload | None) -> list[dict[str, Any
     if details is None:
         return []
     if isinstance(details, JsonPayload):
-        return list(storable_json(details.json))
+        found = storable_json(details.json)
+        listed = found if isinstance(found, list) else [found]
+        return [each if isinstance(each, dict) else {"value": each} for each in listed]
     try:
         status = status_pb2.Status.FromString(details.value)
     except UNREADABLE:
@@ -188,7 +187,7 @@ def _hide_unknown(message: Any, hidden: dict[str, dict[str, Any]]) -> None:
     kind = message.DESCRIPTOR.full_name
     if kind == "google.protobuf.Value":
         if message.WhichOneof("kind") == "number_value" and not math.isfinite(message.number_value):
-            message.string_value = _NOT_FINITE[str(message.number_value)]  # as ProtoJSON has it for a double
+            message.string_value = as_finite(message.number_value)
             return
     elif isinstance(message, any_pb2.Any):
         known = _parse(message.TypeName(), message.value)
@@ -198,7 +197,7 @@ def _hide_unknown(message: Any, hidden: dict[str, dict[str, Any]]) -> None:
             message.Pack(struct_pb2.Value(string_value=mark))
         else:
             _hide_unknown(known, hidden)
-            message.value = known.SerializeToString()
+            message.value = known.SerializePartialToString()  # a service may leave out what proto2 requires
         return
     for field, value in message.ListFields():
         if field.message_type is None:

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_lro import exceptions
 from airflow_provider_lro._core import outcome as outcomes
-from airflow_provider_lro._core.checks import storable_json
+from airflow_provider_lro._core.args import MAX_EPOCH
+from airflow_provider_lro._core.checks import is_flag, is_number, is_whole, storable_json
+from airflow_provider_lro._core.names import is_same_operation
 from airflow_provider_lro._core.state import JsonPayload, OperationState, Payload
 from airflow_provider_lro._core.wait import outcome_of
 from airflow_provider_lro.exceptions import LroError, OperationNotFound, RpcError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from airflow_provider_lro._core.outcome import CancelEffect, Outcome
 
@@ -51,26 +54,41 @@ _EFFECTS = {letter: effect for effect, letter in _TIMED_OUT.items()}
 _DONE = {letter: kind for kind, letter in _LETTERS.items() if letter in "SFC"}
 
 
+def _is_code(value: object) -> bool:
+    return value is None or is_whole(value, least=-(2**31), most=2**31 - 1)
+
+
+_ERROR_FIELDS: dict[str, Callable[[Any], bool]] = {
+    "code": _is_code,
+    "message": lambda value: isinstance(value, str),
+    "details": lambda value: isinstance(value, list) and all(isinstance(each, dict) for each in value),
+    "operation": lambda value: isinstance(value, dict),
+    "retry_after": is_number,
+    "cancel": lambda value: value in _EFFECTS.values(),
+    **dict.fromkeys(("connected", "not_sent", "permanent", "not_loaded"), is_flag),
+}
+"""The fields of an error that travel, each with its check."""
+
+
 def event_from_outcomes(found: Sequence[Outcome | None], names: Sequence[str], *, started_at: float) -> dict[str, Any]:
     """Return the event, at most 64 KiB: ``{"name", "outcomes": letters, "known": {index: entry}, "started_at"}``.
 
     ``name`` is that of the first operation. An entry has the fields of its outcome, and ``cut`` if the event does not
     hold all of a done operation. An error that is the same for all stands once, as ``error``. The order of what goes in
-    first: how a call failed (it cannot be read again), then errors of operations, then results.
+    first: how a call failed (it cannot be read again), then errors of operations, then results. Of very many operations
+    the name of the first is left out where it is so long that it has no room beside the letters.
     """
     letters = "".join(map(_letter, found))
     event: dict[str, Any] = {"name": names[0], "outcomes": letters, "known": {}, "started_at": started_at}
+    if len(names) > 1 and len(json.dumps(event)) > MAX_EVENT - MAX_ENTRY:
+        del event["name"]
     room = MAX_EVENT - len(json.dumps(event))
     if len(names) > 1 and (error := _error_of_all(found)) is not None:
         wire = _error_to_wire(error)
         if len(json.dumps({"error": wire})) > room:
             _cut_error(wire, MAX_TEXT_OF_MANY)
         return {**event, "error": wire}
-    ranks: tuple[list[int], ...] = ([], [], [])
-    for index, outcome in enumerate(found):
-        if outcome is not None and not _is_bare(outcome):
-            ranks[2 if letters[index] == "S" else letters[index] in _DONE].append(index)
-    for rank in ranks:
+    for rank in _ranked(found):
         misfits = 0
         for index in rank:
             for entry in _entries(found[index], names[index], alone=len(names) == 1):
@@ -88,23 +106,66 @@ def event_from_outcomes(found: Sequence[Outcome | None], names: Sequence[str], *
     return event
 
 
+def _ranked(found: Sequence[Outcome | None]) -> tuple[list[int], ...]:
+    """Return the operations of which there is more to tell than the letter, in the order in which it goes in."""
+    ranks: tuple[list[int], ...] = ([], [], [])
+    for index, outcome in enumerate(found):
+        if outcome is not None and not _is_bare(outcome):
+            ranks[2 if isinstance(outcome, outcomes.Succeeded) else _letter(outcome) in _DONE].append(index)
+    return ranks
+
+
+def check_event(event: Any, names: Sequence[str] | None = None) -> None:
+    """Raise ValueError for what is not an event of this provider, or is one about other operations than ``names``."""
+    problem = _problem(event)
+    if not problem and names is not None and len(event["outcomes"]) != len(names):
+        problem = f"it has {len(event['outcomes'])} outcomes, but this task waits for {len(names)}"
+    if problem:
+        raise _not_understood(problem)
+    for index, name in enumerate(names or ()):
+        said = [event.get("name")] if index == 0 else []
+        if isinstance(operation := event["known"].get(str(index), {}).get("operation"), Mapping):
+            said.append(operation.get("name"))
+        for other in said:
+            if isinstance(other, str) and other and not is_same_operation(other, name):
+                advice = "what is stored about it was changed meanwhile; clear the task to wait again"
+                raise ValueError(f"the trigger's event is about {other!r}, but this task waits for {name!r}: {advice}")
+
+
+def _problem(event: Any) -> str:
+    """Return why something has not the form of an event; empty where it has."""
+    if not isinstance(event, Mapping):
+        return f"it is a {type(event).__name__}"
+    known, letters = event.get("known"), event.get("outcomes")
+    if not isinstance(letters, str) or not isinstance(known, Mapping):
+        return "it has no 'outcomes', or no 'known'"
+    if not all(isinstance(entry, Mapping) for entry in known.values()):
+        return "an entry in 'known' is not a mapping"
+    is_named = isinstance(event.get("name"), str) or (len(letters) != 1 and "name" not in event)
+    is_timed = is_number(event.get("started_at"), most=MAX_EPOCH)
+    return "" if is_named and is_timed else "its 'name' or its 'started_at' is not one"
+
+
+def _not_understood(problem: str) -> ValueError:
+    return ValueError(
+        f"the trigger's event is not one that this version understands ({problem}): install the same version of"
+        " airflow-provider-lro on the workers and the triggerer"
+    )
+
+
 def outcomes_from_event(event: Mapping[str, Any], names: Sequence[str]) -> list[Outcome | None]:
     """Return the outcome of each operation; see ``to_read_again`` for those that it does not hold completely.
 
     Raises:
         ValueError: it is not an event of this provider, or one about other operations.
     """
+    check_event(event, names)
+    letters, known = event["outcomes"], event["known"]
     try:
-        letters, known = event["outcomes"], event["known"]
-        if len(letters) != len(names):
-            raise ValueError(f"it has {len(letters)} outcomes, but this task waits for {len(names)}")  # noqa: TRY301
         error = _error_from_wire(event["error"]) if "error" in event else None
         return [_outcome(letter, known.get(str(index)), names[index], error) for index, letter in enumerate(letters)]
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"the trigger's event is not one that this version understands ({type(error).__name__}: {error}): install"
-            " the same version of airflow-provider-lro on the workers and the triggerer"
-        ) from error
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise _not_understood(f"{type(error).__name__}: {error}") from error
 
 
 def to_read_again(event: Mapping[str, Any], *, with_metadata: bool = False) -> list[int]:
@@ -202,6 +263,7 @@ def _entries(outcome: Any, name: str, *, alone: bool) -> Iterator[dict[str, Any]
         return
     if isinstance(outcome, outcomes.Failed | outcomes.Cancelled):
         operation.pop("details", None)
+        operation.pop("name", None)
         operation["message"] = _shortened(operation.get("message", ""), longest)
         entry["cut"] = True
     else:  # an error that cannot be read again: its beginning must do
@@ -213,6 +275,7 @@ def _entries(outcome: Any, name: str, *, alone: bool) -> Iterator[dict[str, Any]
 
 
 def _cut_error(error: dict[str, Any], longest: int) -> None:
+    error.pop("operation", None)
     error["details"] = []
     error.update({text: _shortened(error[text], longest) for text in ("text", "message")})
 
@@ -241,11 +304,14 @@ def _state_to_wire(state: OperationState, name: str) -> dict[str, Any]:
 
 
 def _state_from_wire(wire: Mapping[str, Any], name: str) -> OperationState:
+    said, code, message = wire.get("name", name), wire.get("code"), wire.get("message", "")
+    if not (is_flag(wire["done"]) and _is_code(code) and isinstance(said, str) and isinstance(message, str)):
+        raise ValueError(f"the state of operation {name!r} is not one")
     return OperationState(
-        name=wire.get("name", name),
+        name=said,
         done=wire["done"],
-        code=wire.get("code"),
-        message=wire.get("message", ""),
+        code=code,
+        message=message,
         **{key: _payload(wire[key]) for key in ("details", "response", "metadata") if key in wire},
     )
 
@@ -258,20 +324,28 @@ def _wire(payload: Payload | JsonPayload) -> dict[str, Any]:
 
 def _payload(wire: Mapping[str, Any]) -> Payload | JsonPayload:
     if "json" in wire:
-        return JsonPayload(json=wire["json"])
+        return JsonPayload(json=storable_json(wire["json"]))
+    if not isinstance(wire["@type"], str):
+        raise TypeError("the type of a payload is not a text")
     return Payload(type_url=wire["@type"], value=base64.b64decode(wire["value"]))
 
 
 def _error_to_wire(error: LroError) -> dict[str, Any]:
-    state = {name: value for name, value in vars(error).items() if value is not None}
+    state = {name: value for name, value in vars(error).items() if name in _ERROR_FIELDS and value is not None}
     return {**state, "type": type(error).__name__, "text": str(error)}
 
 
 def _error_from_wire(wire: Mapping[str, Any]) -> LroError:
-    state = dict(wire)
-    found = getattr(exceptions, state.pop("type"), None)
+    found, text = getattr(exceptions, wire["type"], None), wire["text"]
+    if not isinstance(text, str):
+        raise TypeError("the text of an error is not a text")
     kind = found if isinstance(found, type) and issubclass(found, LroError) else LroError
-    error: LroError = kind(state.pop("text"))
-    for name, value in state.items():
-        setattr(error, name, exceptions.Code.of(value) if name == "code" else value)
+    error: LroError = kind(text)
+    for name, is_right in _ERROR_FIELDS.items():  # what a newer version adds is passed over
+        if name not in wire:
+            continue
+        value = wire[name]
+        if not is_right(value):
+            raise ValueError(f"the {name} of an error is not one")
+        setattr(error, name, exceptions.Code.of(value) if name == "code" and value is not None else value)
     return error

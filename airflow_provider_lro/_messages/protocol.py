@@ -7,7 +7,9 @@ format, but its payloads are bytes (17 times faster on an error of a million emp
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -15,10 +17,11 @@ from urllib.parse import urlencode
 
 from google.longrunning import operations_proto_pb2 as pb
 from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool, json_format, message_factory, text_format
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError, EncodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
-from airflow_provider_lro._core.checks import check_name, is_text, is_whole, storable
+from airflow_provider_lro._core.checks import MAX_NAME, check_name, is_text, is_whole, one_line, storable, storable_json
+from airflow_provider_lro._core.names import is_same_operation
 from airflow_provider_lro._core.state import JsonPayload, OperationState, Payload
 from airflow_provider_lro.exceptions import Code, RpcError
 
@@ -50,6 +53,8 @@ PARTIAL_SUCCESS = b"\x28\x01"
 """``return_partial_success = true`` of a request (field 5): googleapis-common-protos below 1.76 has no name for it."""
 UNREADABLE = (DecodeError, UnicodeDecodeError)
 """What protobuf raises for bytes that do not parse; the second comes from its implementation in Python."""
+_UNPARSABLE = (*UNREADABLE, EncodeError, json_format.Error, AttributeError, TypeError, ValueError, RecursionError)
+"""What json_format raises for JSON that is not the message."""
 _FIELDS = ("name", "done", "error", "response", "metadata")
 STATUS_URL = "type.googleapis.com/google.rpc.Status"
 
@@ -257,19 +262,33 @@ class Listing:
 
 
 def read_answer(call: Call, raw: bytes | None, *, target: str) -> Any:
-    """Return an answer: an OperationState, a Page, or None for an empty one.
+    """Return an answer: an OperationState that has a name, a Page, or None for an empty one.
 
     Raises:
-        RpcError: the bytes are not such an answer.
+        RpcError: the bytes are not such an answer, or one about another operation. It is INTERNAL, as it says nothing
+            about the operation, and the next poll may have another one.
     """
+    problem = "is not a message of google.longrunning: check host and port"
     try:
-        if call.rpc in ("GetOperation", "WaitOperation"):
-            return _state(_Operation.FromString(raw))
+        if raw is None:  # gRPC's own for an OK without a message
+            raise DecodeError
         if call.rpc == "ListOperations":
             return Page(raw, call, target)
-    except (*UNREADABLE, TypeError):  # gRPC gives None for an OK without a message
-        raise _unreadable(call, target) from None
-    return None
+        if call.rpc not in ("GetOperation", "WaitOperation"):
+            return None
+        envelope = _Operation.FromString(raw)
+        if not envelope.name:
+            envelope.name = call.name
+        if len(envelope.name) > MAX_NAME:
+            problem = f"has a name of {len(envelope.name):,} characters, but it must have at most {MAX_NAME:,}"
+        elif not is_same_operation(envelope.name, call.name):
+            other = one_line(envelope.name)
+            problem = f"is about {other!r}, whose last segment is another one: check the name, and any proxy on the way"
+        else:
+            return _state(envelope)
+    except UNREADABLE:
+        pass
+    raise RpcError(f"the answer {problem} {call.at(target)}", code=Code.INTERNAL)
 
 
 def _unreadable(call: Call, target: str) -> RpcError:
@@ -319,6 +338,9 @@ def state_from_json(operation: Mapping[str, Any]) -> OperationState:
     """Return the state in an operation as JSON; of types that are not known here response and metadata stay JSON.
 
     Both may also be messages, of protobuf or proto-plus.
+
+    Raises:
+        ValueError: it is not JSON, or too deep.
     """
     given = {key: operation[key] for key in _FIELDS if operation.get(key) is not None}
     try:
@@ -327,9 +349,12 @@ def state_from_json(operation: Mapping[str, Any]) -> OperationState:
             if isinstance(message, Message):
                 (packed := any_pb2.Any()).Pack(message)
                 given[key] = json_format.MessageToDict(packed)
+        given = storable_json(json.loads(json.dumps(given, default=str)))
+    except (TypeError, ValueError, RecursionError, EncodeError, json_format.Error) as surprise:
+        why = f"{type(surprise).__name__}: {surprise}"
+        raise ValueError(f"the operation is not JSON that can be stored ({why})") from None
+    with suppress(*_UNPARSABLE):
         return state_from_message(json_format.ParseDict(given, pb.Operation()))
-    except (json_format.ParseError, *UNREADABLE, TypeError, ValueError):
-        pass
     error = given.get("error")
     code, details = (error.get("code"), error.get("details")) if isinstance(error, Mapping) else (None, None)
     state = OperationState(
@@ -344,7 +369,7 @@ def state_from_json(operation: Mapping[str, Any]) -> OperationState:
         return replace(state, response=None if response is None else JsonPayload(json=response))
     return replace(
         state,
-        code=code if is_whole(code) else Code.UNKNOWN,
+        code=code if is_whole(code, most=2**31 - 1) else Code.UNKNOWN,
         message=storable(str(error.get("message", "")) if isinstance(error, Mapping) else str(error)),
         details=JsonPayload(json=details) if isinstance(details, list) else None,
     )
@@ -358,7 +383,8 @@ def state_to_message(state: OperationState) -> pb.Operation:
     if state.code is not None:
         operation.error.SetInParent()
         if state.details is not None:
-            operation.error.MergeFromString(_any(state.details).value)
+            with suppress(*UNREADABLE):  # details that do not parse are left out
+                operation.error.CopyFrom(status_pb2.Status.FromString(_any(state.details).value))
         operation.error.code, operation.error.message = state.code, state.message
     elif state.response is not None:
         operation.response.CopyFrom(_any(state.response))

@@ -136,15 +136,17 @@ def merge_outcomes(known: Outcome, found: Outcome, name: str) -> Outcome:
     if isinstance(found, outcomes.Succeeded | outcomes.Failed | outcomes.Cancelled):
         return found
     problem = getattr(found, "error", None)
+    why_not = problem or "the service says now that it is not done"
     if isinstance(known, outcomes.Failed | outcomes.Cancelled):
         if known.operation is not None:
             return known  # the beginning of its message came with the event
         code = Code.CANCELLED if isinstance(known, outcomes.Cancelled) else Code.UNKNOWN
-        why = f"its error could not be read again: {problem}"
+        why = f"its error could not be read again: {why_not}"
         return replace(known, operation=OperationState(name=name, done=True, code=code, message=why))
     why = "the operation has succeeded, but its result could not be read again"
     if problem is None:
-        return outcomes.CallFailed(error=RpcError(f"{why} [operation {name!r}]"), operation=found.operation)
+        text = f"{why}: {why_not} [operation {name!r}]"
+        return outcomes.CallFailed(error=RpcError(text), operation=found.operation)
     kind = ResultGone if isinstance(problem, OperationNotFound) else type(problem)
     return outcomes.CallFailed(error=problem.as_type(kind, text=f"{why}: {problem}"), operation=found.operation)
 

@@ -242,13 +242,9 @@ class Subscription:
             return
 
     def pop(self) -> OperationState | None:
-        """Return the operation as the last listing has it; None where it has to be polled.
-
-        A finished one is polled, too: some services list less of an operation than Get gives. So is one whose listing
-        has failed: that says nothing about Get.
-        """
+        """Return the operation as the last listing has it; None where it is not in it, or the listing has failed."""
         found, _ = self._drain()
-        return None if not found or found[0].done else found[0]
+        return found[0] if found else None
 
     async def next(self) -> list[OperationState]:
         """Return the finished operations of the next listing.

@@ -53,8 +53,7 @@ class Poller:
     async def get(self, command: Get) -> OperationState:
         """Poll; return the OperationState, or raise LroError."""
         name = self._args.operation_name
-        found = self._client.get_operation(name, rpc_timeout=command.timeout, metadata=self._metadata)
-        return found if found.name else replace(found, name=name)
+        return self._client.get_operation(name, rpc_timeout=command.timeout, metadata=self._metadata)
 
     async def pause(self, command: Pause) -> None:
         """Let time pass, to a random moment of the window."""
@@ -115,8 +114,12 @@ class AsyncPoller:
         self._limiter.stats.waits += 1
 
     async def get(self, command: Get) -> OperationState:
-        """Poll; return the OperationState, or raise LroError."""
-        if self._subscription is not None and command.listed and (listed := self._subscription.pop()) is not None:
+        """Poll; return the OperationState, or raise LroError.
+
+        One that is listed as done is polled, too: some services list less of an operation than Get gives.
+        """
+        listed = self._subscription.pop() if self._subscription is not None and command.listed else None
+        if listed is not None and not listed.done:
             return self._read(listed)
         began = self._loop.time()
         self.polls += 1
@@ -143,7 +146,9 @@ class AsyncPoller:
             raise
         if self._limiter.is_slowed:
             self._limiter.record(None)
-        return found if found.name and self._max_metadata is None else self._read(found)
+        if listed is not None and not found.done:
+            log.warning("listed as done, but Get says that it is not: the wait goes on [operation %r]", found.name)
+        return found if self._max_metadata is None else self._read(found)
 
     def pause(self, command: Pause) -> Awaitable[None]:
         """Return an awaitable that lets time pass, to some moment of the window."""
@@ -171,7 +176,7 @@ class AsyncPoller:
     def _read(self, state: OperationState) -> OperationState:
         if self._max_metadata is not None and not state.done and size_of(state.metadata) > self._max_metadata:
             state = replace(state, metadata=None)
-        return state if state.name else replace(state, name=self._args.operation_name)
+        return state
 
 
 class LongPoller:

@@ -7,6 +7,7 @@ import logging
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from airflow_provider_lro._core.checks import MAX_NAME, is_name
 from airflow_provider_lro._core.wait import outcome_of
 from airflow_provider_lro._messages.metadata import ENDED, time_in
 from airflow_provider_lro._transport.client import AsyncOperationsClient
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 MIN_PAUSE = 60.0
 """Seconds, at least, until a connection that cannot be used is read again."""
-MAX_NAME = 4096
-"""Characters of a name: as JSON, with at most twelve bytes each, it fits into an event."""
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +77,7 @@ async def _finished(
     left_out, slices = 0, Slices()
     for each in listed:
         await slices.next()
-        if not each.name.strip() or len(each.name) > MAX_NAME:
+        if not is_name(each.name):
             left_out += 1
             continue
         digest = digest_of(each.name)

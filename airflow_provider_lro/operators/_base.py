@@ -34,6 +34,7 @@ from airflow_provider_lro.version_compat import (
     BaseOperator,
     conf,
     is_mapped_copy,
+    mapped_from_xcom,
     state_of,
     task_id_of,
 )
@@ -132,6 +133,13 @@ class LroOperator(BaseOperator):
             read_task_headers({key: value for key, value in headers.items() if not hasattr(value, "resolve")})
         elif isinstance(headers, list | tuple):
             read_task_headers(headers)
+
+    def _do_render_template_fields(
+        self, parent: Any, template_fields: Any, context: Context, jinja_env: Any, seen_oids: set[int]
+    ) -> None:
+        """Render the templates, as Airflow does, of the DAG file alone: an XCom may be what a service has said."""
+        seen_oids.update(map(id, mapped_from_xcom(self, context)))
+        super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
 
     def check_literal(self, operation_name: Any) -> None:
         """Raise ValueError where no template can make a name of ``operation_name``, as it is given.

@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from airflow_provider_lro._core.checks import check_choice, check_flag, check_page_size, is_whole, one_line
+from airflow_provider_lro._core.checks import check_choice, check_flag, check_page_size, is_name, is_whole, one_line
 from airflow_provider_lro._core.names import module_names, parent_of
 from airflow_provider_lro.exceptions import CredentialsError, EndpointError, LroError, UnimplementedError
 from airflow_provider_lro.operators._base import LroOperator, seconds
@@ -248,7 +248,7 @@ class CleanupOperator(LroOperator):
 
         report.add("listed")
         kind = self.left_alone(operation)
-        moment = self._time(operation) if kind is None and operation.name.strip() else None
+        moment = self._time(operation) if kind is None and is_name(operation.name) else None
         if kind is None and moment is None:
             kind = "unknown_age"
             unknown.add(type_of_payload(operation.metadata) or "none")

@@ -201,6 +201,8 @@ class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
         **_: Any,
     ) -> Any:
         """Report the outcomes that the trigger found."""
+        from airflow_provider_lro._messages.events import check_event
+
         # `airflow dags test` drops the arguments. Nothing is asked again: max_cancel would not hold.
         published = self.pull_result(context) if report is None else report
         if published:
@@ -212,7 +214,8 @@ class CancelStaleOperationsOperator(CleanupOperator, WaitOperator):
                     " operations were asked to cancel: check whether a triggerer runs; a retry lists again"
                 )
             known = self.empty_report()
-            known.add("asked", event["name"])
+            check_event(event)
+            known.add("asked", event.get("name", "…"))
         if names is not None:
             known.restore("asked", unpack(names))
         waiting = known.names("asked")

@@ -11,8 +11,8 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_lro._core.checks import check_wait_timeout, storable_json
-from airflow_provider_lro._core.names import in_short, name_of, short_name
+from airflow_provider_lro._core.checks import MAX_NAME, check_wait_timeout, storable_json
+from airflow_provider_lro._core.names import in_short, name_of, short_name, unpack
 from airflow_provider_lro.exceptions import (
     REPORT_FAULT,
     EndpointError,
@@ -179,6 +179,7 @@ class StartOperationOperator(ResultOperator):
         context: Context,
         event: Mapping[str, Any] | None = None,
         *,
+        names: str | None = None,
         started_at: float | None = None,
         deadline: float | None = None,
         found: bool = False,
@@ -188,6 +189,8 @@ class StartOperationOperator(ResultOperator):
         **_: Any,
     ) -> Any:
         """Turn the trigger's event into the result, or into the error."""
+        from airflow_provider_lro._messages.events import check_event
+
         context.update(left_in_context or {})  # type: ignore[typeddict-item]
         store = TaskStore(context)
         known = store.operation()
@@ -197,15 +200,11 @@ class StartOperationOperator(ResultOperator):
                 raise LroError(f"no triggerer has reported in time, and the operation's name is not stored: {advice}")
             deadline = time.time()
         else:
-            name = event["name"]
-            known = known or StartedOperation(
-                name=name, started_at=time.time() if started_at is None else started_at, endpoint=endpoint
-            )
-            if known.name != name:
-                advice = "its state store was changed meanwhile; clear the task to wait again"
-                raise ValueError(
-                    f"the trigger's event is about {name!r}, but this task waits for {known.name!r}: {advice}"
-                )
+            check_event(event)
+            began = time.time() if started_at is None else started_at
+            name = event.get("name", "") if names is None else unpack(names)[0]
+            known = known or StartedOperation(name=name, started_at=began, endpoint=endpoint)
+            check_event(event, [known.name])
         args = self._args(known, deadline=deadline)
         outcome = self._outcome_in(context, store, event, args)
         anew = found and (was_over or self._is_ours(outcome, store, known))
@@ -251,6 +250,11 @@ class StartOperationOperator(ResultOperator):
                 f"{self._starter} has returned an operation that is not done and has no name to poll it by; what it has"
                 f" started, if anything, goes on, and {NO_RETRY}"
             )
+        if len(operation.name) > MAX_NAME:
+            raise AirflowFailException(
+                f"{self._starter} has returned an operation whose name has {len(operation.name):,} characters, but it"
+                f" must have at most {MAX_NAME:,}; what it has started goes on, and {NO_RETRY}"
+            )
         endpoint = self._endpoint_of(started) if self.infers_endpoint and not self.endpoint else None
         known = StartedOperation(
             name=operation.name, started_at=time.time(), endpoint=endpoint, context=self._left_in(context, before)
@@ -260,7 +264,8 @@ class StartOperationOperator(ResultOperator):
             self.log.info("started [operation %r]", known.name if operation.done else short_name(known.name))
         if operation.done:  # `validate_only`, perhaps: there may be nothing to poll
             if self.has_own_end:
-                return self.end_as_deferred(context, [known.name], [outcome_of(operation)], started_at=known.started_at)
+                name = known.name or NAMELESS
+                return self.end_as_deferred(context, [name], [outcome_of(operation)], started_at=known.started_at)
             return self._conclude(context, store, outcome_of(operation), self._args(known), anew=False)
         if not (reachable or endpoint):
             why = f"what {self._starter} has returned does not tell where"
@@ -308,8 +313,8 @@ class StartOperationOperator(ResultOperator):
         def note_running(_: object) -> None:
             nonlocal was_running
             was_running = True
-            if found and self._was_killed_by_clear(store, known):
-                self._cancel_first(hook, known.name)
+            if found:
+                self._note_running(hook, store, known)
 
         context.update(known.context)  # type: ignore[typeddict-item]
         kwargs: dict[str, Any] = {"started_at": args.started_at, "deadline": args.deadline, "found": found}
@@ -337,6 +342,14 @@ class StartOperationOperator(ResultOperator):
             return self.end_as_deferred(context, [known.name], [outcome], **kwargs, was_over=found and was_failure)
         anew = found and (was_failure or self._is_ours(outcome, store, known))
         return self._conclude(context, store, outcome, args, anew=anew)
+
+    def _note_running(self, hook: LongRunningOperationHook, store: TaskStore, known: StartedOperation) -> None:
+        """Cancel an operation that is running still, if its try was cleared."""
+        if known.returned:
+            text = "it was done, as an earlier try saw, and is not any more: it is waited for again [%s]"
+            self.log.warning(text, in_short([known.name]))
+        if self._was_killed_by_clear(store, known):
+            self._cancel_first(hook, known.name)
 
     def _was_killed_by_clear(self, store: TaskStore, known: StartedOperation) -> bool:
         """Return True if a user has cleared the task while it waited, and the trigger may not have heard of it."""

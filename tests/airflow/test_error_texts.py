@@ -64,7 +64,7 @@ from airflow_provider_lro.triggers import LongRunningOperationTrigger
 from airflow_provider_lro.version_compat import AIRFLOW_VERSION, AirflowTaskTerminated
 from tests.airflow.error_places import Place, places, traced
 from tests.airflow.fake_service import PARENT, FakeService, serving
-from tests.airflow.worker import FakeStore, FakeTaskInstance, run
+from tests.airflow.worker import FakeStore, FakeTaskInstance, fire, run
 from tests.grpc.token_server import running_token_server
 from tests.versions import AirflowTaskTimeout
 
@@ -206,6 +206,22 @@ def stored_operation(**values: Any) -> FakeStore:
 def event(*found: Any, names: tuple[str, ...] = (NAME,)) -> dict[str, Any]:
     """Return the event of a trigger that has found some outcomes."""
     return event_from_outcomes(found, names, started_at=0.0)
+
+
+def event_that_says(letters: str, entry: Any = None) -> dict[str, Any]:
+    """Return an event of one operation, whatever stands in it."""
+    return {"name": NAME, "outcomes": letters, "known": {} if entry is None else {"0": entry}, "started_at": 0.0}
+
+
+def fire_row(**kwargs: Any) -> Any:
+    """Run the trigger of a row."""
+    return fire(LongRunningOperationTrigger(**kwargs).serialize())
+
+
+def taken_back(here: Here) -> Any:
+    """Go on after an event that says of an operation that it is done, which is not so any more."""
+    here.patch.setattr(_base, "READ_AGAIN_TIMEOUT", 0.2)
+    return resume(sensor(here.running()), event_that_says("S"))
 
 
 def done_state(**values: Any) -> OperationState:
@@ -987,21 +1003,44 @@ CASES: dict[str, Callable[[Here], Any]] = {
     "wait: several fail": several,
     "wait: several, with one error": same_for_all,
     "wait: several, and no triggerer reports": lambda here: resume(sensor(None, parent=PARENT), None),
-    "wait: the trigger's event without room for an error": lambda here: resume(
-        sensor(), {"outcomes": "N", "known": {}, "started_at": 0.0}
-    ),
-    "wait: the trigger's event without room for a call's error": lambda here: resume(
-        sensor(), {"outcomes": "B", "known": {}, "started_at": 0.0}
-    ),
+    "wait: the trigger's event without room for an error": lambda here: resume(sensor(), event_that_says("N")),
+    "wait: the trigger's event without room for a call's error": lambda here: resume(sensor(), event_that_says("B")),
     "wait: the trigger's event with an error": lambda here: resume(
         sensor(), event(outcomes.CallFailed(error=POLL_FAILED))
     ),
     "wait: the trigger's event of another version": lambda here: resume(sensor(), {"status": "done"}),
-    "wait: the trigger's event of another number": lambda here: resume(sensor(), {"outcomes": "SS", "known": {}}),
-    "wait: the trigger's event with another letter": lambda here: resume(sensor(), {"outcomes": "X", "known": {}}),
-    "wait: the trigger's event with another outcome": lambda here: resume(
-        sensor(), {"outcomes": "S", "known": {"0": {"operation": {"done": False}}}}
+    "wait: the trigger's event of another number": lambda here: resume(sensor(), event_that_says("SS")),
+    "wait: the trigger's event with another letter": lambda here: resume(sensor(), event_that_says("X")),
+    "wait: the trigger's event of another operation": lambda here: resume(
+        sensor(), event(outcomes.Succeeded(operation=None), names=("operations/other",))
     ),
+    **{
+        f"wait: the trigger's event with {what}": (
+            lambda here, letter=letter, entry=entry: resume(sensor(), event_that_says(letter, entry))  # type: ignore[misc]
+        )
+        for what, letter, entry in (
+            ("another outcome", "S", {"operation": {"done": False}}),
+            ("a state that is not one", "S", {"operation": {"done": "yes"}}),
+            ("a type that is not a text", "S", {"operation": {"done": True, "response": {"@type": 5}}}),
+            ("an error that is not one", "B", {"error": {"type": "RpcError", "text": 5}}),
+            ("an error whose code is not one", "B", {"error": {"type": "RpcError", "text": "x", "code": "14"}}),
+        )
+    },
+    "wait: the trigger's event that the service takes back": taken_back,
+    "wait: a listed name that is too long": lambda here: (
+        here.running("x" * 5000),
+        run(sensor(None, parent=PARENT)),
+    ),
+    "wait: another operation's answer": lambda here: (
+        here.fake.operations.__setitem__(NAME, pb.Operation(name="operations/other")),
+        run(sensor(max_consecutive_errors=0)),
+    ),
+    "wait: an answer whose name is too long": lambda here: (
+        here.fake.operations.__setitem__(NAME, pb.Operation(name="x" * 5000)),
+        run(sensor(max_consecutive_errors=0)),
+    ),
+    "trigger: no names": lambda here: fire_row(operation_names=5),
+    "trigger: a name that is too long": lambda here: fire_row(operation_name="x" * 5000),
     "Operation: metadata that is not there": lambda here: Operation(None, pb.Operation(name=NAME)).metadata(),
     "Operation: metadata of a class that is not one of messages": lambda here: Operation(
         None, pb.Operation(name=NAME)
@@ -1037,6 +1076,10 @@ CASES: dict[str, Callable[[Here], Any]] = {
     "start: returns nothing": lambda here: run(start(None)),
     "start: returns something else": lambda here: run(start(5)),
     "start: returns a mapping without a name": lambda here: run(start({"id": "o"})),
+    "start: returns a mapping that is not JSON": lambda here: run(
+        start({"done": True, "response": {"rows": 10**5000}})
+    ),
+    "start: returns a name that is too long": lambda here: run(start(pb.Operation(name="x" * 5000))),
     "start: returns an operation of another kind": lambda here: run(start({"kind": "compute#operation"})),
     "start: returns an operation without a name": lambda here: run(start(pb.Operation())),
     "@task.lro: returns nothing": lambda here: lro_task(report, here),
@@ -1052,7 +1095,7 @@ CASES: dict[str, Callable[[Here], Any]] = {
     "start: the event of another operation": lambda here: resume(
         start(), event(outcomes.TimedOut(), names=("operations/other",)), store=stored_operation()
     ),
-    "start: the event without an outcome": lambda here: resume(start(), {"name": NAME, "outcomes": ".", "known": {}}),
+    "start: the event without an outcome": lambda here: resume(start(), event_that_says(".")),
     "start: result that cannot be read": lambda here: read_again(here, stored=False),
     "start: result that cannot be read, and a retry finds it": lambda here: read_again(here, stored=True),
     "start: multiple_outputs of a list": lambda here: run(

@@ -513,7 +513,7 @@ def test_event_about_others_is_refused(name: Callable[..., str]) -> None:
     event = {"outcomes": "SS", "known": {}, "started_at": 0.0}
     with pytest.raises(ValueError, match="it has 2 outcomes, but this task waits for 1"):
         sensor([name()], deferrable=True).execute_complete({"ti": FakeTaskInstance()}, event, names=pack(["a"]))
-    event = {"outcomes": "?", "known": {}, "started_at": 0.0}
+    event = {"name": "a", "outcomes": "?", "known": {}, "started_at": 0.0}
     with pytest.raises(ValueError, match="it says"):
         sensor([name()], deferrable=True).execute_complete({"ti": FakeTaskInstance()}, event, names=pack(["a"]))
 

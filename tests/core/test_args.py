@@ -341,3 +341,18 @@ def test_hidden_mappings_come_back(caplog: pytest.LogCaptureFixture) -> None:
     assert storable_json(value, {"mark": {"@type": "x"}}) == mended
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "(of 2 texts)" in caplog.text
+
+
+def test_keys_that_airflow_keeps_for_itself(caplog: pytest.LogCaptureFixture) -> None:
+    """With them Airflow would refuse the XCom or the event, or make an object of a class that a service names."""
+    value = {"__classname__": "a.B", "x": [{"__type": "c", "__var": {"__id__": 1}}], "__version__": 1}
+    mended = {"___classname__": "a.B", "x": [{"___type": "c", "___var": {"___id__": 1}}], "__version__": 1}
+    assert storable_json(value) == mended
+    assert storable_json(mended) == mended
+    assert "'__classname__' has a name that Airflow keeps for itself" in caplog.text
+
+
+def test_values_that_json_does_not_have() -> None:
+    """They are texts, as in ProtoJSON: a database takes no NaN; so is a text that is not UTF-8."""
+    assert storable_json([math.nan, math.inf, -math.inf, 0.5]) == ["NaN", "Infinity", "-Infinity", 0.5]
+    assert storable_json({"a": b"b\xff"}) == {"a": "b\ufffd"}

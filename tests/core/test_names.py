@@ -12,9 +12,11 @@ from google.protobuf import struct_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_provider_lro._core.checks import MAX_NAME, check_name, is_name
 from airflow_provider_lro._core.names import (
     are_many,
     check_literal,
+    is_same_operation,
     module_names,
     name_of,
     names_of,
@@ -226,3 +228,33 @@ def test_a_value_that_is_not_modules_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match=r"^type_modules=.*, but it must be module paths such as") as refused:
         module_names(value)
     assert repr(value) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "is_same"),
+    [
+        ("operations/o", "operations/o", True),
+        ("projects/p/locations/l/operations/o", "projects/123/locations/l/operations/o", True),
+        ("projects/p/instances/i/operations/o", "operations/o", True),
+        ("projects/p/locations/eu/operations/o", "projects/p/locations/europe-west1/operations/o", True),
+        ("operations/o", "o", True),
+        ("operations/o", "operations/o/", True),
+        ("operations/o", "operations/p", False),
+        ("operations/o", "operations/o/p", False),
+        ("operations/o", "operations/O", False),
+        ("operations/a b", "operations/a%20b", False),
+        ("operations/o", "", False),
+    ],
+)
+def test_names_of_one_operation_have_the_same_last_segment(one: str, two: str, is_same: bool) -> None:
+    """A number for an id, nested for flat, another location; a slash at the end does not count, upper case does."""
+    assert is_same_operation(one, two) is is_same_operation(two, one) is is_same
+
+
+def test_name_has_so_many_characters() -> None:
+    """With more it would not fit into an event."""
+    longest = "operations/" + "\U0001f600" * (MAX_NAME - 11)
+    assert check_name(longest) == longest
+    assert [is_name(name) for name in (longest, longest + "x", " ")] == [True, False, False]
+    with pytest.raises(ValueError, match=r"operation_name='operations/.*…' has 4,097 characters, but it must have at"):
+        check_name(longest + "x")

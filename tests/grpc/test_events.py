@@ -20,6 +20,7 @@ from airflow_provider_lro._messages.events import (
     MAX_OPERATIONS,
     MAX_TEXT,
     MAX_TEXT_OF_MANY,
+    check_event,
     event_from_outcomes,
     outcomes_from_event,
     to_read_again,
@@ -59,7 +60,7 @@ LETTERS = {
 
 def names_for(found: Sequence[Any]) -> list[str]:
     """Name operations."""
-    return [f"operations/{index}" for index in range(len(found))]
+    return [f"operations/{index}/o" for index in range(len(found))]
 
 
 def sent(found: Sequence[Outcome | None], names: Sequence[str] | None = None) -> dict[str, Any]:
@@ -105,6 +106,8 @@ def is_same(one: Outcome | None, two: Outcome | None) -> bool:
 
 
 texts = st.text(max_size=40)
+state_names = st.sampled_from(["", "o", "\u00e4/o"])
+"""A service may give an operation another form of its name, or none."""
 storable_texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40)
 json_values = st.recursive(
     st.none()
@@ -122,7 +125,11 @@ payloads = st.builds(Payload, type_url=texts, value=st.binary(max_size=60)) | st
 @st.composite
 def states(draw: st.DrawFn, result: str) -> OperationState:
     """Make a state with any metadata, and that result, in either form of payloads."""
-    given_: dict[str, Any] = {"name": draw(texts), "done": result != "running", "metadata": draw(st.none() | payloads)}
+    given_: dict[str, Any] = {
+        "name": draw(state_names),
+        "done": result != "running",
+        "metadata": draw(st.none() | payloads),
+    }
     if result == "response":
         given_["response"] = draw(st.none() | payloads)
     if result in ("error", "cancelled"):
@@ -171,7 +178,7 @@ outcomes = st.one_of(
 # ── whole ──
 
 
-@given(outcomes, texts)
+@given(outcomes, texts.map(lambda text: f"{text}/o"))
 def test_every_outcome_survives_the_trip(outcome: Outcome, name: str) -> None:
     """Payloads bit by bit, whatever their types, and JSON as it is; errors with class, text and fields."""
     arrived, again = arrived_of(outcome, name)
@@ -231,7 +238,7 @@ EVENTS: list[tuple[list[Outcome | None], list[str], dict[str, Any]]] = [
         [
             None,
             Succeeded(operation=None),
-            Failed(operation=OperationState(name="renamed", done=True, code=5, message="gone")),
+            Failed(operation=OperationState(name="renamed/c", done=True, code=5, message="gone")),
             TimedOut(cancel="refused", cancel_error=UnimplementedError("no", code=12)),
         ],
         ["a", "b", "c", "d"],
@@ -239,7 +246,7 @@ EVENTS: list[tuple[list[Outcome | None], list[str], dict[str, Any]]] = [
             "name": "a",
             "outcomes": ".SFR",
             "known": {
-                "2": {"operation": {"done": True, "name": "renamed", "code": 5, "message": "gone"}},
+                "2": {"operation": {"done": True, "name": "renamed/c", "code": 5, "message": "gone"}},
                 "3": {
                     "cancel_error": {
                         "type": "UnimplementedError",
@@ -271,7 +278,8 @@ def test_error_of_all_stands_once() -> None:
     assert event["known"] == {}
     assert event["error"]["text"] == "no key"
     assert {said_ for one in outcomes_from_event(event, names_for(found)) for said_ in [str(one.error)]} == {"no key"}  # type: ignore[union-attr]
-    others = outcomes_from_event(sent([*found[:2], CallFailed(error=RpcError("other"))]), ["a", "b", "c"])
+    three: list[Outcome | None] = [*found[:2], CallFailed(error=RpcError("other"))]
+    others = outcomes_from_event(sent(three), names_for(three))
     assert [str(one.error) for one in others] == ["no key", "no key", "other"]  # type: ignore[union-attr]
 
 
@@ -310,10 +318,10 @@ def test_a_large_response_stays_out_and_is_read_again(is_json: bool) -> None:
 
 
 def test_large_metadata_alone_go_and_the_result_stays() -> None:
-    """Progress of what is over is the least that is needed; only a failure's is read again, which shows it."""
+    """Progress of what is over is the least that is needed; of an only operation it is read again, as it is an XCom."""
     response = OperationState(name=NAME, done=True, response=payload(1000))
     found = OperationState(name=NAME, done=True, response=payload(1000), metadata=payload(BIG))
-    assert arrived_of(Succeeded(operation=found)) == (Succeeded(operation=response), False)
+    assert arrived_of(Succeeded(operation=found)) == (Succeeded(operation=response), True)
     one = failed(message="m", details=details(1000))
     assert arrived_of(failed(message="m", details=details(1000), metadata=payload(BIG))) == (one, True)
     late = TimedOut(operation=OperationState(name=NAME, metadata=payload(BIG)))
@@ -399,8 +407,6 @@ def test_a_result_is_whole_or_read_again(
     arrived, again = arrived_of(outcome)
     assert type(arrived) is kind
     is_whole = arrived == outcome
-    if kind is Succeeded and arrived.operation is not None:  # whose metadata nobody needs
-        is_whole = arrived.operation.response == outcome.operation.response
     assert is_whole is not again
 
 
@@ -420,7 +426,7 @@ def test_entry_of_many_leaves_room_for_the_others() -> None:
     large = [
         failed(message="x" * MAX_ENTRY),
         CallFailed(error=RpcError("x" * MAX_ENTRY)),
-        Succeeded(operation=OperationState(name="operations/2", done=True, response=payload(MAX_ENTRY))),
+        Succeeded(operation=OperationState(name="operations/2/o", done=True, response=payload(MAX_ENTRY))),
     ]
     event = sent(large)
     assert to_read_again(event) == [0]
@@ -454,7 +460,7 @@ def test_what_cannot_be_read_again_comes_first() -> None:
 
 def succeeded(index: int) -> Outcome:
     """Make a success with a small response."""
-    return Succeeded(operation=OperationState(name=f"operations/{index}", done=True, response=payload(300)))
+    return Succeeded(operation=OperationState(name=f"operations/{index}/o", done=True, response=payload(300)))
 
 
 @settings(max_examples=30)
@@ -511,6 +517,82 @@ def test_fifty_thousand_have_room(make: Callable[[int], Any]) -> None:
     assert (len(to_read_again(event)) == MAX_OPERATIONS) is isinstance(found[0], Succeeded | Failed)
 
 
+HUGE = "\U0001f600" * 100_000
+LONGEST_NAME = "\U0001f600" * 4094 + "/o"
+
+
+def huge_error(kind: type[LroError] = RpcError) -> LroError:
+    """Make an error that says too much everywhere."""
+    error = kind(HUGE, code=14, message=HUGE, details=[{HUGE: HUGE}], operation={"name": HUGE})
+    vars(error).update(retry_after=2.5, noted=[HUGE], debug=HUGE)
+    error.add_note(HUGE)
+    return error
+
+
+def huge_state(**more: Any) -> OperationState:
+    """Make a state in which everything is too large."""
+    huge = Payload(type_url=HUGE, value=b"x" * BIG)
+    return OperationState(name=LONGEST_NAME, **{"metadata": huge, **more})
+
+
+HUGE_OUTCOMES: list[Outcome] = [
+    Succeeded(operation=huge_state(done=True, response=Payload(type_url=HUGE))),
+    Succeeded(operation=huge_state(done=True, response=JsonPayload(json={HUGE: [HUGE]}))),
+    *(
+        kind(operation=huge_state(done=True, code=code, message=HUGE, details=JsonPayload(json=[{HUGE: HUGE}])))
+        for kind, code in ((Failed, 2**31 - 1), (Cancelled, 1))
+    ),
+    NotFound(error=huge_error(OperationNotFound), operation=huge_state()),
+    CallFailed(error=huge_error(), operation=huge_state()),
+    TimedOut(error=huge_error(), cancel="refused", cancel_error=huge_error(), operation=huge_state()),
+]
+
+
+@pytest.mark.parametrize("outcome", HUGE_OUTCOMES, ids=lambda outcome: outcome.word)
+@pytest.mark.parametrize("total", [1, 2, 200])
+@pytest.mark.parametrize("name", ["operations/o", LONGEST_NAME], ids=["short name", "long name"])
+def test_event_is_bounded_whatever_is_said(outcome: Outcome, total: int, name: str) -> None:
+    """Names, types, codes, texts, details, and what hangs on an error: 64 KiB, and the verdict of each is in it."""
+    found: list[Outcome | None] = [outcome] * total
+    arrived = outcomes_from_event(sent(found, [name] * total), [name] * total)
+    assert {type(each) for each in arrived} == {type(outcome)}
+
+
+def test_event_of_as_many_as_there_may_be_is_bounded() -> None:
+    """Beside fifty thousand letters a name may have no room; the letters have."""
+    found: list[Outcome | None] = [HUGE_OUTCOMES[5]] * MAX_OPERATIONS
+    event = event_from_outcomes(found, [LONGEST_NAME] * MAX_OPERATIONS, started_at=5.0)
+    assert len(json.dumps(event)) <= MAX_EVENT
+    assert event["outcomes"] == "B" * MAX_OPERATIONS
+    check_event(json.loads(json.dumps(event)), ["operations/any"] * MAX_OPERATIONS)
+
+
+@pytest.mark.parametrize(
+    ("said", "asked", "is_same"),
+    [
+        ("projects/123/operations/o", "projects/p/operations/o", True),
+        ("operations/o", "projects/p/instances/i/operations/o", True),
+        ("projects/p/operations/other", "projects/p/operations/o", False),
+        ("", "projects/p/operations/o", True),
+    ],
+)
+def test_event_of_another_operation_is_refused(said: str, asked: str, is_same: bool) -> None:
+    """By the last segment of the name that it is about, and of the name in each operation's state."""
+    state = OperationState(name=said, done=True)
+    for names, found in (
+        ([said], [Succeeded(operation=None)]),
+        ([asked], [Succeeded(operation=state)]),
+        (["operations/first", asked], [None, Succeeded(operation=state)]),
+    ):
+        event = sent(found, names)
+        expected = [*names[:-1], asked]
+        if is_same:
+            assert outcomes_from_event(event, expected) == found
+        else:
+            with pytest.raises(ValueError, match=f"event is about {said!r}, but this task waits for {asked!r}: "):
+                outcomes_from_event(event, expected)
+
+
 # ── what is not an event ──
 
 
@@ -527,12 +609,54 @@ def test_fifty_thousand_have_room(make: Callable[[int], Any]) -> None:
         {"outcomes": "x", "known": {}},
         {"outcomes": "S", "known": None},
         {"outcomes": "B", "known": {}, "error": "text"},
+        {"name": NAME, "outcomes": "S", "known": {}},
+        {"name": NAME, "outcomes": "S", "known": {}, "started_at": "now"},
+        {"name": 5, "outcomes": "S", "known": {}, "started_at": 5.0},
+        {"name": NAME, "outcomes": ["S"], "known": {}, "started_at": 5.0},
+        {"name": NAME, "outcomes": ".", "known": {"0": "text"}, "started_at": 5.0},
+        {"name": NAME, "outcomes": "B", "known": {}, "started_at": 5.0, "error": {"type": 5, "text": "x"}},
+        {"name": NAME, "outcomes": "B", "known": {}, "started_at": 5.0, "error": {"type": "RpcError", "text": 5}},
+        *(
+            {
+                "name": NAME,
+                "outcomes": "B",
+                "known": {"0": {"error": {"type": "RpcError", "text": "x", field: value}}},
+                "started_at": 5.0,
+            }
+            for field, value in (
+                ("code", "14"),
+                ("code", 2**31),
+                ("message", None),
+                ("details", [5]),
+                ("operation", "o"),
+                ("retry_after", "now"),
+                ("permanent", 1),
+                ("cancel", "perhaps"),
+            )
+        ),
+        [],
+        "S",
     ],
 )
-def test_what_is_not_an_event_of_ours(event: dict[str, Any]) -> None:
+def test_what_is_not_an_event_of_ours(event: Any) -> None:
     """A ValueError that tells what to compare, for other operations, too."""
     with pytest.raises(ValueError, match="same version of airflow-provider-lro"):
         outcomes_from_event(event, [NAME])
+
+
+DEEP: list[Any] = []
+for _ in range(300):
+    DEEP = [DEEP]
+
+
+def test_error_of_an_event_has_no_other_fields() -> None:
+    """What an event says of an error never takes the place of one of its methods."""
+    event = sent([CallFailed(error=RpcError("text", code=14))], [NAME])
+    event["known"]["0"]["error"] |= {"as_type": "x", "with_traceback": "x", "__class__": "x", "is_transient": False}
+    (arrived,) = outcomes_from_event(event, [NAME])
+    assert isinstance(arrived, CallFailed)
+    assert vars(arrived.error) == vars(RpcError("text", code=14))
+    assert arrived.error.is_transient
 
 
 @pytest.mark.parametrize("kind", DONE)
@@ -551,6 +675,12 @@ def test_what_is_not_an_event_of_ours(event: dict[str, Any]) -> None:
         {"operation": {"done": True, "response": {"@type": "x", "value": "not base64"}}},
         {"operation": {"done": True, "response": {"value": ""}}},
         {"operation": {"done": True, "response": "text"}},
+        {"operation": {"done": True, "response": {"@type": 5, "value": ""}}},
+        {"operation": {"done": "yes"}},
+        {"operation": {"done": True, "code": "5"}},
+        {"operation": {"done": True, "code": 5, "message": ["m"]}},
+        {"operation": {"done": True, "name": 5}},
+        {"operation": {"done": True, "response": {"json": DEEP}}},
     ],
 )
 def test_tampered_event_is_not_an_outcome(kind: Any, entry: dict[str, Any]) -> None:
@@ -588,6 +718,6 @@ def test_what_a_newer_version_adds_is_passed_over() -> None:
     event = sent([CallFailed(error=RpcError("text", code=14))])
     event["known"]["0"]["novelty"] = 1
     event["known"]["0"]["error"] |= {"type": "FutureError", "extra": 1}
-    (arrived,) = outcomes_from_event(event | {"novelty": {"x": 1}}, [NAME])
+    (arrived,) = outcomes_from_event(event | {"novelty": {"x": 1}}, ["operations/0/o"])
     assert isinstance(arrived, CallFailed)
     assert (type(arrived.error), str(arrived.error), arrived.error.code) == (LroError, "text", Code.UNAVAILABLE)

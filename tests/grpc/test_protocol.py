@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -18,27 +21,38 @@ from hypothesis import strategies as st
 
 from airflow_provider_lro._core.checks import storable
 from airflow_provider_lro._core.outcome import Failed, Succeeded
-from airflow_provider_lro._core.state import OperationState, Payload
+from airflow_provider_lro._core.state import JsonPayload, OperationState, Payload
 from airflow_provider_lro._core.wait import outcome_of
+from airflow_provider_lro._messages.encoding import operation_to_json
 from airflow_provider_lro._messages.protocol import (
     STATUS_URL,
     Call,
     Listing,
     Page,
+    cancel_call,
+    delete_call,
     get_call,
     read_answer,
+    state_from_json,
     state_from_message,
     state_to_message,
     wait_call,
 )
-from airflow_provider_lro.exceptions import RpcError
+from airflow_provider_lro.exceptions import Code, RpcError
 
 GET = get_call("operations/o")
 MANY = 100_000
 BROKEN_ANY = b"\x0a\x7f"
 """The bytes of an Any whose type is cut short: who parses it fails."""
 
+PROTO2 = "type.googleapis.com/google.protobuf.FileOptions"
+"""A type of which the parts have required fields."""
+DEEP: list[Any] = []
+for _ in range(300):
+    DEEP = [DEEP]
+
 texts = st.text(max_size=20).filter(lambda text: "\0" not in text)
+names = st.sampled_from(["operations/o", "projects/7/locations/l/operations/o", "o"])
 anys = st.builds(any_pb2.Any, type_url=texts, value=st.binary(max_size=40))
 statuses = st.builds(
     status_pb2.Status, code=st.integers(-(2**31), 2**31 - 1), message=texts, details=st.lists(anys, max_size=3)
@@ -48,7 +62,7 @@ statuses = st.builds(
 @st.composite
 def operations(draw: st.DrawFn) -> pb.Operation:
     """Make an operation with any of its fields, of which each may be there and empty."""
-    operation = pb.Operation(name=draw(texts), done=draw(st.booleans()))
+    operation = pb.Operation(name=draw(names), done=draw(st.booleans()))
     if draw(st.booleans()):
         operation.metadata.CopyFrom(draw(anys))
         operation.metadata.SetInParent()
@@ -105,7 +119,8 @@ def test_bytes_are_refused_only_where_the_real_message_refuses_them(raw: bytes) 
         with suppress(RpcError):
             read(raw)
     else:
-        assert result_in(read(raw)) == real.WhichOneof("result")
+        if real.name in ("", "o"):
+            assert result_in(read(raw)) == real.WhichOneof("result")
 
 
 def test_many_details_are_read_unparsed() -> None:
@@ -148,6 +163,49 @@ def test_page_holds_the_states_of_its_operations(
     assert (page.next_page_token, list(page.unreachable)) == (token, unreachable)
 
 
+NAMED = {
+    "projects/123/locations/l/operations/o": True,
+    "operations/o": True,
+    "projects/p/locations/other/operations/o": True,
+    "": True,
+    "projects/p/locations/l/operations/other": False,
+    "projects/p/locations/l/operations": False,
+    "x" * 4097 + "/o": False,
+}
+"""What services answer, and whether it is about ``projects/p/locations/l/operations/o``."""
+
+
+@pytest.mark.parametrize("answered", NAMED)
+@pytest.mark.parametrize("make", [get_call, lambda name: wait_call(name, 1.0)], ids=["get", "wait"])
+def test_answer_is_about_the_operation_that_was_asked_for(answered: str, make: Any) -> None:
+    """By the last segment of its name; without a name it counts as the one asked for. All else says nothing."""
+    asked = "projects/p/locations/l/operations/o"
+    raw = pb.Operation(name=answered, done=True).SerializeToString()
+    if NAMED[answered]:
+        assert read_answer(make(asked), raw, target="host:1") == OperationState(name=answered or asked, done=True)
+    else:
+        with pytest.raises(RpcError, match=r"another one|has a name of 4,099 characters") as failed:
+            read_answer(make(asked), raw, target="host:1")
+        assert (failed.value.code, failed.value.is_transient) == (Code.INTERNAL, True)
+        assert len(str(failed.value)) < 1000
+
+
+def test_names_of_a_listing_stay_as_they_are() -> None:
+    """They are compared in full, as two databases may each have an operation of that id; none spoils the others."""
+    names = ["a/operations/mig_42", "b/operations/mig_42", "", "x" * 5000]
+    listed = pb.ListOperationsResponse(operations=[pb.Operation(name=name) for name in names]).SerializeToString()
+    call = Listing("p", "", None, return_partial_success=False).call("")
+    assert [state.name for state in read_answer(call, listed, target="host:1").states()] == names
+
+
+@pytest.mark.parametrize("call", [GET, wait_call("o", 1.0), cancel_call("o"), delete_call("o")])
+def test_ok_without_a_message_is_not_an_answer(call: Any) -> None:
+    """For it gRPC gives None; that something has answered does not mean that it was asked to cancel."""
+    with pytest.raises(RpcError, match=r"is not a message of google\.longrunning") as failed:
+        read_answer(call, None, target="host:1")
+    assert failed.value.is_transient
+
+
 def test_partial_success_is_asked_for_on_every_page() -> None:
     """Also where the messages that are installed do not know that field."""
     asked, plain = (Listing("p", "f", 7, return_partial_success=each).call("t").request for each in (True, False))
@@ -159,13 +217,58 @@ def test_partial_success_is_asked_for_on_every_page() -> None:
 
 def test_texts_that_no_database_takes(caplog: pytest.LogCaptureFixture) -> None:
     """U+0000 becomes U+FFFD wherever a text of an answer leaves us, and a warning says where it was."""
-    operation = pb.Operation(name="o\0", done=True, error=status_pb2.Status(code=13, message="row 7: F\0o is no date"))
+    operation = pb.Operation(name="\0/o", done=True, error=status_pb2.Status(code=13, message="row 7: F\0o is no date"))
     operation.metadata.type_url = "x/\0"
     state = read(operation.SerializeToString())
-    assert (state.name, state.message) == ("o\ufffd", "row 7: F\ufffdo is no date")
+    assert (state.name, state.message) == ("\ufffd/o", "row 7: F\ufffdo is no date")
     assert state.metadata == Payload(type_url="x/\ufffd")
     assert "an operation's error message has U+0000" in caplog.text
     assert storable("F\0o\ud800") == "F\ufffdo\ufffd"
+
+
+def test_details_that_do_not_parse_are_left_out_of_the_message() -> None:
+    """The raw operation has all else, and its details are not a bare DecodeError."""
+    state = OperationState(
+        name="o", done=True, code=9, message="m", details=Payload(type_url=STATUS_URL, value=b"\x1a\x02" + BROKEN_ANY)
+    )
+    assert state_to_message(state) == pb.Operation(name="o", done=True, error=status_pb2.Status(code=9, message="m"))
+
+
+@pytest.mark.parametrize(
+    ("given_", "state"),
+    [
+        ({"error": {"code": 2**40, "message": {"a": 1}}}, OperationState(name="o", code=2, message="{'a': 1}")),
+        ({"error": "text"}, OperationState(name="o", code=2, message="text")),
+        ({"error": [1]}, OperationState(name="o", code=2, message="[1]")),
+        (
+            {"response": {1: (2.0, float("nan"))}},
+            OperationState(name="o", response=JsonPayload(json={"1": [2.0, "NaN"]})),
+        ),
+        ({"metadata": "text"}, OperationState(name="o", metadata=JsonPayload(json="text"))),
+        ({"response": {"@type": 5}, "metadata": {"__type": 1}}, {"response": {}, "metadata": {"___type": 1}}),
+        ({"response": {"@type": PROTO2, "optimize_for": "SPEED", "uninterpreted_option": [{}]}}, None),
+        (
+            {"response": {"value": datetime(2026, 1, 31, tzinfo=UTC)}},
+            {"response": {"value": "2026-01-31 00:00:00+00:00"}},
+        ),
+    ],
+)
+def test_operation_as_json_that_is_odd(given_: dict[str, Any], state: Any) -> None:
+    """It stays JSON that can be stored, whatever is in it."""
+    found = state_from_json({"name": "o", "done": True, **given_})
+    if isinstance(state, dict):
+        state = OperationState(name="o", **{key: JsonPayload(json=value) for key, value in state.items()})
+    if state is not None:
+        assert found == replace(state, done=True)
+    assert found.done
+    json.dumps(operation_to_json(found), allow_nan=False)
+
+
+@pytest.mark.parametrize("value", [DEEP, 10**5000, {("a", "b"): 1}], ids=["deep", "long number", "key"])
+def test_operation_that_is_not_json(value: Any) -> None:
+    """It is said so."""
+    with pytest.raises(ValueError, match="is not JSON that can be stored"):
+        state_from_json({"name": "o", "done": True, "response": {"value": value}})
 
 
 PURE = r"""
