@@ -65,7 +65,7 @@ _ERROR_FIELDS: dict[str, Callable[[Any], bool]] = {
     "operation": lambda value: isinstance(value, dict),
     "retry_after": is_number,
     "cancel": lambda value: value in _EFFECTS.values(),
-    **dict.fromkeys(("connected", "not_sent", "permanent", "not_loaded"), is_flag),
+    **dict.fromkeys(("connected", "not_sent", "too_large", "permanent", "not_loaded"), is_flag),
 }
 """The fields of an error that travel, each with its check."""
 

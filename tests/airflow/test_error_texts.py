@@ -570,16 +570,12 @@ def shared_listing(here: Here, *, kept: int = shared.MAX_LISTING_SIZE, **limits:
         del here.fake.ListOperations
 
 
-def unreadable(here: Here) -> Any:
-    """Get what is not an operation."""
-    here.patch.setattr(
-        here.fake,
-        "GetOperation",
-        lambda request, context: type("Raw", (), {"SerializeToString": lambda self: b"\xff"})(),
-        raising=False,
-    )
+def unreadable(here: Here, method: str = "GetOperation", answer: bytes = b"\xff") -> Any:
+    """Get what is not an operation, or list it."""
+    raw = type("Raw", (), {"SerializeToString": lambda self: answer})
+    here.patch.setattr(here.fake, method, lambda request, context: raw(), raising=False)
     with here.client() as client:
-        client.get_operation(NAME)
+        return client.get_operation(NAME) if method == "GetOperation" else list(client.list_operations(PARENT))
 
 
 def without_watchers(here: Here) -> Any:
@@ -935,6 +931,7 @@ CASES: dict[str, Callable[[Here], Any]] = {
     "call: HTTP 404": lambda here: by_grpc("UNIMPLEMENTED", "Received http2 header with status: 404"),
     "call: INADEQUATE_SECURITY": lambda here: by_grpc("PERMISSION_DENIED", "Received RST_STREAM with error code 12"),
     "call: another answer": unreadable,
+    "listing: another answer in a page": lambda here: unreadable(here, "ListOperations", b"\x0a\x01\xff"),
     "call: rate limited": rate_limited,
     "listing: the same page again": lambda here: listing(here, token=lambda token: "a"),
     "listing: nothing but empty pages": lambda here: listing(here, token=lambda token: f"{token}a"),

@@ -121,7 +121,7 @@ def test_listed_as_done_and_not_done(fake: FakeService, caplog: pytest.LogCaptur
 @pytest.mark.parametrize(
     ("letter", "text"),
     [
-        ("S", "the operation has succeeded, but its response could not be read again: the service says now that it is"),
+        ("S", "the operation has succeeded, but its result could not be read again: the service says now that it is"),
         ("F", "its error could not be read again: the service says now that it is not done"),
     ],
 )

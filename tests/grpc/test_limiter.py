@@ -389,7 +389,7 @@ class BusyServer:
             await self.go.wait()
         finally:
             self.now -= 1
-        return pb.Operation(name="operations/x", done=True).SerializeToString()
+        return pb.Operation(done=True).SerializeToString()
 
     async def wait(self, request: bytes, context: Any) -> bytes:
         return pb.Operation(name="operations/x").SerializeToString()

@@ -98,11 +98,13 @@ def running_token_server() -> Iterator[TokenServer]:
     state.port = server.server_address[1]
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
-    yield state
-    state.gate.set()
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    try:
+        yield state
+    finally:
+        state.gate.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def send_json(

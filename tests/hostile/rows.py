@@ -33,15 +33,6 @@ NEIGHBOUR_ENDS = 2.0
 """Seconds from the first call until the operation of a row's neighbour ends."""
 
 GOES_ON, SUCCEEDED, FAILED, TO_WORKER = "goes on", "succeeded", "failed", "left to a worker"
-NOT_MENDED = (
-    *("goaway", "goaway-open"),
-    *("million", "response", "responses", "four", "metadata", "long-name", "bomb"),
-    *("name", "other"),
-    *("endless", "watched", "token", "tiny", "finished"),
-    *("retry", "exhausted"),
-    *("echo", "token-html", "token-null", "token-cut", "token-unsendable", "token-expires"),
-)
-"""Rows that the tests leave out: they fail until their mends are merged."""
 
 
 @dataclass(frozen=True, kw_only=True)

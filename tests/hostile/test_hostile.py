@@ -13,7 +13,7 @@ import pytest
 import trustme
 
 from tests.hostile.measure import DOCS, MAX_MEMORY, Found, Run
-from tests.hostile.rows import NOT_MENDED, ROWS
+from tests.hostile.rows import ROWS
 from tests.simulator_fixture import running_simulator
 
 if TYPE_CHECKING:
@@ -27,19 +27,16 @@ PATIENCE = 60.0
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
-    rows = [row for row in ROWS.values() if row.key not in NOT_MENDED]
     directory = tmp_path_factory.mktemp("hostile")
     with running_simulator() as simulator:
         where = {"directory": directory, "simulator": simulator, "authority": trustme.CA()}
-        return asyncio.run(Run(rows, seconds=SECONDS, patience=PATIENCE, **where).found())
+        return asyncio.run(Run(list(ROWS.values()), seconds=SECONDS, patience=PATIENCE, **where).found())
 
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
 def test_a_hostile_server_harms_nobody_but_its_own_wait(row: Row, found: Found) -> None:
     """Its wait comes to what the row says, and it is asked for no more than it may be; the bystander ends well."""
-    if row.key in NOT_MENDED:
-        pytest.skip("its mend is not merged")
     assert not found.faults(row)
 
 
