@@ -1,4 +1,4 @@
-"""A service that costs next to nothing: TLS, a token, and for every operation the same answer, "not done yet".
+"""A service that costs next to nothing: TLS, a token, and for every operation much the same answer, "not done yet".
 
 In a process of its own, so that it is in nobody's figures. It knows each system that is measured by its token,
 ``Bearer bench-<system>``, and tells what that system did to whoever connects to its second port and sends a line.
@@ -22,11 +22,10 @@ from google.protobuf import any_pb2
 SCHEME = "Bearer bench-"
 
 
-def answer() -> bytes:
-    """Return an operation as services have them: a name, and metadata of a type that the caller does not know."""
-    metadata = any_pb2.Any(type_url="type.googleapis.com/bench.v1.OperationMetadata", value=b"\x0a\x06target\x10\x2a")
-    name = "projects/bench/locations/us-central1/operations/0123456789abcdef"
-    return pb.Operation(name=name, metadata=metadata).SerializeToString()
+def metadata() -> bytes:
+    """Return an operation's metadata as services have them, of a type that the caller does not know."""
+    packed = any_pb2.Any(type_url="type.googleapis.com/bench.v1.OperationMetadata", value=b"\x0a\x06target\x10\x2a")
+    return pb.Operation(metadata=packed).SerializeToString()
 
 
 class Operations(grpc.GenericRpcHandler):
@@ -35,7 +34,7 @@ class Operations(grpc.GenericRpcHandler):
     def __init__(self, *, hold: float, first: bool) -> None:
         self._hold = hold
         self._first = first
-        self._answer = answer()
+        self._metadata = metadata()
         self.counts: dict[str, dict[str, Any]] = {}
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes] | None:
@@ -56,7 +55,7 @@ class Operations(grpc.GenericRpcHandler):
             if self._hold:
                 await asyncio.sleep(self._hold)
             count["now"] -= 1
-            return self._answer
+            return request + self._metadata  # the name is the first field of both
 
         return grpc.unary_unary_rpc_method_handler(get)
 
