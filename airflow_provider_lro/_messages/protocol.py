@@ -417,9 +417,13 @@ def _state(envelope: Any) -> OperationState:
 
 
 def _summary(envelope: Any) -> OperationState:
-    if envelope.WhichOneof("result") == "response":
-        envelope.response = b""
-    return replace(_state(envelope), details=None)
+    has_response = envelope.WhichOneof("result") == "response"
+    envelope.ClearField("response")
+    return replace(_state(envelope), details=None, response=_NO_BYTES if has_response else None)
+
+
+_NO_BYTES = Payload()
+"""Stands for the response in a summary: one object for all, as a listing may have fifty thousand."""
 
 
 def _payload(raw: bytes) -> Payload:

@@ -114,15 +114,18 @@ class TimerWheel:
 
 
 class Slices:
-    """Long work in slices, between which everything else in the event loop has a turn."""
+    """Long work in slices, which together take half of the event loop's time at most, whoever does them."""
+
+    _turns: dict[asyncio.AbstractEventLoop, asyncio.Lock] = {}  # noqa: RUF012  (of the process)
 
     def __init__(self) -> None:
         self._until = time.monotonic() + MAX_STEP
 
     async def next(self) -> None:
-        """Go on with the work; once the slice has lasted for ``MAX_STEP``, when all others have had their turn."""
+        """Go on with the work; once the slice has lasted for ``MAX_STEP``, when it is its turn again."""
         if time.monotonic() >= self._until:
-            await asyncio.sleep(0)
+            async with of_loop(self._turns, asyncio.Lock):
+                await asyncio.sleep(2.0 * MAX_STEP)  # another slice may run in half of it
             self._until = time.monotonic() + MAX_STEP
 
 

@@ -284,7 +284,7 @@ garbage collector: each walk over it is a step of some 80 ms, without any server
 
 Wanted are at most {MAX_GAP:g} s, {1000 * MAX_STEP:g} ms and {MAX_MEMORY:g} MB; what is not as wanted stands in bold. A
 triggerer that takes {LIMIT / 1000:g} GB above its own dies, so that the machine does not. In the last line all rows run
-in one for {{together:g}} seconds, and waits that are over begin again every {AGAIN:g} seconds.
+in one for {{together:g}} seconds, and waits that are over begin again every {AGAIN:g} seconds, a hundred a second.
 
 "Left to a worker" is a wait whose answer is too large for the triggerer: a worker reads it. "Goes on" is one that
 polls until its deadline, which is far off here.

@@ -45,6 +45,8 @@ LOADED = (
 """What is imported once, by whoever needs it first: not what a server has done."""
 PAUSE = 0.1
 """Seconds between two looks at what has happened."""
+PACE = 0.01
+"""Seconds from one wait's beginning to the next one's: a herd is no server's doing, and `benchmarks/herd.py` has it."""
 
 
 class Steps:
@@ -84,6 +86,7 @@ class Waits:
             number = next(self._ids)
             self.running[number] = key
             await self._triggers.begin(number - 1, row)
+            await asyncio.sleep(PACE)
 
     def look(self) -> None:
         """Take what has ended since the last time."""
