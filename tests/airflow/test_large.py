@@ -154,6 +154,7 @@ def test_group_without_enough_successes_asks_the_worker(ending: Ending) -> None:
     assert "still runs" in str(caught.value.errors[names[0]])
 
 
+@pytest.mark.no_cover  # which would take most of its time
 def test_very_many_large_answers_are_all_read(ending: Ending) -> None:
     """Of those whose error has no room in the event the letter says enough."""
     names = [ending.add(f"o{each}", at=2, size=LARGE) for each in range(150)]

@@ -228,6 +228,7 @@ def subscription(fake: FakeService, *, name: str = "", **limits: Any) -> Subscri
     return Subscription(AsyncOperationsClient, config, PARENT, interval=60.0, name=name)
 
 
+@pytest.mark.no_cover  # which would take most of its time
 async def test_page_of_tiny_operations_does_not_hold_up_the_loop(fake: FakeService) -> None:
     """A page is read in slices, between which everything else has a turn."""
     page = pb.ListOperationsResponse.FromString(b"\x0a\x00" * 200_000)

@@ -521,7 +521,7 @@ def test_event_about_others_is_refused(name: Callable[..., str]) -> None:
 def test_connection_that_is_gone_is_one_error(name: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A trigger without a channel fires one error for all."""
     names = [name(duration=9) for _ in range(3)]
-    waiting = deferred(sensor(names, deferrable=True))
+    waiting = deferred(sensor(names, deferrable=True, timeout=1.5))
     monkeypatch.setenv("AIRFLOW_CONN_LRO_DEFAULT", '{"conn_type": "lro", "host": "https://wrong"}')
     event = fire(waiting.trigger.serialize())
     with pytest.raises(EndpointError, match="is a URL"):

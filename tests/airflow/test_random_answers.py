@@ -109,6 +109,7 @@ def use(state: OperationState) -> None:
         json.dumps(encoding.response_to_json(results.response(state)), allow_nan=False)
 
 
+@pytest.mark.no_cover  # which would take most of its time
 def test_answers() -> None:
     """Whatever a service answers: it is decoded, or an LroError; a success is one by protobuf's own reading, too."""
 
@@ -210,6 +211,7 @@ def is_borne_out(event: Any) -> bool:
     )
 
 
+@pytest.mark.no_cover  # which would take most of its time
 def test_events() -> None:
     """Whatever has become of an event: an LroError, or the ValueError that says that it is none; or it is a success."""
     sensor = Sensor(task_id="wait", operation_name=NAME, deferrable=True)

@@ -241,6 +241,7 @@ STEPS = st.lists(
 
 @given(STEPS, st.integers(1, 2), st.sampled_from([1, 7, 10, 15, 60]))
 @settings(deadline=None, max_examples=200)
+@pytest.mark.no_cover  # which would take most of its time
 def test_none_is_lost_whenever_it_is_killed(steps: list[tuple[str, Any]], stores: int, interval: float) -> None:
     """Each is announced, and again only because of a kill; events keep their distance, also over a restart."""
     with World(stores=stores, interval=interval) as world:
@@ -302,6 +303,7 @@ def test_events_keep_their_distance_and_their_size(world: World) -> None:
 
 
 @each_interval(1, 9, 10, 11, 20, 60)
+@pytest.mark.no_cover  # which would take most of its time
 def test_busy_parent_does_not_leave_it_behind(world: World) -> None:
     """Something new in every listing, for an hour: listings do not pile up, as Airflow would end a slow trigger."""
     interval = world.arguments["interval"]

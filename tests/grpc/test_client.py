@@ -280,6 +280,7 @@ async def test_pages_in_a_circle_are_not_read_for_ever(shell: Shell, serve: Serv
     assert len(fake.calls) == 4
 
 
+@pytest.mark.no_cover  # which would take most of its time
 async def test_empty_pages_are_not_read_for_ever(shell: Shell, serve: Serve) -> None:
     """A filter may leave many of them; a service that gives nothing else is stopped, and one that does is not."""
     page = itertools.count(1)

@@ -690,11 +690,11 @@ def params() -> Iterator[Any]:
 @pytest.mark.parametrize("row", list(params()))
 def test_the_fault_matrix(row: Row, driver: str, came: Callable[[Row, str], list[Came]]) -> None:
     """No false success, no false failure, and no hang beyond the deadline and one call more."""
+    # Where calls have little time, a machine under load may add a late answer of its own, or a call that nobody sees.
+    stray = STRAY if row.rpc_timeout < LONG_RPC_TIMEOUT else 0
     for one in came(row, driver):
         if row.error is None:
             assert_own(one)
-            # Where calls have little time, a machine under load may add a late answer of its own.
-            stray = STRAY if row.rpc_timeout < LONG_RPC_TIMEOUT else 0
             may_be_none = row.waited_out and driver == "triggerer"
             assert (0 if may_be_none else row.failed[0]) <= one.failed <= row.failed[1] + stray
         else:
@@ -704,7 +704,8 @@ def test_the_fault_matrix(row: Row, driver: str, came: Callable[[Row, str], list
             assert row.timeout is not None
             assert one.seconds >= row.timeout
         elif row.exact and row.failed[0] == row.failed[1] and one.calls is not None:
-            assert one.calls == (one.failed + 1 if row.error is None else row.failed[0])
+            most = one.failed + 1 if row.error is None else row.failed[0]
+            assert most - stray <= one.calls <= most
         assert one.seconds <= row.longest
         assert one.memory <= MAX_MEMORY
         # However the polls fail, they keep to the schedule.

@@ -293,6 +293,7 @@ assert details_to_json(Payload(type_url="t/google.rpc.Status", value=b"\x12\x01\
 """
 
 
+@pytest.mark.no_cover  # which would take most of its time
 def test_bytes_that_do_not_parse_in_python() -> None:
     """Protobuf's implementation in Python raises another error for a text that is not UTF-8."""
     env = {**os.environ, "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "python"}
