@@ -1222,6 +1222,7 @@ def read_golden() -> dict[str, str]:
     return {title.removeprefix("# "): text for title, text in blocks}
 
 
+@pytest.mark.no_cover  # which would take most of its time
 def test_texts(told: Told) -> None:
     """Each text is as it stands in the golden file, which somebody has read."""
     if os.environ.get("LRO_WRITE_GOLDEN") == "1":

@@ -182,6 +182,7 @@ def test_a_start_time_in_the_future_counts_as_now() -> None:
 
 @properties
 @given(policy=policies, choose=choices(), started=st.floats(0.0, 30 * DAY), start=st.sampled_from(Start))
+@pytest.mark.no_cover  # which would take most of its time
 def test_the_schedule_alone_never_exceeds_its_bound(
     policy: dict[str, float], choose: Choice, started: float, start: Start
 ) -> None:
