@@ -30,6 +30,7 @@ MAX_NAME = 4096
 MAX_SAID = 2000
 """Characters of a service's message in the text of an error; its ``message`` has all of them."""
 
+_GRPC_TARGET = re.compile(r"(dns|unix|unix-abstract|vsock|ipv4|ipv6|xds|google-c2p)(-[a-z0-9-]+)?:", re.IGNORECASE)
 _HEADER_KEY = re.compile(r"[0-9a-z_.-]+")
 _HEADER_VALUE = re.compile(r"[ -~]*")
 _SECRET_HEADER = re.compile("authorization|api-?key|cookie|token|secret|password|jwt|assertion")
@@ -220,6 +221,11 @@ def read_task_headers(value: object) -> dict[str, str]:
                 " headers in the connection's extra"
             )
     return headers
+
+
+def is_grpc_target(endpoint: str) -> bool:
+    """Return True for an endpoint that names a resolver of gRPC: ``unix:…``, ``xds:///…``."""
+    return _GRPC_TARGET.match(endpoint) is not None
 
 
 def without_user(text: str) -> str:

@@ -20,6 +20,7 @@ import grpc
 from airflow_provider_lro import __version__
 from airflow_provider_lro._core.checks import (
     hide_in_bytes,
+    is_grpc_target,
     is_secret_header,
     is_text,
     is_whole,
@@ -45,7 +46,6 @@ MAX_PAGE_MB = 4
 NOT_CONNECTED = (grpc.ChannelConnectivity.CONNECTING, grpc.ChannelConnectivity.TRANSIENT_FAILURE)
 DEFAULT_UNIVERSE = "googleapis.com"
 DEFAULT_PORT = 443
-_GRPC_TARGET = re.compile(r"(dns|unix|unix-abstract|vsock|ipv4|ipv6|xds|google-c2p)(-[a-z0-9-]+)?:", re.IGNORECASE)
 _LOCATION = re.compile(r"(?:^|/)(?:locations|regions)/([^/]+)")
 _EXPECTED = "expected host or host:port, for example 'us-central1-aiplatform.googleapis.com' or '127.0.0.1:50051'"
 
@@ -63,7 +63,7 @@ def parse_endpoint(value: str | None, *, port: int | None = None) -> str:
     text = (value or "").strip()
     if not text:
         raise EndpointError(f"no endpoint: name one, on the task or in its connection's host; {_EXPECTED}")
-    if _GRPC_TARGET.match(text):
+    if is_grpc_target(text):
         return text
     shown = without_user(text)
     if "://" in text:
@@ -102,7 +102,7 @@ def endpoint_pattern(allowed: str) -> re.Pattern[str]:
         EndpointError: it cannot be one; says why.
     """
     target = parse_endpoint(allowed.removesuffix(":*"))
-    if _GRPC_TARGET.match(target):
+    if is_grpc_target(target):
         return re.compile(re.escape(allowed))
     host, _, port = target.lower().rpartition(":")
     if any("*" in label and label != "*" for label in host.split(".")):
@@ -117,7 +117,7 @@ def endpoint_pattern(allowed: str) -> re.Pattern[str]:
 
 def is_allowed(target: str, allowed: Iterable[str]) -> bool:
     """Return True if one of the allowed endpoints stands for a target."""
-    if _GRPC_TARGET.match(target):
+    if is_grpc_target(target):
         return target in allowed
     text = target.lower() if target.isascii() else target  # some other letters have one of ASCII for their small one
     return any(endpoint_pattern(each).fullmatch(text) for each in allowed)

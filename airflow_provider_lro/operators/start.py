@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_lro._core.checks import MAX_NAME, check_wait_timeout, storable_json
+from airflow_provider_lro._core.checks import MAX_NAME, check_wait_timeout, is_grpc_target, storable_json
 from airflow_provider_lro._core.names import in_short, name_of, short_name, unpack
 from airflow_provider_lro.exceptions import (
     REPORT_FAULT,
@@ -467,7 +467,6 @@ def _other_kind(started: Any) -> str | None:
 # ── where an operation came from ──
 
 _HOST = re.compile(r"(?P<host>\w[\w.-]*|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?", re.ASCII)
-_SCHEME = re.compile(r"(dns|unix|unix-abstract|vsock|ipv4|ipv6|xds|google-c2p)(-[a-z0-9-]+)?:", re.IGNORECASE)
 
 
 def endpoint_of(started: Any) -> str | None:
@@ -526,5 +525,5 @@ def _of_url(host: Any) -> str | None:
 def _of_target(target: Any) -> str | None:
     """Return the endpoint in a gRPC target; only a host is one that another machine can reach, too."""
     text = target.removeprefix("dns:///") if isinstance(target, str) else ""
-    found = None if _SCHEME.match(text) else _HOST.fullmatch(text)
+    found = None if is_grpc_target(text) else _HOST.fullmatch(text)
     return f"{found['host']}:{found['port'] or 443}" if found else None
