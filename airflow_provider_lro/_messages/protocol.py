@@ -268,7 +268,6 @@ def read_answer(call: Call, raw: bytes | None, *, target: str) -> Any:
         RpcError: the bytes are not such an answer, or one about another operation. It is INTERNAL, as it says nothing
             about the operation, and the next poll may have another one.
     """
-    problem = "is not a message of google.longrunning: check host and port"
     try:
         if raw is None:  # gRPC's own for an OK without a message
             raise DecodeError
@@ -287,7 +286,7 @@ def read_answer(call: Call, raw: bytes | None, *, target: str) -> Any:
         else:
             return _state(envelope)
     except UNREADABLE:
-        pass
+        raise _unreadable(call, target) from None
     raise RpcError(f"the answer {problem} {call.at(target)}", code=Code.INTERNAL)
 
 

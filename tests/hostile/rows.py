@@ -298,19 +298,9 @@ def rows() -> Iterator[Row]:
         comes="RpcError",
         waits=10,
     )
-    yield Row(
-        key="response",
-        does="a response of 60 MB",
-        script=says(lambda: length_delimited(5, unknown(60 * MB))),
-        comes=TO_WORKER,
-    )
-    yield Row(
-        key="responses",
-        does="a response of 60 MB",
-        script=says(lambda: length_delimited(5, unknown(60 * MB))),
-        comes=TO_WORKER,
-        waits=100,
-    )
+    for key, waits in (("response", 1), ("responses", 100)):
+        script = says(lambda: length_delimited(5, unknown(60 * MB)))
+        yield Row(key=key, does="a response of 60 MB", script=script, comes=TO_WORKER, waits=waits)
     yield Row(
         key="four",
         does="a response of 4 MB",
