@@ -45,7 +45,7 @@ RECOVERY = 0.95
 MIN_DELAY = 0.001
 """Seconds: less is not a delay, only the way through the queue."""
 MAX_STEP = 0.01
-"""Seconds that work on a listing may take before everything else in the event loop has a turn."""
+"""Seconds of CPU that work on a listing may take before everything else in the event loop has a turn."""
 
 
 def forget_closed(kept: dict[Any, Any]) -> None:
@@ -114,19 +114,20 @@ class TimerWheel:
 
 
 class Slices:
-    """Long work in slices, which together take half of the event loop's time at most, whoever does them."""
+    """Long work in slices, which together take half of the event loop's time at most, whoever does them.
 
-    _turns: dict[asyncio.AbstractEventLoop, asyncio.Lock] = {}  # noqa: RUF012  (of the process)
+    Time is CPU time of the loop's thread: what is waited for in between, such as the next page, is no work.
+    """
 
     def __init__(self) -> None:
-        self._until = time.monotonic() + MAX_STEP
+        self._until = time.thread_time() + MAX_STEP
 
     async def next(self) -> None:
         """Go on with the work; once the slice has lasted for ``MAX_STEP``, when it is its turn again."""
-        if time.monotonic() >= self._until:
-            async with of_loop(self._turns, asyncio.Lock):
+        if time.thread_time() >= self._until:
+            async with _here().turns:
                 await asyncio.sleep(2.0 * MAX_STEP)  # another slice may run in half of it
-            self._until = time.monotonic() + MAX_STEP
+            self._until = time.thread_time() + MAX_STEP
 
 
 class _OfLoop:
@@ -135,6 +136,7 @@ class _OfLoop:
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.wheel = TimerWheel(self.loop)
+        self.turns = asyncio.Lock()  # of long work
         self.stats: dict[str, EndpointStats] = {}  # by target
         # By ChannelConfig.quota_key, for as long as somebody polls by it: a key may hold a token, and they change.
         self.limiters: WeakValueDictionary[tuple[str, Hashable], RateLimiter] = WeakValueDictionary()
